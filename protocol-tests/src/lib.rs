@@ -1,0 +1,157 @@
+//! Harness for black-box tests: the real binary on free ports with its own data directory.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for a server to be ready, or for a condition.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A running `floe serve`. Ports and data directory outlive kills; dropped, it is killed.
+pub struct Floe {
+    child: Child,
+    dir: tempfile::TempDir,
+    kafka_port: u16,
+    http_port: u16,
+    flags: Vec<String>,
+}
+
+/// The binary under test: `FLOE_BIN`, or the one that `cargo test --workspace` built beside us.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FLOE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let profile = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
+    let binary = profile.join("floe");
+    assert!(binary.exists(), "{} is missing: run cargo test --workspace", binary.display());
+    binary
+}
+
+fn free_port() -> u16 {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    probe.local_addr().expect("a bound socket has an address").port()
+}
+
+impl Floe {
+    /// Starts a server and waits until it is ready.
+    pub async fn start(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let (kafka_port, http_port) = (free_port(), free_port());
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let child = spawn(dir.path(), kafka_port, http_port, &flags);
+        let mut floe = Self { child, dir, kafka_port, http_port, flags };
+        floe.wait_ready().await;
+        floe
+    }
+
+    /// `bootstrap.servers`.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.kafka_port)
+    }
+
+    /// URL of a path of the HTTP side.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.http_port)
+    }
+
+    /// Process id of the server.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The folder that holds its data and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The metrics as they are scraped.
+    pub async fn metrics(&self) -> String {
+        let response = reqwest::get(self.url("/metrics")).await.expect("the server answers");
+        response.text().await.expect("metrics are text")
+    }
+
+    /// GETs JSON.
+    pub async fn get(&self, path: &str) -> serde_json::Value {
+        let response = reqwest::get(self.url(path)).await.expect("the server answers");
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        response.json().await.expect("the answer is JSON")
+    }
+
+    /// Waits until everything appended so far is in the topic's table; its status.
+    pub async fn flush(&self, topic: &str) -> serde_json::Value {
+        let url = self.url(&format!("/api/v1/tables/streams.{topic}/flush"));
+        let response = reqwest::Client::new().post(url).send().await.expect("the server answers");
+        let status = response.status();
+        let text = response.text().await.expect("the answer has a body");
+        assert!(status.is_success(), "flush: {status} {text}");
+        serde_json::from_str(&text).expect("the answer is JSON")
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
+    /// Starts it again on the same ports and data.
+    pub async fn restart(&mut self) {
+        self.child = spawn(self.dir.path(), self.kafka_port, self.http_port, &self.flags);
+        self.wait_ready().await;
+    }
+
+    async fn wait_ready(&mut self) {
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            if let Ok(response) = reqwest::get(self.url("/readyz")).await
+                && response.status().is_success()
+            {
+                return;
+            }
+            let ended = self.child.try_wait().expect("our own child can be asked");
+            assert!(ended.is_none(), "the server ended: {ended:?}\n{}", self.log());
+            assert!(Instant::now() < deadline, "not ready\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What the server printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("floe.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Floe {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(dir: &Path, kafka_port: u16, http_port: u16, flags: &[String]) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("floe.log"))
+        .expect("the log file can be opened");
+    let errors = log.try_clone().expect("a file can be shared");
+    Command::new(binary())
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .args(["--kafka-listen", &format!("127.0.0.1:{kafka_port}")])
+        .args(["--http-listen", &format!("127.0.0.1:{http_port}")])
+        .args(["--disk-free-min-bytes", "64MiB"])
+        .args(if flags.iter().any(|f| f == "--wal-file-bytes") {
+            &[][..]
+        } else {
+            &["--wal-file-bytes", "16MiB"][..]
+        })
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
+        .expect("the binary can be started")
+}

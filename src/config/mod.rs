@@ -1,0 +1,405 @@
+//! Every option of the server: key, unit, default and doc; layers; checked once at start.
+//!
+//! Owns: plain data. Does not own: topic options (`topic`), components (clock, files, catalog),
+//! which the broker hands to constructors. A flag, an environment variable and a TOML key say
+//! the same thing under the same name: `kafka.listen` is `--kafka-listen`, `FLOE_KAFKA_LISTEN`
+//! and `listen` under `[kafka]`.
+
+mod options;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use options::{Kind, OPTIONS, OptionSpec};
+
+/// Values by key as given; several for a repeatable key.
+pub type Settings = BTreeMap<String, Vec<String>>;
+
+/// A wrong key or value; the text names both and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// One Kafka listener (rules 8.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaListener {
+    /// Name that ties it to its advertised address; `default` if none is given.
+    pub name: String,
+    /// Where it binds.
+    pub bind: SocketAddr,
+    /// Host and port that clients are told; none means the address they came to.
+    pub advertise: Option<(String, u16)>,
+}
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Folder that holds everything.
+    pub data_dir: PathBuf,
+    /// Network file systems are allowed (rules 3.6).
+    pub data_dir_network: bool,
+    /// Kafka listeners, at least one.
+    pub kafka_listeners: Vec<KafkaListener>,
+    /// Where HTTP listens.
+    pub http_listen: SocketAddr,
+    /// Anyone may connect from other machines (rules 8.2).
+    pub anonymous_allowed: bool,
+    /// Partitions of a topic that is made without a number.
+    pub num_partitions: u32,
+    /// Topics are made when a producer asks for them.
+    pub auto_create_topics: bool,
+    /// Most topics there may be.
+    pub topics_max: u32,
+    /// Most partitions there may be, over all topics.
+    pub partitions_max: u32,
+    /// Most open Kafka connections.
+    pub kafka_connections_max: usize,
+    /// Largest Kafka request, bytes.
+    pub kafka_frame_max_bytes: usize,
+    /// A Kafka connection that is silent for so long is closed.
+    pub kafka_idle_timeout: Duration,
+    /// Memory for requests on their way in, bytes.
+    pub kafka_in_bytes: usize,
+    /// Memory for answers on their way out, bytes.
+    pub kafka_out_bytes: usize,
+    /// Largest HTTP body after decompression, bytes.
+    pub http_body_max_bytes: usize,
+    /// Most events in one HTTP request.
+    pub http_events_max: usize,
+    /// Memory for HTTP bodies, bytes.
+    pub http_in_bytes: usize,
+    /// Most open HTTP connections.
+    pub http_connections_max: usize,
+    /// Memory for batches that wait for the disk, bytes.
+    pub log_in_bytes: usize,
+    /// Size of a file of the write-ahead log, bytes.
+    pub wal_file_bytes: u64,
+    /// A file of the write-ahead log is closed at this age, so that retention can free it.
+    pub wal_file_age: Duration,
+    /// Free space below which records are refused, bytes; none picks it by disk size.
+    pub disk_free_min_bytes: Option<u64>,
+    /// How often stream retention looks.
+    pub retention_check_interval: Duration,
+    /// A producer id that is silent for so long is forgotten.
+    pub producer_id_expiration: Duration,
+    /// Block cache of the state store, bytes.
+    pub store_cache_bytes: u64,
+    /// Write buffer of the state store, bytes.
+    pub store_write_buffer_bytes: u64,
+    /// Memory for tiering, bytes.
+    pub tier_memory_bytes: usize,
+    /// Root of all tables, an absolute URI; none is `<data-dir>/warehouse`.
+    pub warehouse: Option<String>,
+    /// Properties for the warehouse's storage (`s3.*`).
+    pub storage: BTreeMap<String, String>,
+    /// Properties handed out to clients of the catalog.
+    pub catalog_client: BTreeMap<String, String>,
+    /// Longest shutdown.
+    pub shutdown_timeout: Duration,
+    /// Topic options set for the whole server, canonical key to value.
+    pub topic_defaults: BTreeMap<String, String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::resolve(&Settings::new(), &[]).expect("the defaults are valid, a test says so")
+    }
+}
+
+impl Config {
+    /// Checks `settings` and fills in defaults. `topic_keys` are the canonical keys of topic
+    /// options, which a server may set for all topics.
+    ///
+    /// # Errors
+    /// [`Error`] names the key, the value and what is allowed.
+    pub fn resolve(settings: &Settings, topic_keys: &[&str]) -> Result<Self, Error> {
+        let mut topic_defaults = BTreeMap::new();
+        let mut prefixed: [BTreeMap<String, String>; 2] = Default::default();
+        for (key, values) in settings {
+            if let Some(topic_key) = topic_key(key, topic_keys) {
+                topic_defaults.insert(topic_key.to_owned(), last(values));
+            } else if key.starts_with("s3.") {
+                prefixed[0].insert(key.clone(), last(values));
+            } else if let Some(name) = key.strip_prefix("catalog.client.") {
+                prefixed[1].insert(name.to_owned(), last(values));
+            } else if spec(key).is_none() {
+                return Err(unknown(key, topic_keys));
+            }
+        }
+        let [storage, catalog_client] = prefixed;
+        let read = Reader { settings };
+        Ok(Self {
+            data_dir: PathBuf::from(read.text("data.dir")),
+            data_dir_network: read.text("data.dir.network")
+                == read.one_of("data.dir.network", "allow")?,
+            kafka_listeners: read.kafka_listeners()?,
+            http_listen: read.address("http.listen")?,
+            anonymous_allowed: read.text("auth.anonymous")
+                == read.one_of("auth.anonymous", "allow")?,
+            num_partitions: read.number("num.partitions", 1, 100_000)?,
+            auto_create_topics: read.flag("auto.create.topics.enable")?,
+            topics_max: read.number("topics.max", 1, u32::MAX)?,
+            partitions_max: read.number("partitions.max", 1, u32::MAX)?,
+            kafka_connections_max: read.size("kafka.connections.max", 1)?,
+            kafka_frame_max_bytes: read.size("kafka.frame.max.bytes", 1024)?,
+            kafka_idle_timeout: read.duration("kafka.idle.timeout")?,
+            kafka_in_bytes: read.size("kafka.in.bytes", 1 << 20)?,
+            kafka_out_bytes: read.size("kafka.out.bytes", 1 << 20)?,
+            http_body_max_bytes: read.size("http.body.max.bytes", 1024)?,
+            http_events_max: read.size("http.events.max", 1)?,
+            http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
+            http_connections_max: read.size("http.connections.max", 1)?,
+            log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
+            wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,
+            wal_file_age: read.duration("wal.file.age")?,
+            disk_free_min_bytes: read.optional_bytes("disk.free.min.bytes")?,
+            retention_check_interval: read.duration("retention.check.interval")?,
+            producer_id_expiration: read.duration("producer.id.expiration")?,
+            store_cache_bytes: read.bytes("store.cache.bytes", 1 << 20)?,
+            store_write_buffer_bytes: read.bytes("store.write.buffer.bytes", 1 << 20)?,
+            tier_memory_bytes: read.size("tier.memory.bytes", 1 << 20)?,
+            warehouse: read.optional_text("catalog.warehouse"),
+            storage,
+            catalog_client,
+            shutdown_timeout: read.duration("shutdown.timeout")?,
+            topic_defaults,
+        })
+    }
+
+    /// The address a bind needs `auth.anonymous = allow` for, if there is one (rules 8.2).
+    pub fn exposed_listener(&self) -> Option<SocketAddr> {
+        if self.anonymous_allowed {
+            return None;
+        }
+        let mut binds = self.kafka_listeners.iter().map(|listener| listener.bind);
+        binds
+            .find(|bind| !bind.ip().is_loopback())
+            .or_else(|| (!self.http_listen.ip().is_loopback()).then_some(self.http_listen))
+    }
+}
+
+fn spec(key: &str) -> Option<&'static OptionSpec> {
+    OPTIONS.iter().find(|spec| spec.key == key)
+}
+
+fn last(values: &[String]) -> String {
+    values.last().cloned().unwrap_or_default()
+}
+
+/// The canonical topic key that `key` means: itself, or without its unit (`table.target.lag`).
+fn topic_key<'k>(key: &str, topic_keys: &[&'k str]) -> Option<&'k str> {
+    topic_keys.iter().copied().find(|known| *known == key || options::without_unit(known) == key)
+}
+
+fn unknown(key: &str, topic_keys: &[&str]) -> Error {
+    let known = OPTIONS.iter().map(|spec| spec.key).chain(topic_keys.iter().copied());
+    let nearest = known.min_by_key(|known| distance(key, known)).unwrap_or_default();
+    Error(format!("unknown option {key:?}; the nearest one is {nearest:?} (see floe serve --help)"))
+}
+
+/// Edit distance, for the hint in an error.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, l) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, r) in right.iter().enumerate() {
+            let substituted = diagonal + usize::from(l != *r);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+/// Reads typed values out of [`Settings`], naming key and value in errors.
+struct Reader<'s> {
+    settings: &'s Settings,
+}
+
+impl Reader<'_> {
+    fn text(&self, key: &str) -> String {
+        self.optional_text(key).unwrap_or_default()
+    }
+
+    fn optional_text(&self, key: &str) -> Option<String> {
+        let given = self.settings.get(key).and_then(|values| values.last().cloned());
+        let default = || spec(key).map(|spec| spec.default.to_owned());
+        given.or_else(default).filter(|value| !value.is_empty())
+    }
+
+    fn parsed<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Error> {
+        let value = self.text(key);
+        parse(&value).map_err(|allowed| Error(format!("{key} = {value:?} is refused: {allowed}")))
+    }
+
+    fn one_of(&self, key: &str, answer: &str) -> Result<String, Error> {
+        let Some(OptionSpec { kind: Kind::OneOf(allowed), .. }) = spec(key) else {
+            return Ok(answer.to_owned());
+        };
+        self.parsed(key, |value| {
+            if allowed.contains(&value) {
+                Ok(answer.to_owned())
+            } else {
+                Err(format!("allowed are {}", allowed.join(", ")))
+            }
+        })
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, Error> {
+        self.parsed(key, |value| value.parse().map_err(|_| "allowed are true and false".to_owned()))
+    }
+
+    fn number(&self, key: &str, min: u32, max: u32) -> Result<u32, Error> {
+        self.parsed(key, |value| match value.parse() {
+            Ok(number) if (min..=max).contains(&number) => Ok(number),
+            _ => Err(format!("it must be a whole number from {min} to {max}")),
+        })
+    }
+
+    fn bytes(&self, key: &str, min: u64) -> Result<u64, Error> {
+        self.parsed(key, |value| match units::parse_bytes(value) {
+            Ok(bytes) if bytes >= min => Ok(bytes),
+            Ok(_) => Err(format!("it must be at least {min}")),
+            Err(allowed) => Err(allowed),
+        })
+    }
+
+    fn size(&self, key: &str, min: u64) -> Result<usize, Error> {
+        let bytes = self.bytes(key, min)?;
+        usize::try_from(bytes).map_err(|_| Error(format!("{key} = {bytes} is too large")))
+    }
+
+    fn optional_bytes(&self, key: &str) -> Result<Option<u64>, Error> {
+        match self.optional_text(key) {
+            None => Ok(None),
+            Some(_) => self.bytes(key, 0).map(Some),
+        }
+    }
+
+    fn duration(&self, key: &str) -> Result<Duration, Error> {
+        self.parsed(key, |value| {
+            let ms = units::parse_duration_ms(value)?;
+            u64::try_from(ms)
+                .ok()
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis)
+                .ok_or_else(|| "it must be longer than nothing".to_owned())
+        })
+    }
+
+    fn address(&self, key: &str) -> Result<SocketAddr, Error> {
+        self.parsed(key, units::parse_address)
+    }
+
+    fn kafka_listeners(&self) -> Result<Vec<KafkaListener>, Error> {
+        let key = "kafka.listen";
+        let default = vec![self.text(key)];
+        let given = self.settings.get(key).filter(|values| !values.is_empty()).unwrap_or(&default);
+        let mut advertised = BTreeMap::new();
+        for value in self.settings.get("kafka.advertise").into_iter().flatten() {
+            let (name, address) = named(value);
+            let pair = units::parse_host_port(address).map_err(|allowed| {
+                Error(format!("kafka.advertise = {value:?} is refused: {allowed}"))
+            })?;
+            advertised.insert(name.to_owned(), pair);
+        }
+        let mut listeners: Vec<KafkaListener> = Vec::new();
+        for value in given {
+            let (name, address) = named(value);
+            let bind = units::parse_address(address)
+                .map_err(|allowed| Error(format!("{key} = {value:?} is refused: {allowed}")))?;
+            if listeners.iter().any(|listener| listener.name == name) {
+                return Err(Error(format!(
+                    "{key} = {value:?} is refused: two listeners are named {name:?}; \
+                     give each a name: NAME=ADDRESS"
+                )));
+            }
+            let advertise = advertised.remove(name);
+            listeners.push(KafkaListener { name: name.to_owned(), bind, advertise });
+        }
+        if let Some((name, _)) = advertised.first_key_value() {
+            return Err(Error(format!(
+                "kafka.advertise names {name:?}, but no listener has that name"
+            )));
+        }
+        Ok(listeners)
+    }
+}
+
+/// Splits `NAME=ADDRESS`; without a name it is `default`.
+fn named(value: &str) -> (&str, &str) {
+    value.split_once('=').unwrap_or(("default", value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::new();
+        for (key, value) in pairs {
+            settings.entry((*key).to_owned()).or_default().push((*value).to_owned());
+        }
+        settings
+    }
+
+    #[test]
+    fn defaults_are_valid_and_bind_loopback() {
+        let config = Config::default();
+        assert_eq!(config.kafka_listeners.len(), 1);
+        assert_eq!(config.exposed_listener(), None);
+        assert_eq!(config.num_partitions, 4);
+    }
+
+    #[test]
+    fn a_wrong_key_names_the_nearest() {
+        let error = Config::resolve(&settings(&[("kafka.lisen", "x")]), &[]).unwrap_err();
+        assert!(error.0.contains("kafka.lisen") && error.0.contains("kafka.listen"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_names_key_value_and_what_is_allowed() {
+        for (key, value) in [
+            ("wal.file.bytes", "many"),
+            ("http.listen", "nowhere"),
+            ("auth.anonymous", "perhaps"),
+            ("kafka.idle.timeout", "soon"),
+            ("num.partitions", "0"),
+        ] {
+            let error = Config::resolve(&settings(&[(key, value)]), &[]).unwrap_err();
+            assert!(error.0.contains(key) && error.0.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_tied_to_their_advertised_address_by_name() {
+        let config = Config::resolve(
+            &settings(&[
+                ("kafka.listen", "host=0.0.0.0:9092"),
+                ("kafka.listen", "internal=0.0.0.0:29092"),
+                ("kafka.advertise", "internal=floe:29092"),
+            ]),
+            &[],
+        )
+        .unwrap();
+        assert_eq!(config.kafka_listeners[0].advertise, None);
+        assert_eq!(config.kafka_listeners[1].advertise, Some(("floe".to_owned(), 29092)));
+        assert!(config.exposed_listener().is_some());
+        let stray = settings(&[("kafka.advertise", "x=floe:1")]);
+        assert!(Config::resolve(&stray, &[]).is_err());
+    }
+
+    #[test]
+    fn topic_options_are_accepted_with_and_without_their_unit() {
+        let keys = ["table.target.lag.ms", "table.mode"];
+        let given = settings(&[("table.target.lag", "1s"), ("table.mode", "off")]);
+        let config = Config::resolve(&given, &keys).unwrap();
+        assert_eq!(config.topic_defaults["table.target.lag.ms"], "1s");
+        assert_eq!(config.topic_defaults["table.mode"], "off");
+    }
+}

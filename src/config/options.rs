@@ -1,0 +1,140 @@
+//! The table of server options.
+
+/// What a value looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A path.
+    Path,
+    /// An address to bind.
+    Address,
+    /// `[NAME=]ADDRESS`, may be given several times.
+    NamedAddress,
+    /// A size in bytes (`64MiB`).
+    Bytes,
+    /// A duration (`1s`).
+    Duration,
+    /// A whole number.
+    Number,
+    /// `true` or `false`.
+    Flag,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One server option.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// Key as in the TOML file; the flag has `-` for `.`, the variable `FLOE_` and `_`.
+    pub key: &'static str,
+    /// What a value looks like.
+    pub kind: Kind,
+    /// Default as text; empty means decided at start, as the doc says.
+    pub default: &'static str,
+    /// What it does, one or two sentences.
+    pub doc: &'static str,
+}
+
+const fn option(
+    key: &'static str,
+    kind: Kind,
+    default: &'static str,
+    doc: &'static str,
+) -> OptionSpec {
+    OptionSpec { key, kind, default, doc }
+}
+
+/// Every server option, in the order of the help text.
+pub const OPTIONS: &[OptionSpec] = &[
+    option(
+        "data.dir",
+        Kind::Path,
+        "floe-data",
+        "Folder that holds all state: log, tables, catalog.",
+    ),
+    option(
+        "data.dir.network",
+        Kind::OneOf(&["refuse", "allow"]),
+        "refuse",
+        "Whether the data directory may lie on a network file system, whose sync may lie.",
+    ),
+    option(
+        "kafka.listen",
+        Kind::NamedAddress,
+        "127.0.0.1:9092",
+        "Where Kafka clients connect; repeatable, each with a name of its own: NAME=ADDRESS.",
+    ),
+    option(
+        "kafka.advertise",
+        Kind::NamedAddress,
+        "",
+        "Host and port that clients of a listener are told: [NAME=]HOST:PORT. \
+         Default: the address they came to.",
+    ),
+    option("http.listen", Kind::Address, "127.0.0.1:8080", "Where HTTP clients connect."),
+    option(
+        "auth.anonymous",
+        Kind::OneOf(&["loopback", "allow"]),
+        "loopback",
+        "Who may connect without credentials: only this machine, or anyone who reaches the port.",
+    ),
+    option("num.partitions", Kind::Number, "4", "Partitions of a topic made without a number."),
+    option(
+        "auto.create.topics.enable",
+        Kind::Flag,
+        "true",
+        "Whether a producer's first message to an unknown topic makes it.",
+    ),
+    option("topics.max", Kind::Number, "100000", "Most topics there may be."),
+    option("partitions.max", Kind::Number, "200000", "Most partitions there may be, in all."),
+    option(
+        "catalog.warehouse",
+        Kind::Text,
+        "",
+        "Root of all tables: an absolute path, file:// or s3:// URI. Default: DATA-DIR/warehouse. \
+         The keys s3.endpoint, s3.region, s3.access-key-id, s3.secret-access-key and \
+         s3.path-style-access tell how to reach S3; keys under catalog.client are handed out to \
+         clients of the catalog.",
+    ),
+    option("kafka.connections.max", Kind::Number, "20000", "Most open Kafka connections."),
+    option("kafka.frame.max.bytes", Kind::Bytes, "100MiB", "Largest Kafka request."),
+    option("kafka.idle.timeout", Kind::Duration, "10m", "A silent Kafka connection is closed."),
+    option("kafka.in.bytes", Kind::Bytes, "32MiB", "Memory for Kafka requests on their way in."),
+    option("kafka.out.bytes", Kind::Bytes, "32MiB", "Memory for Kafka answers on their way out."),
+    option("http.body.max.bytes", Kind::Bytes, "16MiB", "Largest HTTP body, decompressed."),
+    option("http.events.max", Kind::Number, "100000", "Most events in one HTTP request."),
+    option("http.in.bytes", Kind::Bytes, "32MiB", "Memory for HTTP bodies."),
+    option("http.connections.max", Kind::Number, "20000", "Most open HTTP connections."),
+    option("log.in.bytes", Kind::Bytes, "32MiB", "Memory for batches that wait for the disk."),
+    option("wal.file.bytes", Kind::Bytes, "256MiB", "Size of a file of the write-ahead log."),
+    option(
+        "wal.file.age",
+        Kind::Duration,
+        "1h",
+        "A file of the write-ahead log is closed at this age, so that retention can free it.",
+    ),
+    option(
+        "disk.free.min.bytes",
+        Kind::Bytes,
+        "",
+        "Free space below which records are refused. Default: the greater of 2 GiB and 5 %, \
+         less on small disks.",
+    ),
+    option("retention.check.interval", Kind::Duration, "30s", "How often stream retention looks."),
+    option(
+        "producer.id.expiration",
+        Kind::Duration,
+        "1d",
+        "A producer id that is silent for so long is forgotten.",
+    ),
+    option("store.cache.bytes", Kind::Bytes, "16MiB", "Block cache of the state store."),
+    option("store.write.buffer.bytes", Kind::Bytes, "16MiB", "Write buffer of the state store."),
+    option("tier.memory.bytes", Kind::Bytes, "64MiB", "Memory for making table files."),
+    option("shutdown.timeout", Kind::Duration, "8s", "Longest shutdown."),
+];
+
+/// A key without a unit at its end: `table.target.lag.ms` is `table.target.lag`.
+pub(crate) fn without_unit(key: &str) -> &str {
+    key.strip_suffix(".ms").or_else(|| key.strip_suffix(".bytes")).unwrap_or(key)
+}

@@ -1,0 +1,19 @@
+//! Floe: streams in, Iceberg out.
+//!
+//! Kafka producers and HTTP clients send records; they are durable in one log before they are
+//! acknowledged; a tiering task turns them into Parquet and commits Apache Iceberg tables exactly
+//! once. Modules in reading order, bottom first; imports go downwards only:
+//!
+//! - [`types`], [`config`], [`runtime`]: nouns, options, surroundings;
+//! - [`record`]: Kafka record batches as bytes;
+//! - [`wal`]: the bytes of the log; [`store`]: the state beside it;
+//! - [`topic`]: topics and their options;
+//! - [`log`]: the stream: appends, reads, retention;
+//! - [`schema`]: JSON to Arrow; [`table`]: Arrow to Iceberg snapshots, and the catalog;
+//! - [`tier`]: stream to table, exactly once;
+//! - [`kafka`], [`http`]: how the world talks to it;
+//! - [`broker`]: puts the parts together; [`cli`]: the commands.
+
+pub mod config;
+pub mod runtime;
+pub mod types;

@@ -1,0 +1,14 @@
+//! What every part needs from its surroundings: time, tasks, byte budgets, files, fail points,
+//! metric names. Owns no state of the stream or of tables.
+
+pub mod clock;
+pub mod fail_points;
+pub mod files;
+pub mod metrics;
+pub mod permits;
+pub mod tasks;
+
+pub use clock::Clock;
+pub use fail_points::FailPoints;
+pub use permits::{ByteBudget, BytePermit};
+pub use tasks::Tasks;

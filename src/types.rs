@@ -1,0 +1,168 @@
+//! The nouns that every module shares: topics, partitions, offsets, log positions.
+//!
+//! Owns no behaviour beyond validation and display. Offsets are plain `i64` as on the wire;
+//! ranges are half-open `[base, end)`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// An offset of a record in a partition, counted from 0 (Kafka's meaning).
+pub type Offset = i64;
+
+/// A validated topic name: 1 to 249 characters of `[a-zA-Z0-9._-]`, not `.` or `..`
+/// (source: `org.apache.kafka.common.internals.Topic`).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TopicName(Arc<str>);
+
+/// Longest legal topic name, in characters.
+pub const TOPIC_NAME_LEN_MAX: usize = 249;
+
+/// A topic name that Kafka's rules refuse; the text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("topic name {name:?} is illegal: {reason}")]
+pub struct TopicNameError {
+    /// The refused name.
+    pub name: String,
+    /// Which rule it breaks.
+    pub reason: &'static str,
+}
+
+impl TopicName {
+    /// Checks `name` against Kafka's rules.
+    ///
+    /// # Errors
+    /// [`TopicNameError`] names the broken rule.
+    pub fn parse(name: &str) -> Result<Self, TopicNameError> {
+        let reason = if name.is_empty() {
+            "it is empty"
+        } else if name == "." || name == ".." {
+            "it is `.` or `..`"
+        } else if name.len() > TOPIC_NAME_LEN_MAX {
+            "it is longer than 249 characters"
+        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            "it has a character outside [a-zA-Z0-9._-]"
+        } else {
+            return Ok(Self(name.into()));
+        };
+        Err(TopicNameError { name: name.chars().take(TOPIC_NAME_LEN_MAX).collect(), reason })
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TopicName {
+    type Error = TopicNameError;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::parse(&name)
+    }
+}
+
+impl From<TopicName> for String {
+    fn from(name: TopicName) -> Self {
+        name.0.to_string()
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &self.0)
+    }
+}
+
+/// The identity of a topic; a re-created topic gets a new one (rules 6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TopicId(pub Uuid);
+
+impl TopicId {
+    /// The first `digits` hex digits of the id, for names that must tell two topics apart.
+    pub fn short(&self, digits: usize) -> String {
+        let hex = self.0.simple().to_string();
+        // The random part of a version 4 id starts at its first digit.
+        hex[..digits.min(hex.len())].to_owned()
+    }
+}
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The internal number of a partition of one topic id; never used again (rules 6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PartitionId(pub u32);
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A half-open range of offsets `[base, end)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OffsetRange {
+    /// First offset in the range.
+    pub base: Offset,
+    /// First offset after the range.
+    pub end: Offset,
+}
+
+impl OffsetRange {
+    /// How many offsets the range covers.
+    pub fn len(&self) -> i64 {
+        (self.end - self.base).max(0)
+    }
+
+    /// True if no offset is covered.
+    pub fn is_empty(&self) -> bool {
+        self.end <= self.base
+    }
+}
+
+/// A byte position in the write-ahead log, counted over all of its files. Frames start at
+/// multiples of 32.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Lsn(pub u64);
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The only leader epoch there is while Floe is one broker.
+pub const LEADER_EPOCH: i32 = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_names_follow_kafkas_rules() {
+        for good in ["a", "orders.v1", "A_b-C", "..."] {
+            assert!(TopicName::parse(good).is_ok(), "{good}");
+        }
+        let long = "x".repeat(250);
+        for bad in ["", ".", "..", "a b", "é", "a/b", long.as_str()] {
+            assert!(TopicName::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
