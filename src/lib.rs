@@ -17,3 +17,5 @@
 pub mod config;
 pub mod runtime;
 pub mod types;
+
+pub mod record;

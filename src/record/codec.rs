@@ -1,0 +1,215 @@
+//! Compression of batch bodies. Decompression is capped: a forged body can neither exhaust
+//! memory nor time.
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+
+use crate::record::snappy;
+
+/// No body decompresses to more, in bytes.
+pub const CAP_BYTES_MAX: usize = 128 << 20;
+
+/// A buffer larger than this is not kept for the next batch, in bytes.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// Most that a body of `wire_bytes` may decompress to: 1,000 times its size and 1 MiB, at most
+/// [`CAP_BYTES_MAX`].
+pub fn cap_of(wire_bytes: usize) -> usize {
+    wire_bytes.saturating_mul(1_000).saturating_add(1 << 20).min(CAP_BYTES_MAX)
+}
+
+/// How a body is compressed (attribute bits 0 to 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Codec {
+    /// Not at all.
+    #[default]
+    None = 0,
+    /// gzip, several members allowed.
+    Gzip = 1,
+    /// Snappy, raw or in the framing of xerial's Java library.
+    Snappy = 2,
+    /// LZ4 frames.
+    Lz4 = 3,
+    /// Zstandard (KIP-110).
+    Zstd = 4,
+}
+
+impl Codec {
+    /// The codec with that number.
+    ///
+    /// # Errors
+    /// The number, if no codec has it.
+    pub fn from_number(number: u8) -> Result<Self, u8> {
+        Ok(match number {
+            0 => Self::None,
+            1 => Self::Gzip,
+            2 => Self::Snappy,
+            3 => Self::Lz4,
+            4 => Self::Zstd,
+            other => return Err(other),
+        })
+    }
+
+    /// Its name as Kafka's configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// Why a body cannot be (de)compressed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// No codec has this number.
+    #[error("compression type {0} is unknown")]
+    Unknown(u8),
+    /// The body is larger than its cap.
+    #[error("the records take more than {cap} bytes when decompressed")]
+    TooLarge {
+        /// The cap in bytes.
+        cap: usize,
+    },
+    /// The bytes are not what the codec expects.
+    #[error("{codec} data is malformed: {reason}")]
+    Malformed {
+        /// Name of the codec.
+        codec: &'static str,
+        /// What its library says.
+        reason: String,
+    },
+}
+
+/// Decompresses one body after another into a buffer of its own.
+#[derive(Default)]
+pub struct Decompressor {
+    buffer: Vec<u8>,
+    zstd: Option<zstd::zstd_safe::DCtx<'static>>,
+}
+
+impl std::fmt::Debug for Decompressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decompressor").field("capacity", &self.buffer.capacity()).finish()
+    }
+}
+
+impl Decompressor {
+    /// With an empty buffer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The plain bytes of `body`: itself for [`Codec::None`], else borrowed from our buffer.
+    ///
+    /// # Errors
+    /// [`CodecError`]; at most `cap` bytes, and what the codec's window needs, are held.
+    pub fn decompress<'a>(
+        &'a mut self,
+        codec: Codec,
+        body: &'a [u8],
+        cap: usize,
+    ) -> Result<&'a [u8], CodecError> {
+        if self.buffer.capacity() > KEPT_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
+        self.buffer.clear();
+        match codec {
+            Codec::None if body.len() > cap => return Err(CodecError::TooLarge { cap }),
+            Codec::None => return Ok(body),
+            Codec::Gzip => {
+                read_capped(flate2::bufread::MultiGzDecoder::new(body), &mut self.buffer, cap)
+            }
+            // The broken header checksum of old Kafka clients exists in formats 0 and 1 only.
+            Codec::Lz4 => {
+                read_capped(lz4_flex::frame::FrameDecoder::new(body), &mut self.buffer, cap)
+            }
+            Codec::Snappy => snappy::decompress(body, &mut self.buffer, cap),
+            Codec::Zstd => self.zstd(body, cap),
+        }
+        .map_err(|error| error.named(codec, cap))?;
+        Ok(&self.buffer)
+    }
+
+    fn zstd(&mut self, body: &[u8], cap: usize) -> Result<(), Failure> {
+        use zstd::zstd_safe;
+        let context = self.zstd.get_or_insert_with(zstd_safe::DCtx::create);
+        // One pass without a window, if the frame tells its size.
+        if let Ok(Some(size)) = zstd_safe::get_frame_content_size(body)
+            && let Ok(size) = usize::try_from(size)
+            && size <= cap
+        {
+            self.buffer.reserve(size);
+            if context.decompress(&mut self.buffer, body).is_ok() && self.buffer.len() == size {
+                return Ok(());
+            }
+            self.buffer.clear();
+        }
+        // Several frames, no size, or an error, which this way names.
+        let decoder = zstd::stream::read::Decoder::with_context(body, context);
+        read_capped(decoder, &mut self.buffer, cap)
+    }
+}
+
+/// What went wrong, before the codec is named.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    TooLarge,
+    Malformed(String),
+}
+
+impl Failure {
+    fn named(self, codec: Codec, cap: usize) -> CodecError {
+        match self {
+            Self::TooLarge => CodecError::TooLarge { cap },
+            Self::Malformed(reason) => CodecError::Malformed { codec: codec.name(), reason },
+        }
+    }
+}
+
+fn read_capped(reader: impl Read, out: &mut Vec<u8>, cap: usize) -> Result<(), Failure> {
+    let limit = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
+    reader.take(limit).read_to_end(out).map_err(|error| Failure::Malformed(error.to_string()))?;
+    if out.len() > cap {
+        return Err(Failure::TooLarge);
+    }
+    Ok(())
+}
+
+/// Compresses a body for a batch of our own.
+///
+/// # Errors
+/// [`CodecError::Malformed`] when the library fails.
+pub fn compress(codec: Codec, body: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
+    let out = match codec {
+        Codec::None => return Ok(Cow::Borrowed(body)),
+        Codec::Gzip => gzip(body),
+        Codec::Snappy => snappy::compress(body),
+        Codec::Lz4 => lz4(body),
+        // Level 3 is the library's default.
+        Codec::Zstd => zstd::bulk::compress(body, 3),
+    };
+    out.map(Cow::Owned)
+        .map_err(|error| CodecError::Malformed { codec: codec.name(), reason: error.to_string() })
+}
+
+fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+fn lz4(body: &[u8]) -> io::Result<Vec<u8>> {
+    // Java's reader knows independent blocks only.
+    let info =
+        lz4_flex::frame::FrameInfo::new().block_mode(lz4_flex::frame::BlockMode::Independent);
+    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+    encoder.write_all(body)?;
+    encoder.finish().map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests;
