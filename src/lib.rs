@@ -19,3 +19,4 @@ pub mod runtime;
 pub mod types;
 
 pub mod record;
+pub mod wal;
