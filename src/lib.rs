@@ -19,4 +19,5 @@ pub mod runtime;
 pub mod types;
 
 pub mod record;
+pub mod store;
 pub mod wal;

@@ -1,0 +1,334 @@
+//! What a stretch of frames does to the state: gathered over the stored state, written as one
+//! batch.
+//!
+//! Three rules keep what is derived in step, also on replay, where groups are cut differently:
+//! a partition exists as long as its log start is stored, and frames of others are ignored;
+//! index entries and gaps that end at or below a raised log start go with it; everything of a
+//! partition goes with its log start.
+//!
+//! Owns: these rules. Does not own: writing the batch (`apply`, `recover`).
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::store::db::Db;
+use crate::store::keys::{self, PartitionKey};
+use crate::store::producer::ProducerEntry;
+use crate::store::{Change, Error, Op, Space, codec};
+use crate::types::{Lsn, Offset, PartitionId};
+use crate::wal::{self, FrameKind, Run, WrittenFrame};
+
+type Key = (Space, Vec<u8>);
+
+/// Writes that are not in fjall yet.
+pub(crate) struct Stage<'a> {
+    db: &'a Db,
+    writes: BTreeMap<Key, Option<Vec<u8>>>,
+    partitions: HashMap<PartitionId, Option<Loaded>>,
+    producers: HashMap<Vec<u8>, ProducerEntry>,
+    /// Runs that got an index entry, in order.
+    pub(crate) added: Vec<Run>,
+    /// Runs that lost theirs.
+    pub(crate) removed: Vec<Run>,
+}
+
+#[derive(Clone, Copy)]
+struct Loaded {
+    log_start: Offset,
+    next_offset: Offset,
+    dirty: bool,
+}
+
+impl<'a> Stage<'a> {
+    pub(crate) fn new(db: &'a Db) -> Self {
+        Self {
+            db,
+            writes: BTreeMap::new(),
+            partitions: HashMap::new(),
+            producers: HashMap::new(),
+            added: Vec::new(),
+            removed: Vec::new(),
+        }
+    }
+
+    /// Applies `frames` in order. Frames below `index_only_below` are in the state already and
+    /// give index entries alone (a rebuild from a snapshot).
+    pub(crate) fn frames(
+        &mut self,
+        frames: &[WrittenFrame],
+        index_only_below: Lsn,
+    ) -> Result<(), Error> {
+        for stretch in frames.chunk_by(|a, b| is_records(a) && is_records(b)) {
+            let first = &stretch[0];
+            if is_records(first) {
+                self.records(stretch, index_only_below)?;
+            } else if first.draft.kind == FrameKind::State && first.lsn >= index_only_below {
+                let change = codec::decode(&first.draft.payload).map_err(|error| {
+                    Error::Failed(format!("state frame at {}: {error}", first.lsn))
+                })?;
+                self.change(change)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the writes of one change.
+    pub(crate) fn change(&mut self, change: Change) -> Result<(), Error> {
+        change.ops.into_iter().try_for_each(|op| self.op(op))
+    }
+
+    /// Everything to write, each key once.
+    pub(crate) fn into_writes(mut self) -> Result<Staged, Error> {
+        for (key, entry) in std::mem::take(&mut self.producers) {
+            self.writes.insert((Space::Producer, key), Some(entry.encode()));
+        }
+        let partitions: Vec<PartitionId> = self.partitions.keys().copied().collect();
+        for partition in partitions {
+            self.settle(partition);
+        }
+        Ok(Staged { writes: self.writes, added: self.added, removed: self.removed })
+    }
+
+    fn records(&mut self, frames: &[WrittenFrame], index_only_below: Lsn) -> Result<(), Error> {
+        for run in wal::runs(frames) {
+            let Some(loaded) = self.partition(run.partition)? else {
+                continue;
+            };
+            if run.end_offset > loaded.log_start {
+                self.put_run(&run, loaded)?;
+            }
+        }
+        for frame in frames.iter().filter(|frame| frame.lsn >= index_only_below) {
+            let Some(mut loaded) = self.partition(frame.draft.partition)? else {
+                continue;
+            };
+            let end_offset = frame.draft.base_offset + i64::from(frame.draft.record_count);
+            if end_offset > loaded.next_offset {
+                loaded.next_offset = end_offset;
+                loaded.dirty = true;
+                self.partitions.insert(frame.draft.partition, Some(loaded));
+            }
+            if frame.draft.producer_id >= 0 {
+                self.producer(frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_run(&mut self, run: &Run, loaded: Loaded) -> Result<(), Error> {
+        let key = keys::index(run.partition, run.base_offset);
+        // A fresh run lies at or past the next offset, so it cannot replace an older entry.
+        if run.base_offset < loaded.next_offset
+            && let Some(old) = self.get(Space::Index, &key)?
+        {
+            self.removed.push(keys::decode_run(&key, &old)?);
+        }
+        self.writes.insert((Space::Index, key), Some(keys::encode_run(run)));
+        self.added.push(*run);
+        Ok(())
+    }
+
+    fn producer(&mut self, frame: &WrittenFrame) -> Result<(), Error> {
+        let draft = &frame.draft;
+        let key = keys::producer(draft.partition, draft.producer_id);
+        if !self.producers.contains_key(&key) {
+            let entry = match self.get(Space::Producer, &key)? {
+                Some(value) => ProducerEntry::decode(&value)?,
+                None => ProducerEntry::new(draft.producer_epoch),
+            };
+            self.producers.insert(key.clone(), entry);
+        }
+        if let Some(entry) = self.producers.get_mut(&key) {
+            entry.record(
+                draft.producer_epoch,
+                draft.base_sequence,
+                draft.record_count,
+                draft.base_offset,
+                frame.append_ms,
+            );
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, op: Op) -> Result<(), Error> {
+        match op.space {
+            Space::Index => {
+                return Err(Error::Failed("a state frame writes index entries".to_owned()));
+            }
+            Space::Partition => return self.partition_op(op),
+            Space::Producer => drop(self.producers.remove(&op.key)),
+            _ => {}
+        }
+        self.writes.insert((op.space, op.key), op.value);
+        Ok(())
+    }
+
+    fn partition_op(&mut self, op: Op) -> Result<(), Error> {
+        let (partition, field) = keys::decode_partition_key(&op.key)?;
+        let before = self.partition(partition)?;
+        self.settle(partition);
+        if field == PartitionKey::LogStart {
+            match (&op.value, before) {
+                (Some(value), Some(before)) => {
+                    let log_start = keys::decode_i64(value)?;
+                    self.trim(partition, before.log_start, log_start)?;
+                }
+                (Some(_), None) => {}
+                (None, _) => self.remove_partition(partition)?,
+            }
+        }
+        self.writes.insert((op.space, op.key), op.value);
+        Ok(())
+    }
+
+    /// Drops the index entries and gaps that end at or below `to`.
+    fn trim(&mut self, partition: PartitionId, from: Offset, to: Offset) -> Result<(), Error> {
+        // Entries below the old log start are gone already: do not walk over their tombstones.
+        let floor = self
+            .db
+            .range(Space::Index, keys::index(partition, 0)..=keys::index(partition, from.max(0)))
+            .next_back()
+            .transpose()?;
+        let from = match &floor {
+            Some((key, _)) => keys::decode_numbered(key)?.1,
+            None => from.max(0),
+        };
+        // Staged entries may lie below a floor that was found in fjall alone.
+        let staged_from = keys::index(partition, 0);
+        let end = keys::index(partition, to.max(from));
+        self.remove_index(keys::index(partition, from), staged_from, &end, to)?;
+        for (key, value) in self.merged(Space::Partition, &keys::gaps(partition))? {
+            if let (_, PartitionKey::Gap(base)) = keys::decode_partition_key(&key)?
+                && keys::decode_gap(base, &value)?.range.end <= to
+            {
+                self.writes.insert((Space::Partition, key), None);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_index(
+        &mut self,
+        from: Vec<u8>,
+        staged_from: Vec<u8>,
+        end: &[u8],
+        to: Offset,
+    ) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        for pair in self.db.range(Space::Index, from..end.to_vec()) {
+            let (key, value) = pair?;
+            let run = keys::decode_run(&key, &value)?;
+            if run.end_offset > to {
+                break;
+            }
+            if !self.writes.contains_key(&(Space::Index, key.to_vec())) {
+                gone.push(run);
+            }
+        }
+        for ((_, key), value) in
+            self.writes.range((Space::Index, staged_from)..(Space::Index, end.to_vec()))
+        {
+            if let Some(value) = value {
+                let run = keys::decode_run(key, value)?;
+                if run.end_offset <= to {
+                    gone.push(run);
+                }
+            }
+        }
+        for run in gone {
+            self.writes.insert((Space::Index, keys::index(run.partition, run.base_offset)), None);
+            self.removed.push(run);
+        }
+        Ok(())
+    }
+
+    fn remove_partition(&mut self, partition: PartitionId) -> Result<(), Error> {
+        let prefix = keys::of_partition(partition);
+        for (key, value) in self.merged(Space::Index, &prefix)? {
+            self.removed.push(keys::decode_run(&key, &value)?);
+            self.writes.insert((Space::Index, key), None);
+        }
+        self.producers.retain(|key, _| !key.starts_with(&prefix));
+        for space in [Space::Partition, Space::Producer] {
+            for (key, _) in self.merged(space, &prefix)? {
+                self.writes.insert((space, key), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stored pairs with staged writes laid over them, in order.
+    fn merged(&self, space: Space, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+        let mut pairs = BTreeMap::new();
+        for pair in self.db.prefix(space, prefix) {
+            let (key, value) = pair?;
+            pairs.insert(key.to_vec(), value.to_vec());
+        }
+        for ((at, key), value) in self.writes.range((space, prefix.to_vec())..) {
+            if *at != space || !key.starts_with(prefix) {
+                break;
+            }
+            match value {
+                Some(value) => pairs.insert(key.clone(), value.clone()),
+                None => pairs.remove(key),
+            };
+        }
+        Ok(pairs)
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match self.writes.get(&(space, key.to_vec())) {
+            Some(staged) => Ok(staged.clone()),
+            None => Ok(self.db.get(space, key)?.map(|value| value.to_vec())),
+        }
+    }
+
+    fn partition(&mut self, partition: PartitionId) -> Result<Option<Loaded>, Error> {
+        if let Some(loaded) = self.partitions.get(&partition) {
+            return Ok(*loaded);
+        }
+        let log_start = self.get(Space::Partition, &keys::log_start(partition))?;
+        let next_offset = self.get(Space::Partition, &keys::next_offset(partition))?;
+        let loaded = match log_start {
+            None => None,
+            Some(log_start) => Some(Loaded {
+                log_start: keys::decode_i64(&log_start)?,
+                next_offset: next_offset.map_or(Ok(0), |value| keys::decode_i64(&value))?,
+                dirty: false,
+            }),
+        };
+        self.partitions.insert(partition, loaded);
+        Ok(loaded)
+    }
+
+    /// Moves what is cached of a partition to the writes.
+    fn settle(&mut self, partition: PartitionId) {
+        if let Some(Some(loaded)) = self.partitions.remove(&partition)
+            && loaded.dirty
+        {
+            let key = (Space::Partition, keys::next_offset(partition));
+            self.writes.insert(key, Some(keys::encode_i64(loaded.next_offset)));
+        }
+    }
+}
+
+/// A finished stage.
+pub(crate) struct Staged {
+    writes: BTreeMap<Key, Option<Vec<u8>>>,
+    pub(crate) added: Vec<Run>,
+    pub(crate) removed: Vec<Run>,
+}
+
+impl Staged {
+    /// Adds a write to `Meta`.
+    pub(crate) fn meta(&mut self, key: &[u8], value: Vec<u8>) {
+        self.writes.insert((Space::Meta, key.to_vec()), Some(value));
+    }
+
+    pub(crate) fn writes(&self) -> impl Iterator<Item = (Space, &[u8], Option<&[u8]>)> {
+        self.writes.iter().map(|((space, key), value)| (*space, key.as_slice(), value.as_deref()))
+    }
+}
+
+fn is_records(frame: &WrittenFrame) -> bool {
+    matches!(frame.draft.kind, FrameKind::Records | FrameKind::HttpRecords)
+}
