@@ -21,3 +21,5 @@ pub mod types;
 pub mod record;
 pub mod store;
 pub mod wal;
+
+pub mod topic;

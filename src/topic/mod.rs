@@ -1,0 +1,308 @@
+//! Topics and their options: name, type, default, doc, check; creation and deletion.
+//!
+//! Owns: the space `Topic`, the ids of topics and partitions. Does not own: partitions' content
+//! (`log`), tables (`tier`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::{oneshot, watch};
+
+use crate::runtime::{Clock, Tasks};
+use crate::store::Store;
+use crate::types::{PartitionId, TopicId, TopicName};
+
+pub mod option_def;
+pub mod option_table;
+pub mod option_value;
+pub mod options;
+
+mod change;
+mod registry;
+
+use change::{Exclusive, Ids};
+use options::{OptionView, Overrides};
+use registry::Registry;
+
+/// One topic as it is durably known; immutable, replaced on each change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Topic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its identity.
+    pub id: TopicId,
+    /// Internal numbers, by partition index.
+    pub partitions: Vec<PartitionId>,
+    /// Options set on the topic itself, canonical key to value as given.
+    pub overrides: BTreeMap<String, String>,
+    /// All options resolved: topic, then server, then default.
+    pub options: options::TopicOptions,
+    /// When it was made, milliseconds.
+    pub created_ms: i64,
+}
+
+/// A wish for a new topic.
+#[derive(Debug, Clone, Default)]
+pub struct NewTopic {
+    /// Name as given.
+    pub name: String,
+    /// Partitions; none means the server's `num.partitions`.
+    pub partitions: Option<i32>,
+    /// Options as given.
+    pub overrides: BTreeMap<String, String>,
+}
+
+/// Why a topic could not be made or changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Kafka's rules refuse the name.
+    #[error(transparent)]
+    InvalidName(#[from] crate::types::TopicNameError),
+    /// The name is taken.
+    #[error("topic {0} exists already")]
+    Exists(TopicName),
+    /// No such topic.
+    #[error("topic {0} does not exist")]
+    Unknown(String),
+    /// Partition count out of bounds or not growing.
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// An option is unknown or its value is refused; the text names key, value and what is allowed.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// A limit of the server (topics, partitions).
+    #[error("{0}")]
+    PolicyViolation(String),
+    /// The state could not be written.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+}
+
+/// One edit of a topic's options (KIP-339).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OptionEdit {
+    /// Sets a key.
+    Set(String, String),
+    /// Back to the default.
+    Delete(String),
+    /// Adds items to a comma-separated list.
+    Append(String, String),
+    /// Removes items from a comma-separated list.
+    Subtract(String, String),
+}
+
+/// How many topics and partitions there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Topics.
+    pub topics_max: usize,
+    /// Partitions of all topics together.
+    pub partitions_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { topics_max: 10_000, partitions_max: 20_000 }
+    }
+}
+
+/// What the server decides for all topics.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Options that hold where a topic does not set them, in any spelling.
+    pub server: Overrides,
+    /// Partitions of a topic whose creator does not say (`num.partitions`).
+    pub num_partitions: i32,
+    /// Bounds.
+    pub limits: Limits,
+    /// Checks `table.partition.spec`.
+    pub check_partition_spec: option_value::CheckSpec,
+}
+
+/// All topics; cheap to clone.
+#[derive(Clone)]
+pub struct Topics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    settings: Settings,
+    clock: Clock,
+    tasks: Tasks,
+    /// Written only while `ids` is held, after the change is durable; never held across a wait.
+    registry: RwLock<Registry>,
+    /// Serialises all changes; held until they are durable.
+    ids: Arc<tokio::sync::Mutex<Ids>>,
+    version: watch::Sender<u64>,
+}
+
+impl Topics {
+    /// Reads all topics from `store`. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if an option of the server is refused, [`Error::Store`].
+    pub fn open(
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        tasks: Tasks,
+    ) -> Result<Self, Error> {
+        let server = options::normalise(&settings.server, settings.check_partition_spec)?;
+        options::TopicOptions::resolve("t", &Overrides::new(), &server)?;
+        let settings = Settings { server, ..settings };
+        let registry = RwLock::new(Registry::load(&store, &settings.server)?);
+        let ids = Arc::default();
+        let version = watch::Sender::new(0);
+        let inner = Inner { store, settings, clock, tasks, registry, ids, version };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The topic of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
+        self.inner.registry.read().get(name).cloned()
+    }
+
+    /// The topic of that id; none for one that is draining.
+    pub fn by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.inner.registry.read().by_id(id).cloned()
+    }
+
+    /// All topics, by name.
+    pub fn list(&self) -> Vec<Arc<Topic>> {
+        self.inner.registry.read().list()
+    }
+
+    /// Partitions of all topics together.
+    pub fn partition_count(&self) -> usize {
+        self.inner.registry.read().partition_count()
+    }
+
+    /// Makes a topic; durable when it returns. With `validate_only` it only checks, and the
+    /// partitions of the answer have no real numbers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create(&self, new: NewTopic, validate_only: bool) -> Result<Arc<Topic>, Error> {
+        self.serial(move |inner| async move { inner.create(new, validate_only).await }).await
+    }
+
+    /// Hides the topic at once; tiering and the log finish with it later (rules 6.2).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, name: &str) -> Result<Arc<Topic>, Error> {
+        let name = name.to_owned();
+        self.serial(move |inner| async move { inner.delete(&name).await }).await
+    }
+
+    /// Raises the number of partitions to `total`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn grow(
+        &self,
+        name: &str,
+        total: i32,
+        validate_only: bool,
+    ) -> Result<Arc<Topic>, Error> {
+        let name = name.to_owned();
+        self.serial(move |inner| async move { inner.grow(&name, total, validate_only).await }).await
+    }
+
+    /// Edits options (KIP-339): all edits or none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn edit(
+        &self,
+        name: &str,
+        edits: Vec<OptionEdit>,
+        validate_only: bool,
+    ) -> Result<Arc<Topic>, Error> {
+        let name = name.to_owned();
+        self.serial(move |inner| async move { inner.edit(&name, edits, validate_only).await }).await
+    }
+
+    /// Replaces all options (`AlterConfigs`).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replace(
+        &self,
+        name: &str,
+        overrides: BTreeMap<String, String>,
+        validate_only: bool,
+    ) -> Result<Arc<Topic>, Error> {
+        let name = name.to_owned();
+        self.serial(
+            move |inner| async move { inner.replace(&name, &overrides, validate_only).await },
+        )
+        .await
+    }
+
+    /// Every option of `topic` with its value and where that comes from.
+    pub fn describe(&self, topic: &Topic) -> Vec<OptionView> {
+        options::describe(&topic.overrides, &self.inner.settings.server, &topic.options)
+    }
+
+    /// Deleted topics whose rows may still have to be tiered or whose log is not freed yet.
+    pub fn draining(&self) -> Vec<Arc<Topic>> {
+        self.inner.registry.read().draining().map(|entry| Arc::clone(&entry.topic)).collect()
+    }
+
+    /// When a draining topic was deleted, milliseconds.
+    pub fn deleted_ms(&self, id: TopicId) -> Option<i64> {
+        self.inner.registry.read().draining_of(id).map(|entry| entry.deleted_ms)
+    }
+
+    /// Forgets a draining topic with all state of its partitions, so that its log is free. The
+    /// log must accept and read nothing of them any more. Does nothing for an unknown id.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn drained(&self, id: TopicId) -> Result<(), Error> {
+        // The bulk goes in many changes that other topics need not wait for.
+        self.in_task(move |inner| async move { inner.empty(id).await }).await?;
+        self.serial(move |inner| async move { inner.forget(id).await }).await
+    }
+
+    /// A number that grows with every change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.version.subscribe()
+    }
+
+    /// Runs `work` alone among the changes.
+    async fn serial<T, F>(
+        &self,
+        work: impl FnOnce(Exclusive) -> F + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        self.in_task(move |inner| async move { work(Exclusive::wait(inner).await).await }).await
+    }
+
+    /// Runs `work` to its end even if the caller goes away: between the durable change and the
+    /// registry there is no way back.
+    async fn in_task<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Inner>) -> F + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn("topic-change", async move {
+            drop(sender.send(work(inner).await));
+        });
+        receiver.await.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
