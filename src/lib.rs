@@ -23,3 +23,5 @@ pub mod store;
 pub mod wal;
 
 pub mod topic;
+
+pub mod log;
