@@ -25,3 +25,5 @@ pub mod wal;
 pub mod topic;
 
 pub mod log;
+
+pub mod schema;

@@ -1,0 +1,16 @@
+//! JSON to Arrow, driven by the schema, lossless, without a tree in between.
+//!
+//! Owns: the tokenizer ([`lexer`]), exact numbers ([`number`]), the decoder ([`decode`]) with its
+//! builders, and the types of fields that have no column yet ([`infer`]). Does not own: what the
+//! columns are ([`crate::schema::columns`]).
+
+mod builders;
+pub mod decode;
+pub mod infer;
+mod leftover;
+pub mod lexer;
+pub mod number;
+mod temporal;
+#[cfg(test)]
+mod tests;
+mod values;
