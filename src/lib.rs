@@ -27,3 +27,4 @@ pub mod topic;
 pub mod log;
 
 pub mod schema;
+pub mod table;

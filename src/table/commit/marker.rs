@@ -1,0 +1,208 @@
+//! What each snapshot of ours says about itself (rules 4.1): commit id, ranges, ends, gaps. The
+//! same is kept in a table property, which outlives snapshot expiry by anybody.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::types::{Offset, TopicId};
+
+/// Summary keys of a marker. They are on disk: never change one.
+pub const COMMIT_ID: &str = "floe.commit-id";
+/// The cluster that wrote it.
+pub const CLUSTER_ID: &str = "floe.cluster-id";
+/// Id of the topic.
+pub const TOPIC_ID: &str = "floe.topic-id";
+/// Generation of the writer; raised by `resume`.
+pub const GENERATION: &str = "floe.generation";
+/// Name of the topic at that time.
+pub const TOPIC_NAME: &str = "floe.topic-name";
+/// JSON: partition to list of `[base, end)` of this commit.
+pub const RANGES: &str = "floe.ranges";
+/// JSON: partition to end (exclusive) of everything up to this commit.
+pub const ENDS: &str = "floe.ends";
+/// JSON: list of `{partition, from, to, reason}` of this commit.
+pub const GAPS: &str = "floe.gaps";
+
+/// Keys that a maintenance commit of ours carries forward unchanged, besides those that start
+/// with this.
+pub const PREFIX: &str = "floe.";
+
+/// Ends by partition index, exclusive.
+pub type Ends = BTreeMap<i32, Offset>;
+
+/// Who writes to a table: a topic, in one generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// Raised by every `resume`.
+    pub generation: u32,
+}
+
+impl Source {
+    /// The table property that repeats the newest marker.
+    pub fn property(self) -> String {
+        format!("floe.state.{}.{}", self.topic_id, self.generation)
+    }
+}
+
+/// Offsets that were passed without rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Partition index.
+    pub partition: i32,
+    /// First offset of the gap.
+    pub from: Offset,
+    /// First offset after the gap.
+    pub to: Offset,
+    /// Why: `off`, `retention`, `corrupt`, `overflow`, ...
+    pub reason: String,
+}
+
+/// Rows of one partition that one commit carries: `[base, end)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Partition index.
+    pub partition: i32,
+    /// First offset.
+    pub base: Offset,
+    /// First offset after the range.
+    pub end: Offset,
+}
+
+/// The part of a marker that the guard reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// Which attempt made it.
+    #[serde(rename = "commit-id")]
+    pub commit_id: Uuid,
+    /// Ends after it.
+    pub ends: Ends,
+}
+
+/// Everything a commit says about itself.
+#[derive(Debug, Clone)]
+pub struct Statement<'a> {
+    /// The writer.
+    pub source: Source,
+    /// This attempt.
+    pub commit_id: Uuid,
+    /// The cluster.
+    pub cluster_id: &'a str,
+    /// Name of the topic.
+    pub topic_name: &'a str,
+    /// Rows of this commit.
+    pub ranges: &'a [Range],
+    /// Gaps of this commit.
+    pub gaps: &'a [Gap],
+    /// Ends after it.
+    pub ends: &'a Ends,
+    /// More keys (rows, watermark, ...), without the prefix `floe.`.
+    pub more: &'a BTreeMap<String, String>,
+}
+
+impl Statement<'_> {
+    /// The summary of the snapshot.
+    pub fn summary(&self) -> HashMap<String, String> {
+        let mut summary: HashMap<String, String> = self
+            .more
+            .iter()
+            .map(|(key, value)| (format!("{PREFIX}{key}"), value.clone()))
+            .collect();
+        summary.extend([
+            (COMMIT_ID.to_owned(), self.commit_id.to_string()),
+            (CLUSTER_ID.to_owned(), self.cluster_id.to_owned()),
+            (TOPIC_ID.to_owned(), self.source.topic_id.to_string()),
+            (GENERATION.to_owned(), self.source.generation.to_string()),
+            (TOPIC_NAME.to_owned(), self.topic_name.to_owned()),
+            (RANGES.to_owned(), ranges_json(self.ranges)),
+            (ENDS.to_owned(), json(self.ends)),
+        ]);
+        if !self.gaps.is_empty() {
+            summary.insert(GAPS.to_owned(), json(self.gaps));
+        }
+        summary
+    }
+
+    /// Key and value of the table property of the same commit.
+    pub fn property(&self) -> (String, String) {
+        let marker = Marker { commit_id: self.commit_id, ends: self.ends.clone() };
+        (self.source.property(), json(&marker))
+    }
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).expect("integer keys, integers and strings always encode")
+}
+
+/// Ranges as markers and footers have them: partition to list of `[base, end)`.
+pub fn ranges_json(ranges: &[Range]) -> String {
+    let mut by_partition: BTreeMap<i32, Vec<[Offset; 2]>> = BTreeMap::new();
+    for range in ranges {
+        by_partition.entry(range.partition).or_default().push([range.base, range.end]);
+    }
+    json(&by_partition)
+}
+
+/// What the summary of one snapshot says about `source`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing of this topic, or of an older generation.
+    Nothing,
+    /// A marker of this generation.
+    Ours(Marker),
+    /// A marker of a newer generation of the same topic.
+    Newer(u32),
+    /// It has our keys, but they cannot be read.
+    Unreadable(String),
+}
+
+/// Reads the marker of `source` in a snapshot summary.
+pub(super) fn read_summary(summary: &HashMap<String, String>, source: Source) -> Seen {
+    if summary.get(TOPIC_ID) != Some(&source.topic_id.to_string()) {
+        return Seen::Nothing;
+    }
+    let field = |key: &str| summary.get(key).map(String::as_str).unwrap_or_default();
+    let Ok(generation) = field(GENERATION).parse::<u32>() else {
+        return Seen::Unreadable(format!("{GENERATION} is {:?}", field(GENERATION)));
+    };
+    if generation != source.generation {
+        let newer = generation > source.generation;
+        return if newer { Seen::Newer(generation) } else { Seen::Nothing };
+    }
+    match (field(COMMIT_ID).parse(), serde_json::from_str(field(ENDS))) {
+        (Ok(commit_id), Ok(ends)) => Seen::Ours(Marker { commit_id, ends }),
+        _ => Seen::Unreadable(format!("{COMMIT_ID} is {:?}", field(COMMIT_ID))),
+    }
+}
+
+/// The ends in a snapshot summary of the topic, of any generation.
+pub(super) fn ends_of(summary: &HashMap<String, String>, topic_id: TopicId) -> Option<Ends> {
+    if summary.get(TOPIC_ID) != Some(&topic_id.to_string()) {
+        return None;
+    }
+    serde_json::from_str(summary.get(ENDS)?).ok()
+}
+
+/// Reads the property of `source`; an unreadable one is an error text.
+pub(super) fn read_property(
+    properties: &HashMap<String, String>,
+    source: Source,
+) -> Result<Option<Marker>, String> {
+    let Some(value) = properties.get(&source.property()) else {
+        return Ok(None);
+    };
+    serde_json::from_str(value).map(Some).map_err(|error| format!("{}: {error}", source.property()))
+}
+
+/// The newest generation of the topic that a property names, if it is above `source`'s.
+pub(super) fn newer_property(properties: &HashMap<String, String>, source: Source) -> Option<u32> {
+    let prefix = format!("floe.state.{}.", source.topic_id);
+    properties
+        .keys()
+        .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok())
+        .filter(|generation| *generation > source.generation)
+        .max()
+}
