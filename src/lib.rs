@@ -28,3 +28,5 @@ pub mod log;
 
 pub mod schema;
 pub mod table;
+
+pub mod tier;

@@ -1,0 +1,313 @@
+//! Stored record batches to Arrow batches of a table and its dead-letter table. Blocks: it runs
+//! on the blocking pool.
+//!
+//! Owns: taking record batches apart, the choice of rows or dead letters. Does not own: the
+//! shape of rows (`rows`), files (`files`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema as ArrowSchema;
+use iceberg::spec::PartitionSpecRef;
+use iceberg::spec::SchemaRef;
+use iceberg::spec::Struct;
+
+use crate::log::StoredBatch;
+use crate::record::BatchHeader;
+use crate::record::BatchReader;
+use crate::record::RecordError;
+use crate::schema::columns::Plan;
+use crate::schema::evolve::NewColumn;
+use crate::schema::split::Splitter;
+use crate::table::commit::marker::Range;
+use crate::tier::rows::Row;
+use crate::tier::rows::RowsError;
+use crate::tier::rows::dlq;
+use crate::tier::rows::dlq::DeadLetter;
+use crate::tier::rows::dlq::Fault;
+use crate::tier::rows::json;
+use crate::tier::rows::raw;
+use crate::types::Offset;
+
+/// Decompressed bytes that are held at once; a group of record batches ends there.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// Rows of a group at most.
+const GROUP_ROWS_MAX: usize = 65_536;
+
+/// How values become columns.
+#[derive(Clone)]
+pub(super) enum Values {
+    /// As they are.
+    Raw,
+    /// By the schema's plan.
+    Json(Arc<Plan>),
+}
+
+/// A table as rows are built for it.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// Its schema.
+    pub(super) schema: SchemaRef,
+    /// The same for Arrow.
+    pub(super) arrow: Arc<ArrowSchema>,
+    /// Its partition spec.
+    pub(super) spec: PartitionSpecRef,
+}
+
+impl Target {
+    /// The target for one schema and spec of a table.
+    ///
+    /// # Errors
+    /// [`RowsError::Arrow`] where the schema has a type that Arrow lacks.
+    pub(super) fn new(schema: SchemaRef, spec: PartitionSpecRef) -> Result<Self, RowsError> {
+        let arrow = iceberg::arrow::schema_to_arrow_schema(&schema)
+            .map_err(|error| RowsError::Arrow(error.to_string()))?;
+        Ok(Self { schema, arrow: Arc::new(arrow), spec })
+    }
+}
+
+/// Which offsets an earlier attempt sent to the dead-letter table (rules 4.3).
+#[derive(Debug, Clone)]
+pub(super) struct Split {
+    /// Sorted, without overlap.
+    pub(super) dead: Arc<Vec<Range>>,
+}
+
+impl json::Split for Split {
+    fn is_dead(&self, row: &Row<'_>) -> bool {
+        let key = (row.partition, row.offset);
+        let after = self.dead.partition_point(|range| (range.partition, range.base) <= key);
+        after.checked_sub(1).is_some_and(|index| {
+            let range = &self.dead[index];
+            range.partition == row.partition && row.offset < range.end
+        })
+    }
+}
+
+/// What is to be encoded.
+#[derive(Clone)]
+pub(super) struct Job {
+    /// Partition index.
+    pub(super) partition: i32,
+    /// Records below are left out.
+    pub(super) from: Offset,
+    /// Records from here on are left out.
+    pub(super) until: Offset,
+    /// How values become columns.
+    pub(super) values: Values,
+    /// The table.
+    pub(super) target: Target,
+    /// The dead-letter table, once it exists.
+    pub(super) dead_letters: Option<Target>,
+    /// An earlier attempt's decision, which stands.
+    pub(super) split: Option<Split>,
+    /// See [`json::Inspect`].
+    pub(super) inspect: Option<json::Inspect>,
+    /// Name of the table in dead letters.
+    pub(super) target_name: String,
+    /// Wall-clock milliseconds.
+    pub(super) now_ms: i64,
+    /// All batches are dead letters: encoding them panicked before.
+    pub(super) give_up: bool,
+}
+
+/// Counts of some rows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stats {
+    /// Rows of the table.
+    pub(super) rows: u64,
+    /// Dead letters by code.
+    pub(super) dlq_codes: BTreeMap<String, u64>,
+    /// Their offsets.
+    pub(super) dlq_ranges: Vec<Range>,
+    /// Append time of the oldest row, milliseconds.
+    pub(super) oldest_append_ms: Option<i64>,
+    /// Greatest record timestamp, milliseconds.
+    pub(super) max_record_ts_ms: Option<i64>,
+}
+
+/// What became of a group.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    /// How many of the record batches were taken; at least 1.
+    pub(super) taken: usize,
+    /// Rows by partition value.
+    pub(super) rows: Vec<(Struct, RecordBatch)>,
+    /// Dead letters.
+    pub(super) letters: Option<RecordBatch>,
+    /// Counts.
+    pub(super) stats: Stats,
+    /// The schema must change first: nothing else of this output counts.
+    pub(super) proposed: Vec<NewColumn>,
+    /// There are dead letters and no table for them: nothing else of this output counts.
+    pub(super) needs_dead_letters: bool,
+}
+
+/// Encodes the first of `batches`, as many as one group holds.
+///
+/// # Errors
+/// [`RowsError`] where a foreign schema change cannot take the rows.
+pub(super) fn encode(job: &Job, batches: &[StoredBatch]) -> Result<Output, RowsError> {
+    let mut readers: Vec<BatchReader> = batches.iter().map(|_| BatchReader::new()).collect();
+    let mut rows = Vec::new();
+    let mut letters = Vec::new();
+    let mut taken = 0;
+    let mut bytes = 0;
+    for (batch, reader) in batches.iter().zip(&mut readers) {
+        if bytes >= GROUP_BYTES_MAX || rows.len() >= GROUP_ROWS_MAX {
+            break;
+        }
+        taken += 1;
+        match take_apart(job, batch, reader) {
+            Ok(mut found) => {
+                let of = |row: &Row<'_>| {
+                    row.value.map_or(0, <[u8]>::len) + row.key.map_or(0, <[u8]>::len)
+                };
+                bytes += found.iter().map(of).sum::<usize>();
+                rows.append(&mut found);
+            }
+            Err(fault) => letters.push(whole_batch(job, batch, fault)),
+        }
+    }
+    let mut output = Output { taken, ..Output::default() };
+    let kept = values(job, &rows, &mut letters, &mut output)?;
+    if !output.proposed.is_empty() {
+        return Ok(output);
+    }
+    output.rows = kept;
+    count(&mut output, &rows, &letters);
+    if !letters.is_empty() {
+        let Some(target) = &job.dead_letters else {
+            output.needs_dead_letters = true;
+            return Ok(output);
+        };
+        let encoded = dlq::encode(&target.arrow, &letters, &job.target_name, job.now_ms)?;
+        output.letters = Some(encoded);
+    }
+    Ok(output)
+}
+
+/// The batch's records within the job's offsets.
+fn take_apart<'a>(
+    job: &Job,
+    batch: &'a StoredBatch,
+    reader: &'a mut BatchReader,
+) -> Result<Vec<Row<'a>>, Fault> {
+    if job.give_up {
+        return Err(fault(dlq::code::INTERNAL, "encoding this batch panicked: a defect of Floe"));
+    }
+    let decode = |error: RecordError| fault(dlq::code::DECODE, &error.to_string());
+    let header = BatchHeader::parse(&batch.bytes).map_err(|error| decode(error.into()))?;
+    if header.is_control() {
+        return Ok(Vec::new());
+    }
+    let is_append_time = header.is_log_append_time();
+    let mut rows = Vec::new();
+    for record in reader.records(&batch.bytes).map_err(decode)? {
+        let record = match record {
+            Ok(record) => record,
+            // Every record of the batch was there; what follows them is none.
+            Err(RecordError::Trailing { .. }) => break,
+            Err(error) => return Err(decode(error)),
+        };
+        if record.offset < job.from || record.offset >= job.until {
+            continue;
+        }
+        rows.push(Row {
+            partition: job.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp,
+            is_append_time,
+            append_ms: batch.append_ms,
+            origin: batch.origin,
+            key: record.key,
+            value: record.value,
+            headers: record.headers.collect(),
+        });
+    }
+    Ok(rows)
+}
+
+fn fault(code: &str, message: &str) -> Fault {
+    Fault { code: code.to_owned(), message: message.to_owned(), field_path: None, stage: "decode" }
+}
+
+/// One dead letter for a batch that cannot be taken apart: its bytes, at its first offset.
+fn whole_batch<'a>(job: &Job, batch: &'a StoredBatch, mut fault: Fault) -> DeadLetter<'a> {
+    let base = batch.base_offset.max(job.from);
+    let end = batch.end_offset.min(job.until);
+    fault.message = format!("the record batch of offsets {base} to {end}: {}", fault.message);
+    let row = Row {
+        partition: job.partition,
+        offset: base,
+        timestamp_ms: -1,
+        is_append_time: false,
+        append_ms: batch.append_ms,
+        origin: batch.origin,
+        key: None,
+        value: Some(&batch.bytes),
+        headers: Vec::new(),
+    };
+    DeadLetter { row, fault }
+}
+
+/// Rows by partition value; bad ones are added to `letters`, in order of offset.
+fn values<'a>(
+    job: &Job,
+    rows: &[Row<'a>],
+    letters: &mut Vec<DeadLetter<'a>>,
+    output: &mut Output,
+) -> Result<Vec<(Struct, RecordBatch)>, RowsError> {
+    let mut batches = Vec::new();
+    match &job.values {
+        Values::Raw if rows.is_empty() => {}
+        Values::Raw => batches.push(raw::encode(&job.target.arrow, rows)?),
+        Values::Json(plan) => {
+            let split = job.split.as_ref().map(|split| split as &dyn json::Split);
+            let decoded = json::decode(plan, rows, split, job.inspect.as_ref());
+            output.proposed = decoded.proposed;
+            if !output.proposed.is_empty() {
+                return Ok(Vec::new());
+            }
+            for block in decoded.blocks {
+                batches.push(json::encode(&job.target.arrow, plan, block, rows)?);
+            }
+            for (index, fault) in decoded.bad {
+                letters.push(DeadLetter { row: rows[index].clone(), fault });
+            }
+            letters.sort_by_key(|letter| letter.row.offset);
+        }
+    }
+    output.stats.rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    if job.target.spec.is_unpartitioned() {
+        return Ok(batches.into_iter().map(|batch| (Struct::empty(), batch)).collect());
+    }
+    let defect = |error: crate::schema::Error| RowsError::Arrow(error.to_string());
+    let (schema, spec) = (Arc::clone(&job.target.schema), Arc::clone(&job.target.spec));
+    let splitter = Splitter::new(schema, spec, GROUP_ROWS_MAX).map_err(defect)?;
+    let mut parts = Vec::new();
+    for batch in batches {
+        parts.extend(splitter.split(&batch).map_err(defect)?);
+    }
+    Ok(parts)
+}
+
+fn count(output: &mut Output, rows: &[Row<'_>], letters: &[DeadLetter<'_>]) {
+    let stats = &mut output.stats;
+    let all = rows.iter().chain(letters.iter().map(|letter| &letter.row));
+    stats.oldest_append_ms = all.map(|row| row.append_ms).min();
+    stats.max_record_ts_ms = rows.iter().map(|row| row.timestamp_ms).max().filter(|ms| *ms >= 0);
+    for letter in letters {
+        *stats.dlq_codes.entry(letter.fault.code.clone()).or_default() += 1;
+        let (partition, base) = (letter.row.partition, letter.row.offset);
+        match stats.dlq_ranges.last_mut() {
+            Some(last) if last.partition == partition && last.end == base => last.end = base + 1,
+            _ => stats.dlq_ranges.push(Range { partition, base, end: base + 1 }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

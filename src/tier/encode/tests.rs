@@ -1,0 +1,188 @@
+//! Record batches in, rows and dead letters out.
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use bytes::Bytes;
+use iceberg::spec::PartitionSpec;
+use iceberg::spec::Schema;
+
+use crate::log::Origin;
+use crate::record::BatchBuilder;
+use crate::record::Codec;
+use crate::record::NewRecord;
+use crate::schema::columns;
+
+use super::*;
+
+fn stored(base_offset: Offset, values: &[Option<&[u8]>]) -> StoredBatch {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        let record = NewRecord { key: Some(b"k"), value: *value, headers: &[], timestamp: 5 };
+        builder.push(&record).unwrap();
+    }
+    let mut bytes = builder.build(Codec::None).unwrap().to_vec();
+    bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
+    StoredBatch {
+        base_offset,
+        end_offset: base_offset + values.len() as i64,
+        append_ms: 9,
+        origin: Origin::Kafka,
+        bytes: Bytes::from(bytes),
+    }
+}
+
+fn target(schema: Schema) -> Target {
+    Target::new(Arc::new(schema), Arc::new(PartitionSpec::unpartition_spec())).unwrap()
+}
+
+fn job(schema: Schema, mode: columns::Mode) -> Job {
+    let options = columns::Options { mode, system: vec!["floe".to_owned()], ..Default::default() };
+    let plan = Plan::new(&schema, options).unwrap();
+    Job {
+        partition: 0,
+        from: 0,
+        until: i64::MAX,
+        values: Values::Json(Arc::new(plan)),
+        target: target(schema),
+        dead_letters: Some(target(dlq::schema().unwrap())),
+        split: None,
+        inspect: None,
+        target_name: "streams.orders".to_owned(),
+        now_ms: 1,
+        give_up: false,
+    }
+}
+
+/// A job whose schema has the columns that `batches` need.
+fn evolved(mode: columns::Mode, batches: &[StoredBatch]) -> Job {
+    let mut schema = json::schema().unwrap();
+    for _ in 0..3 {
+        let output = encode(&job(schema.clone(), mode), batches).unwrap();
+        if output.proposed.is_empty() {
+            break;
+        }
+        let last = schema.highest_field_id();
+        schema = crate::schema::evolve::apply(&schema, last, &output.proposed).unwrap();
+    }
+    job(schema, mode)
+}
+
+fn offsets(output: &Output) -> Vec<i64> {
+    let of = |batch: &RecordBatch| {
+        let floe = batch.column_by_name("floe").unwrap().as_struct().clone();
+        let offsets = floe.column_by_name("offset").unwrap().clone();
+        offsets.as_primitive::<Int64Type>().values().to_vec()
+    };
+    output.rows.iter().flat_map(|(_, batch)| of(batch)).collect()
+}
+
+#[test]
+fn rows_begin_and_end_where_the_range_does() {
+    let values: Vec<Option<&[u8]>> = vec![Some(br#"{"a":1}"#); 5];
+    let batches = [stored(10, &values), stored(15, &values)];
+    let job = Job { from: 12, until: 18, ..evolved(columns::Mode::Auto, &batches) };
+    let output = encode(&job, &batches).unwrap();
+    assert_eq!((output.taken, output.stats.rows), (2, 6));
+    assert_eq!(offsets(&output), [12, 13, 14, 15, 16, 17]);
+    assert_eq!(output.stats.oldest_append_ms, Some(9));
+}
+
+#[test]
+fn what_is_no_object_is_a_dead_letter_only_in_mode_json() {
+    let values: Vec<Option<&[u8]>> = vec![Some(br#"{"a":1}"#), Some(b"hello"), None];
+    let batches = [stored(0, &values)];
+    let auto = encode(&evolved(columns::Mode::Auto, &batches), &batches).unwrap();
+    assert_eq!((auto.stats.rows, offsets(&auto)), (3, vec![0, 1, 2]));
+    let json = encode(&evolved(columns::Mode::Json, &batches), &batches).unwrap();
+    assert_eq!(offsets(&json), [0, 2]);
+    assert_eq!(json.letters.unwrap().num_rows(), 1);
+    assert_eq!(json.stats.dlq_ranges, [Range { partition: 0, base: 1, end: 2 }]);
+}
+
+#[test]
+fn a_panic_costs_only_its_record() {
+    let values: Vec<Option<&[u8]>> = (0..100)
+        .map(|n| if n % 40 == 7 { Some(&b"{\"a\":666}"[..]) } else { Some(&b"{\"a\":1}"[..]) })
+        .collect();
+    let batches = [stored(0, &values)];
+    let inspect: json::Inspect =
+        Arc::new(|value| assert!(!value.windows(3).any(|part| part == b"666"), "poison"));
+    let job = Job { inspect: Some(inspect), ..evolved(columns::Mode::Auto, &batches) };
+    let output = encode(&job, &batches).unwrap();
+    assert_eq!(output.stats.rows, 97);
+    assert_eq!(output.stats.dlq_codes["INTERNAL"], 3);
+    let bad: Vec<_> = output.stats.dlq_ranges.iter().map(|range| range.base).collect();
+    assert_eq!(bad, [7, 47, 87]);
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_is_one_dead_letter_and_the_rest_goes_on() {
+    let values: Vec<Option<&[u8]>> = vec![Some(br#"{"a":1}"#); 2];
+    let mut broken = stored(2, &values);
+    let mut bytes = broken.bytes.to_vec();
+    let last = bytes.len() - 1;
+    bytes.truncate(last);
+    broken.bytes = Bytes::from(bytes.clone());
+    let batches = [stored(0, &values), broken, stored(4, &values)];
+    let output = encode(&evolved(columns::Mode::Auto, &batches[..1]), &batches).unwrap();
+    assert_eq!(offsets(&output), [0, 1, 4, 5]);
+    let letters = output.letters.unwrap();
+    assert_eq!(letters.num_rows(), 1);
+    let value = letters.column_by_name("value").unwrap().as_binary::<i64>().value(0).to_vec();
+    assert_eq!(value, bytes);
+    let code = letters.column_by_name("error_code").unwrap().as_string::<i32>();
+    assert_eq!(code.value(0), "DECODE");
+}
+
+#[test]
+fn a_later_attempt_keeps_the_split() {
+    let values: Vec<Option<&[u8]>> = vec![Some(br#"{"a":1}"#), Some(b"[1"), Some(br#"{"a":2}"#)];
+    let batches = [stored(0, &values)];
+    // Offset 0 went to the dead-letter table before, offset 1 did not, whatever it is now.
+    let split = Split { dead: Arc::new(vec![Range { partition: 0, base: 0, end: 1 }]) };
+    let schema_of = [stored(0, &values[..1])];
+    let mut job = Job { split: Some(split), ..evolved(columns::Mode::Json, &schema_of) };
+    for _ in 0..3 {
+        let output = encode(&job, &batches).unwrap();
+        if output.proposed.is_empty() {
+            assert_eq!(offsets(&output), [1, 2]);
+            assert_eq!(output.letters.unwrap().num_rows(), 1);
+            return;
+        }
+        let schema = &job.target.schema;
+        let last = schema.highest_field_id();
+        let next = crate::schema::evolve::apply(schema, last, &output.proposed).unwrap();
+        let split = job.split.take();
+        job = Job { split, ..super::tests::job(next, columns::Mode::Json) };
+    }
+    panic!("the schema never settles");
+}
+
+#[test]
+fn without_a_dead_letter_table_one_is_asked_for() {
+    let batches = [stored(0, &[Some(b"hello")])];
+    let mut job = evolved(columns::Mode::Json, &batches);
+    job.dead_letters = None;
+    assert!(encode(&job, &batches).unwrap().needs_dead_letters);
+}
+
+#[test]
+fn given_up_batches_are_internal_faults() {
+    let batches = [stored(0, &[Some(b"{}")])];
+    let job = Job { give_up: true, ..evolved(columns::Mode::Auto, &batches) };
+    let output = encode(&job, &batches).unwrap();
+    assert_eq!(output.stats.dlq_codes["INTERNAL"], 1);
+    assert!(output.rows.is_empty());
+}
+
+#[test]
+fn raw_rows_keep_bytes_and_nulls() {
+    let batches = [stored(0, &[Some(b"\xff\x00"), None])];
+    let mut job = job(raw::schema().unwrap(), columns::Mode::Auto);
+    job.values = Values::Raw;
+    let output = encode(&job, &batches).unwrap();
+    let (_, batch) = &output.rows[0];
+    let values = batch.column_by_name("value").unwrap().as_binary::<i64>();
+    assert_eq!((values.value(0), values.is_null(1)), (&b"\xff\x00"[..], true));
+}

@@ -1,0 +1,133 @@
+//! Changes of a table's schema and partition spec: guarded commits of their own, before the
+//! rows that need them are written (rules 4.7).
+
+use iceberg::TableRequirement;
+use iceberg::TableUpdate;
+use iceberg::spec::TableMetadata;
+use iceberg::spec::UnboundPartitionSpec;
+
+use crate::runtime::metrics;
+use crate::schema;
+use crate::schema::evolve::NewColumn;
+use crate::schema::partition_spec::BindError;
+use crate::schema::partition_spec::SpecText;
+use crate::store::Change;
+use crate::table::catalog;
+use crate::table::catalog::LoadedTable;
+use crate::table::catalog::TableChange;
+use crate::tier::context::Context;
+use crate::tier::context::Halt;
+use crate::tier::ledger::StopState;
+
+/// Adds `columns` to the table and gives it as it is afterwards. After a conflict or an unknown
+/// answer it only reloads: the caller decodes again by what the table has then, which also takes
+/// up columns that somebody else added.
+///
+/// # Errors
+/// [`Halt`].
+pub(super) async fn add_columns(
+    context: &Context,
+    base: &LoadedTable,
+    columns: &[NewColumn],
+) -> Result<LoadedTable, Halt> {
+    let metadata = &base.metadata;
+    let wanted =
+        schema::evolve::apply(metadata.current_schema(), metadata.last_column_id(), columns);
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(schema::Error::NewColumn { name, reason }) => {
+            tracing::debug!(table = %base.ident, column = name, reason, "reloading the schema");
+            return Ok(context.catalog.load(&base.ident).await?);
+        }
+        Err(error) => return Err(Halt::Stop(StopState::ConfigError, error.to_string())),
+    };
+    let change = TableChange {
+        ident: base.ident.clone(),
+        requirements: vec![
+            TableRequirement::UuidMatch { uuid: metadata.uuid() },
+            TableRequirement::CurrentSchemaIdMatch {
+                current_schema_id: metadata.current_schema_id(),
+            },
+            TableRequirement::LastAssignedFieldIdMatch {
+                last_assigned_field_id: metadata.last_column_id(),
+            },
+        ],
+        updates: vec![
+            TableUpdate::AddSchema { schema: wanted },
+            TableUpdate::SetCurrentSchema { schema_id: -1 },
+        ],
+    };
+    let loaded = commit_or_reload(context, base, change).await?;
+    let table = base.ident.to_string();
+    ::metrics::counter!(metrics::TABLE_SCHEMA_CHANGES, "table" => table)
+        .increment(columns.len() as u64);
+    tracing::info!(table = %base.ident, columns = columns.len(), "table has new columns");
+    Ok(loaded)
+}
+
+/// Makes the spec of the option the table's default, once its columns exist. An empty option
+/// leaves the table as it is: its users may partition it.
+///
+/// # Errors
+/// [`Halt`]; an option that cannot work stops the table.
+pub(super) async fn align_spec(
+    context: &Context,
+    base: LoadedTable,
+    text: &str,
+) -> Result<LoadedTable, Halt> {
+    let Some(spec) = wanted_spec(&base.metadata, text)? else {
+        return Ok(base);
+    };
+    let metadata = &base.metadata;
+    let change = TableChange {
+        ident: base.ident.clone(),
+        requirements: vec![
+            TableRequirement::UuidMatch { uuid: metadata.uuid() },
+            TableRequirement::DefaultSpecIdMatch {
+                default_spec_id: metadata.default_partition_spec_id(),
+            },
+            TableRequirement::LastAssignedPartitionIdMatch {
+                last_assigned_partition_id: metadata.last_partition_id(),
+            },
+        ],
+        updates: vec![TableUpdate::AddSpec { spec }, TableUpdate::SetDefaultSpec { spec_id: -1 }],
+    };
+    commit_or_reload(context, &base, change).await
+}
+
+/// The spec of the option where it differs from the table's; none while a column is missing.
+fn wanted_spec(metadata: &TableMetadata, text: &str) -> Result<Option<UnboundPartitionSpec>, Halt> {
+    let stop = |reason: String| Halt::Stop(StopState::ConfigError, reason);
+    let parsed = SpecText::parse(text)
+        .map_err(|error| stop(format!("table.partition.spec {text:?}: {error}")))?;
+    if parsed.is_unpartitioned() {
+        return Ok(None);
+    }
+    let spec = match parsed.bind(metadata.current_schema()) {
+        Ok(spec) => spec,
+        Err(BindError::Pending { .. }) => return Ok(None),
+        Err(BindError::Invalid(reason)) => {
+            return Err(stop(format!("table.partition.spec {text:?}: {reason}")));
+        }
+    };
+    let current = metadata.default_partition_spec().fields();
+    let same = current.len() == spec.fields().len()
+        && current.iter().zip(spec.fields()).all(|(is, wanted)| {
+            is.source_id == wanted.source_id && is.transform == wanted.transform
+        });
+    Ok((!same).then_some(spec))
+}
+
+async fn commit_or_reload(
+    context: &Context,
+    base: &LoadedTable,
+    change: TableChange,
+) -> Result<LoadedTable, Halt> {
+    match context.catalog.commit(vec![change], Change::new()).await {
+        Ok(mut loaded) if loaded.len() == 1 => Ok(loaded.remove(0)),
+        Ok(_) | Err(catalog::Error::Conflict(_) | catalog::Error::Unknown(_)) => {
+            Ok(context.catalog.load(&base.ident).await?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

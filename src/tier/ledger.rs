@@ -1,0 +1,383 @@
+//! What tiering durably knows of each table: the entry, its outstanding commit, their codec.
+//!
+//! Owns: the keys of the state space `Ledger`. Does not own: when anything changes (`state`).
+//!
+//! ```text
+//! key   "table/"    topic id (32 hex)   value  1 byte version (1), JSON of Entry
+//! key   "prepared/" topic id (32 hex)   value  1 byte version (1), JSON of Prepared
+//! ```
+//!
+//! A `Prepared` is large and never changes, so it lies beside the small entry that names its
+//! attempts.
+
+use iceberg::{NamespaceIdent, TableIdent};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::store::Change;
+use crate::store::Space;
+use crate::store::Store;
+use crate::table::commit::marker::Ends;
+use crate::table::commit::marker::Gap;
+use crate::table::commit::marker::Range;
+use crate::tier::Error;
+use crate::types::TopicId;
+
+/// Version of both values.
+const VERSION: u8 = 1;
+
+/// Name and identity of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRef {
+    /// Levels of its namespace.
+    pub namespace: Vec<String>,
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+}
+
+impl TableRef {
+    /// A reference to a loaded table.
+    pub fn new(ident: &TableIdent, uuid: Uuid) -> Self {
+        let namespace = ident.namespace().clone().inner();
+        Self { namespace, name: ident.name().to_owned(), uuid }
+    }
+
+    /// Its name as a catalog takes it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the namespace is empty, which we never write.
+    pub fn ident(&self) -> Result<TableIdent, Error> {
+        let namespace = NamespaceIdent::from_vec(self.namespace.clone())
+            .map_err(|error| Error::Corrupt(error.to_string()))?;
+        Ok(TableIdent::new(namespace, self.name.clone()))
+    }
+
+    /// `namespace.name`.
+    pub fn display(&self) -> String {
+        format!("{}.{}", self.namespace.join("."), self.name)
+    }
+}
+
+/// Why a table stands still until a person resumes it (rules 4.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StopState {
+    /// The table holds a commit of ours that the ledger does not know.
+    LogBehind,
+    /// The table lost commits that the ledger knows.
+    RolledBack,
+    /// Another table has its name.
+    Replaced,
+    /// Ledger and table differ in what they hold.
+    LedgerGap,
+    /// An option or the table's schema cannot work.
+    ConfigError,
+    /// Its user dropped it.
+    TableDropped,
+}
+
+impl StopState {
+    /// As status shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogBehind => "LOG_BEHIND",
+            Self::RolledBack => "ROLLED_BACK",
+            Self::Replaced => "REPLACED",
+            Self::LedgerGap => "LEDGER_GAP",
+            Self::ConfigError => "CONFIG_ERROR",
+            Self::TableDropped => "TABLE_DROPPED",
+        }
+    }
+
+    /// The command that leaves it.
+    pub fn resume_hint(self, name: &str) -> String {
+        match self {
+            Self::LogBehind => {
+                format!("floe table resume {name} --from latest (starts a new table beside it)")
+            }
+            Self::LedgerGap | Self::ConfigError => {
+                format!("floe table resume {name} --from table")
+            }
+            Self::RolledBack => format!(
+                "floe table resume {name} --from table (writes the lost rows again as far as the \
+                 log has them) or --from ledger (leaves them out)"
+            ),
+            Self::Replaced | Self::TableDropped => format!(
+                "floe table resume {name} --from ledger (a new table with new rows only) or \
+                 --from log-start (with all rows the log still has)"
+            ),
+        }
+    }
+}
+
+/// A stopped state with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Which.
+    pub state: StopState,
+    /// What was found.
+    pub reason: String,
+}
+
+/// The commit that is under way: everything of it that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outstanding {
+    /// Names the `Prepared`.
+    pub entry_id: Uuid,
+    /// Commit ids of all attempts, oldest first; kept until one is committed.
+    pub attempts: Vec<Uuid>,
+    /// Ends once it is committed.
+    pub ends_after: Ends,
+}
+
+/// The last commit that is recorded as committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCommit {
+    /// The attempt that made it.
+    pub commit_id: Uuid,
+    /// Its snapshot; none if it had expired before we looked.
+    pub snapshot_id: Option<i64>,
+    /// Wall-clock time, milliseconds.
+    pub at_ms: i64,
+}
+
+/// Counters since the table began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Table commits.
+    pub commits: u64,
+    /// Rows of the table.
+    pub rows: u64,
+    /// Rows of the dead-letter table.
+    pub dlq_rows: u64,
+    /// Offsets passed as recorded gaps.
+    pub gap_offsets: u64,
+}
+
+/// A rename that was decided and may or may not have happened (rules 6.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rename {
+    /// The table of the former topic, under its old name.
+    pub table: TableRef,
+    /// The name it gets.
+    pub to: String,
+}
+
+/// All that is known of one topic's table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// Its name.
+    pub topic_name: String,
+    /// Raised by every resume; part of every marker.
+    pub generation: u32,
+    /// The table; none until it is made.
+    pub table: Option<TableRef>,
+    /// The dead-letter table; none until it is needed.
+    pub dlq: Option<TableRef>,
+    /// Committed ends by partition index, exclusive.
+    pub ends: Ends,
+    /// Recorded gaps that no commit carries yet; per partition without holes after `ends` and
+    /// the outstanding commit.
+    pub pending_gaps: Vec<Gap>,
+    /// The commit under way.
+    pub outstanding: Option<Outstanding>,
+    /// The last commit of this generation.
+    pub last: Option<LastCommit>,
+    /// Where the table stands still.
+    pub stop: Option<Stop>,
+    /// Renames of a former topic's tables that come first.
+    pub renames: Vec<Rename>,
+    /// The table was switched off: its next start records a gap.
+    pub off: bool,
+    /// The topic is gone and its rows are settled.
+    pub closed: bool,
+    /// Counters.
+    pub totals: Totals,
+    /// The newest gaps, for status.
+    pub gap_history: Vec<Gap>,
+}
+
+/// One data file that is written and synced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Absolute URI.
+    pub path: String,
+    /// Schema it was written with.
+    pub schema_id: i32,
+    /// Partition spec it was written with.
+    pub spec_id: i32,
+    /// The data file as `iceberg::spec::serialize_data_file_to_json` writes it.
+    pub json: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A planned commit whose files are durable (rules 4.1): it is committed as written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Its name.
+    pub entry_id: Uuid,
+    /// Rows: sorted by partition and offset.
+    pub ranges: Vec<Range>,
+    /// Gaps: sorted by partition and offset.
+    pub gaps: Vec<Gap>,
+    /// Ends of all partitions after it.
+    pub ends_after: Ends,
+    /// Files of the table.
+    pub files: Vec<FileEntry>,
+    /// Files of the dead-letter table.
+    pub dlq_files: Vec<FileEntry>,
+    /// Offsets whose rows went to the dead-letter table, as ranges: every later attempt keeps
+    /// this split.
+    pub dlq_ranges: Vec<Range>,
+    /// Rows in `files`.
+    pub rows: u64,
+    /// Rows in `dlq_files`.
+    pub dlq_rows: u64,
+    /// Dead-letter rows by code.
+    pub dlq_codes: std::collections::BTreeMap<String, u64>,
+    /// Append time of its oldest row, milliseconds; none without rows.
+    pub oldest_append_ms: Option<i64>,
+    /// Everything appended up to this time is in the table afterwards, milliseconds.
+    pub watermark_ms: Option<i64>,
+    /// Greatest record timestamp, milliseconds.
+    pub max_record_ts_ms: Option<i64>,
+}
+
+/// The ledger in the store; cheap to clone. The worker of a table owns its entry.
+#[derive(Clone)]
+pub struct Ledger {
+    store: Store,
+}
+
+impl Ledger {
+    /// The ledger of `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The entry of a topic with its outstanding commit. Blocks for microseconds.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Corrupt`].
+    pub fn load(&self, topic_id: TopicId) -> Result<Option<(Entry, Option<Prepared>)>, Error> {
+        let Some(value) = self.store.get(Space::Ledger, &entry_key(topic_id))? else {
+            return Ok(None);
+        };
+        let entry: Entry = decode(&value)?;
+        let Some(outstanding) = &entry.outstanding else {
+            return Ok(Some((entry, None)));
+        };
+        let prepared = self.store.get(Space::Ledger, &prepared_key(topic_id))?;
+        let prepared: Prepared = match prepared {
+            Some(value) => decode(&value)?,
+            None => return Err(Error::Corrupt(format!("{topic_id} has no prepared commit"))),
+        };
+        if prepared.entry_id != outstanding.entry_id {
+            return Err(Error::Corrupt(format!("{topic_id} has another prepared commit")));
+        }
+        Ok(Some((entry, Some(prepared))))
+    }
+
+    /// All entries, those of deleted topics included.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Corrupt`].
+    pub fn all(&self) -> Result<Vec<Entry>, Error> {
+        let pairs = self.store.scan(Space::Ledger, ENTRY_PREFIX)?;
+        pairs.iter().map(|(_, value)| decode(value)).collect()
+    }
+
+    /// Makes `change` durable.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; nothing was written.
+    pub async fn write(&self, change: Change) -> Result<(), Error> {
+        self.store.commit(change).await?;
+        Ok(())
+    }
+}
+
+const ENTRY_PREFIX: &[u8] = b"table/";
+
+fn entry_key(topic_id: TopicId) -> Vec<u8> {
+    format!("table/{}", topic_id.0.simple()).into_bytes()
+}
+
+fn prepared_key(topic_id: TopicId) -> Vec<u8> {
+    format!("prepared/{}", topic_id.0.simple()).into_bytes()
+}
+
+/// Writes the entry, and deletes its prepared commit if none is outstanding.
+pub fn put_entry(entry: &Entry) -> Change {
+    let change = Change::new().put(Space::Ledger, entry_key(entry.topic_id), encode(entry));
+    if entry.outstanding.is_some() {
+        change
+    } else {
+        change.delete(Space::Ledger, prepared_key(entry.topic_id))
+    }
+}
+
+/// Writes the entry together with a new prepared commit.
+pub fn put_prepared(entry: &Entry, prepared: &Prepared) -> Change {
+    Change::new().put(Space::Ledger, entry_key(entry.topic_id), encode(entry)).put(
+        Space::Ledger,
+        prepared_key(entry.topic_id),
+        encode(prepared),
+    )
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    serde_json::to_writer(&mut bytes, value).expect("plain structs encode into memory");
+    bytes
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
+    match value.split_first() {
+        Some((&VERSION, json)) => {
+            serde_json::from_slice(json).map_err(|error| Error::Corrupt(error.to_string()))
+        }
+        Some((version, _)) => Err(Error::Corrupt(format!(
+            "ledger entry has version {version}, this program knows {VERSION}: use a newer one"
+        ))),
+        None => Err(Error::Corrupt("an empty ledger entry".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_the_codec_and_other_versions_are_refused() {
+        let mut entry = Entry::new(TopicId(Uuid::from_u128(7)), "orders");
+        entry.ends.insert(3, 250);
+        entry.outstanding = Some(Outstanding {
+            entry_id: Uuid::from_u128(1),
+            attempts: vec![Uuid::from_u128(2)],
+            ends_after: Ends::from([(3, 300)]),
+        });
+        let mut bytes = encode(&entry);
+        assert_eq!(decode::<Entry>(&bytes).unwrap(), entry);
+        bytes[0] = 2;
+        assert!(decode::<Entry>(&bytes).unwrap_err().to_string().contains("version 2"));
+        assert!(decode::<Entry>(&[]).is_err());
+    }
+
+    #[test]
+    fn the_prepared_commit_goes_with_its_entry() {
+        let mut entry = Entry::new(TopicId(Uuid::from_u128(7)), "orders");
+        let change = put_entry(&entry);
+        assert_eq!(change.ops.len(), 2);
+        assert!(change.ops[1].value.is_none());
+        entry.outstanding =
+            Some(Outstanding { entry_id: Uuid::nil(), attempts: vec![], ends_after: Ends::new() });
+        assert_eq!(put_entry(&entry).ops.len(), 1);
+    }
+}

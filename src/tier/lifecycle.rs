@@ -1,0 +1,310 @@
+//! Tables come, go and change their names (rules 6.3, 6.4).
+//!
+//! Owns: making and finding the table and the dead-letter table of a topic, the renames before
+//! it. Does not own: what is written to them.
+
+use std::collections::HashMap;
+
+use iceberg::NamespaceIdent;
+use iceberg::TableIdent;
+use iceberg::spec::Schema;
+use uuid::Uuid;
+
+use crate::table;
+use crate::table::catalog;
+use crate::table::catalog::LoadedTable;
+use crate::table::catalog::NewTable;
+use crate::table::commit::Role;
+use crate::tier::context::Context;
+use crate::tier::context::Halt;
+use crate::tier::ledger::Entry;
+use crate::tier::ledger::Rename;
+use crate::tier::ledger::StopState;
+use crate::tier::ledger::TableRef;
+use crate::tier::ledger::put_entry;
+use crate::tier::naming;
+use crate::tier::rows::dlq;
+use crate::tier::rows::json;
+use crate::tier::rows::raw;
+use crate::topic::Topic;
+use crate::topic::options::TableMode;
+
+/// Table properties that say whose a table is, so that one made just before a crash is found.
+const OWNER: &str = "floe.topic-id";
+const OWNER_NAME: &str = "floe.topic-name";
+const OWNER_GENERATION: &str = "floe.generation";
+const OWNER_ROLE: &str = "floe.role";
+
+/// How often a name is chosen again because somebody else took it meanwhile.
+const NAME_TRIES: u32 = 8;
+
+/// Tables of a namespace that are looked at to find one by its UUID.
+const SEARCH_MAX: usize = 10_000;
+
+/// Finds the topic's table or makes it.
+///
+/// # Errors
+/// [`Halt`]: `TABLE_DROPPED` and `REPLACED` where the user took it away (rules 4.4).
+pub(super) async fn ensure_table(
+    context: &Context,
+    topic: &Topic,
+    entry: &mut Entry,
+) -> Result<LoadedTable, Halt> {
+    if let Some(table) = entry.table.clone() {
+        return match find(context, &table).await? {
+            Found::There(loaded) => Ok(loaded),
+            Found::Moved(loaded) => {
+                entry.table = Some(TableRef::new(&loaded.ident, table.uuid));
+                context.ledger.write(put_entry(entry)).await?;
+                Ok(loaded)
+            }
+            Found::Replaced(uuid) => Err(Halt::Stop(
+                StopState::Replaced,
+                format!("{} is another table now ({uuid})", table.display()),
+            )),
+            Found::Gone => {
+                Err(Halt::Stop(StopState::TableDropped, format!("{} was dropped", table.display())))
+            }
+        };
+    }
+    let namespace = namespace_of(topic)?;
+    context.catalog.ensure_namespace(&namespace).await?;
+    let wanted = TableIdent::new(namespace, wanted_name(topic));
+    plan_renames(context, entry, &wanted).await?;
+    settle_renames(context, entry).await?;
+    let schema = match topic.options.table_mode {
+        TableMode::Raw => raw::schema(),
+        _ => json::schema(),
+    };
+    let loaded = make(context, entry, &wanted, schema, Role::Main).await?;
+    entry.table = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
+    context.ledger.write(put_entry(entry)).await?;
+    Ok(loaded)
+}
+
+/// Finds the dead-letter table or makes it, again where its user dropped it (rules 4.3).
+///
+/// # Errors
+/// [`Halt`].
+pub(super) async fn ensure_dead_letters(
+    context: &Context,
+    entry: &mut Entry,
+    main: &TableIdent,
+) -> Result<LoadedTable, Halt> {
+    if let Some(table) = entry.dlq.clone() {
+        match find(context, &table).await? {
+            Found::There(loaded) => return Ok(loaded),
+            Found::Moved(loaded) => {
+                entry.dlq = Some(TableRef::new(&loaded.ident, table.uuid));
+                context.ledger.write(put_entry(entry)).await?;
+                return Ok(loaded);
+            }
+            Found::Replaced(_) | Found::Gone => {}
+        }
+    }
+    let name = naming::dlq_name(main.name());
+    let wanted = TableIdent::new(main.namespace().clone(), name);
+    let loaded = make(context, entry, &wanted, dlq::schema(), Role::DeadLetters).await?;
+    entry.dlq = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
+    context.ledger.write(put_entry(entry)).await?;
+    Ok(loaded)
+}
+
+fn wanted_name(topic: &Topic) -> String {
+    naming::table_name(topic.options.table_name.as_deref().unwrap_or(topic.name.as_str()))
+}
+
+/// `namespace.name` that the topic's table will have if it is free.
+pub(super) fn planned_name(topic: &Topic) -> String {
+    format!("{}.{}", topic.options.table_namespace, wanted_name(topic))
+}
+
+fn namespace_of(topic: &Topic) -> Result<NamespaceIdent, Halt> {
+    let levels = topic.options.table_namespace.split('.').map(str::to_owned).collect();
+    NamespaceIdent::from_vec(levels)
+        .map_err(|error| Halt::Stop(StopState::ConfigError, format!("table.namespace: {error}")))
+}
+
+/// Where a known table is.
+enum Found {
+    There(LoadedTable),
+    /// Under another name of its namespace.
+    Moved(LoadedTable),
+    Replaced(Uuid),
+    Gone,
+}
+
+async fn find(context: &Context, table: &TableRef) -> Result<Found, Halt> {
+    let ident = table.ident()?;
+    let other = match context.catalog.load(&ident).await {
+        Ok(loaded) if loaded.metadata.uuid() == table.uuid => return Ok(Found::There(loaded)),
+        Ok(loaded) => Some(loaded.metadata.uuid()),
+        Err(catalog::Error::NoSuchTable(_) | catalog::Error::NoSuchNamespace(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    for candidate in context.catalog.list(ident.namespace()).await?.into_iter().take(SEARCH_MAX) {
+        match context.catalog.load(&candidate).await {
+            Ok(loaded) if loaded.metadata.uuid() == table.uuid => {
+                return Ok(Found::Moved(loaded));
+            }
+            Ok(_) | Err(catalog::Error::NoSuchTable(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(other.map_or(Found::Gone, Found::Replaced))
+}
+
+/// Makes a table under `wanted` or the nearest free name. A table that an earlier try of the
+/// same entry made is taken over.
+async fn make(
+    context: &Context,
+    entry: &Entry,
+    wanted: &TableIdent,
+    schema: Result<Schema, iceberg::Error>,
+    role: Role,
+) -> Result<LoadedTable, Halt> {
+    let schema = schema.map_err(|error| Halt::Later(error.to_string()))?;
+    let mut last = String::new();
+    for _ in 0..NAME_TRIES {
+        let names: Vec<String> = context
+            .catalog
+            .list(wanted.namespace())
+            .await?
+            .iter()
+            .map(|ident| ident.name().to_owned())
+            .collect();
+        if let Some(ours) = made_before(context, entry, wanted, &names, role).await? {
+            return Ok(ours);
+        }
+        let name = naming::free_name(wanted.name(), entry.topic_id, &names);
+        let new = NewTable {
+            ident: TableIdent::new(wanted.namespace().clone(), name),
+            schema: schema.clone(),
+            spec: None,
+            sort_order: None,
+            location: None,
+            properties: properties(entry, role),
+        };
+        match context.catalog.create(new).await {
+            Ok(loaded) => return Ok(loaded),
+            Err(catalog::Error::Exists(_) | catalog::Error::Unknown(_)) => {
+                last = "its name was taken or the answer got lost".to_owned();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Halt::Later(format!("table {wanted} cannot be made: {last}")))
+}
+
+async fn made_before(
+    context: &Context,
+    entry: &Entry,
+    wanted: &TableIdent,
+    names: &[String],
+    role: Role,
+) -> Result<Option<LoadedTable>, Halt> {
+    let ours = properties(entry, role);
+    let candidates = names.iter().filter(|name| {
+        let prefix = name.get(..wanted.name().len());
+        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(wanted.name()))
+    });
+    for name in candidates.take(SEARCH_MAX) {
+        let ident = TableIdent::new(wanted.namespace().clone(), name.clone());
+        let Ok(loaded) = context.catalog.load(&ident).await else {
+            continue;
+        };
+        let found = loaded.metadata.properties();
+        let keys = [OWNER, OWNER_GENERATION, OWNER_ROLE];
+        if keys.iter().all(|key| found.get(*key) == ours.get(*key)) {
+            return Ok(Some(loaded));
+        }
+    }
+    Ok(None)
+}
+
+fn properties(entry: &Entry, role: Role) -> HashMap<String, String> {
+    let mut properties = table::default_properties();
+    let role = match role {
+        Role::Main => "table",
+        Role::DeadLetters => "dead-letters",
+    };
+    let own = [
+        (OWNER, entry.topic_id.to_string()),
+        (OWNER_NAME, entry.topic_name.clone()),
+        (OWNER_GENERATION, entry.generation.to_string()),
+        (OWNER_ROLE, role.to_owned()),
+    ];
+    properties.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    properties
+}
+
+/// Finds tables of a deleted topic of the same name under the names we want, and decides their
+/// renames.
+async fn plan_renames(
+    context: &Context,
+    entry: &mut Entry,
+    wanted: &TableIdent,
+) -> Result<(), Halt> {
+    if !entry.renames.is_empty() {
+        return Ok(());
+    }
+    let mut renames = Vec::new();
+    for old in context.ledger.all()? {
+        if old.topic_id == entry.topic_id || old.topic_name != entry.topic_name {
+            continue;
+        }
+        for (table, is_dlq) in [(&old.table, false), (&old.dlq, true)] {
+            let Some(table) = table else { continue };
+            let ident = table.ident()?;
+            let name = if is_dlq { naming::dlq_name(wanted.name()) } else { wanted.name().into() };
+            let same =
+                ident.namespace() == wanted.namespace() && ident.name().eq_ignore_ascii_case(&name);
+            if !same || !holds(context, &ident, table.uuid).await? {
+                continue;
+            }
+            let former = naming::former_name(wanted.name(), old.topic_id);
+            let to = if is_dlq { naming::dlq_name(&former) } else { former };
+            renames.push(Rename { table: table.clone(), to });
+        }
+    }
+    if !renames.is_empty() {
+        entry.renames = renames;
+        context.ledger.write(put_entry(entry)).await?;
+    }
+    Ok(())
+}
+
+/// Does the decided renames; one that a catalog refuses is given up: the new table then gets a
+/// suffix.
+async fn settle_renames(context: &Context, entry: &mut Entry) -> Result<(), Halt> {
+    if entry.renames.is_empty() {
+        return Ok(());
+    }
+    for rename in &entry.renames {
+        let from = rename.table.ident()?;
+        let to = TableIdent::new(from.namespace().clone(), rename.to.clone());
+        if holds(context, &to, rename.table.uuid).await?
+            || !holds(context, &from, rename.table.uuid).await?
+        {
+            continue;
+        }
+        match context.catalog.rename(&from, &to).await {
+            Ok(()) => tracing::info!(%from, %to, "table of a deleted topic has a new name"),
+            Err(catalog::Error::Unknown(reason) | catalog::Error::Storage(reason)) => {
+                return Err(Halt::Later(reason));
+            }
+            Err(error) => tracing::warn!(%from, %to, %error, "table cannot be renamed"),
+        }
+    }
+    entry.renames.clear();
+    context.ledger.write(put_entry(entry)).await?;
+    Ok(())
+}
+
+async fn holds(context: &Context, ident: &TableIdent, uuid: Uuid) -> Result<bool, Halt> {
+    match context.catalog.load(ident).await {
+        Ok(loaded) => Ok(loaded.metadata.uuid() == uuid),
+        Err(catalog::Error::NoSuchTable(_) | catalog::Error::NoSuchNamespace(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

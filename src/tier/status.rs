@@ -1,0 +1,113 @@
+//! What a person sees of a table.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::table::commit::marker::Gap;
+use crate::types::Offset;
+
+/// One partition's part of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// Partition index.
+    pub partition: i32,
+    /// Everything below is in the table, in the dead-letter table, or a recorded gap.
+    pub end_offset: Option<Offset>,
+    /// Next offset after the last durable record (exclusive).
+    pub high_watermark: Offset,
+    /// First offset that the log still has.
+    pub log_start_offset: Offset,
+}
+
+/// A data file of the last commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileStatus {
+    /// Absolute URI.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A column of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ColumnStatus {
+    /// Its name.
+    pub name: String,
+    /// Its Iceberg type.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// One table as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct TableStatus {
+    /// `namespace.name`; until the table is made the name it gets if it is free.
+    pub table: String,
+    /// `namespace.name` of the dead-letter table, once it was needed.
+    pub dead_letter_table: Option<String>,
+    /// Name of the topic.
+    pub topic: String,
+    /// Id of the topic.
+    pub topic_id: String,
+    /// `table.mode`.
+    pub mode: String,
+    /// `RUNNING`, `RETRYING`, `WAITING` (no row yet), `OFF`, `DRAINING`, or a stopped state.
+    pub state: String,
+    /// Why it is not `RUNNING`.
+    pub reason: Option<String>,
+    /// The command that leaves a stopped state.
+    pub resume: Option<String>,
+    /// Raised by every resume.
+    pub generation: u32,
+    /// Age of the oldest record that is not in the table, milliseconds; 0 if there is none.
+    pub lag_ms: i64,
+    /// Records that are not in the table.
+    pub pending_offsets: i64,
+    /// About how many bytes the log keeps for them.
+    pub pinned_bytes: u64,
+    /// By partition index.
+    pub partitions: Vec<PartitionStatus>,
+    /// The last snapshot of ours.
+    pub last_snapshot_id: Option<i64>,
+    /// Wall-clock time of the last commit, milliseconds.
+    pub last_commit_ms: Option<i64>,
+    /// 95th percentile of the last commits' duration, milliseconds.
+    pub commit_p95_ms: i64,
+    /// Table commits since the table began.
+    pub commits: u64,
+    /// Rows since the table began.
+    pub rows: u64,
+    /// Rows of the dead-letter table.
+    pub dlq_rows: u64,
+    /// Offsets that were passed as recorded gaps.
+    pub gap_offsets: u64,
+    /// The newest gaps.
+    pub gaps: Vec<Gap>,
+    /// Data files of the last commit.
+    pub last_files: Vec<FileStatus>,
+    /// Columns of the table.
+    pub columns: Vec<ColumnStatus>,
+}
+
+/// The place where a worker leaves its status.
+#[derive(Clone, Default)]
+pub(super) struct Cell(Arc<Mutex<TableStatus>>);
+
+impl Cell {
+    pub(super) fn get(&self) -> TableStatus {
+        self.0.lock().clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut TableStatus)) {
+        change(&mut self.0.lock());
+    }
+
+    /// True if `name` means this table: its name with or without namespace, or its topic.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        let status = self.0.lock();
+        let short = status.table.rsplit('.').next().unwrap_or_default();
+        !name.is_empty() && (status.table == name || short == name || status.topic == name)
+    }
+}

@@ -1,0 +1,5 @@
+//! Tiering over the real log, store and embedded catalog in a folder: records in, rows out.
+
+mod harness;
+mod roads;
+mod stops;

@@ -1,0 +1,240 @@
+//! Tables that stand still, and topics that come and go.
+
+use std::collections::BTreeMap;
+
+use iceberg::TableUpdate;
+use iceberg::spec::MAIN_BRANCH;
+use iceberg::spec::SnapshotReference;
+use iceberg::spec::SnapshotRetention;
+use uuid::Uuid;
+
+use crate::log::AppendError;
+use crate::store::Change;
+use crate::table::catalog::Catalog;
+use crate::table::catalog::TableChange;
+use crate::table::commit::marker::Ends;
+use crate::table::commit::marker::Source;
+use crate::table::commit::marker::Statement;
+use crate::table::snapshot;
+use crate::table::snapshot::SnapshotChange;
+use crate::table::snapshot::SnapshotTarget;
+use crate::tier::Error;
+use crate::tier::From;
+use crate::tier::tests::harness::BOUND;
+use crate::tier::tests::harness::Broker;
+use crate::tier::tests::harness::ident;
+use crate::tier::tests::harness::start;
+
+async fn update(broker: &Broker, name: &str, updates: Vec<TableUpdate>) {
+    let change = TableChange { ident: ident(name), requirements: vec![], updates };
+    broker.catalog.commit(vec![change], Change::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_table_is_made_again_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[]).await;
+    broker.append(ids[0], &["1"]).await;
+    broker.flush("orders").await;
+    let again = broker.tiering.resume("orders", From::Table, false).await;
+    assert_eq!(again, Err(Error::NotStopped));
+    broker.catalog.drop_table(ident("orders"), false).await.unwrap();
+    broker.append(ids[0], &["2"]).await;
+    broker.until("orders", |status| status.state == "TABLE_DROPPED").await;
+    assert!(broker.status("orders").resume.unwrap().contains("floe table resume"));
+    assert!(matches!(broker.tiering.flush("orders", BOUND).await, Err(Error::Stopped(_))));
+    broker.stop(true).await;
+    let broker = start(dir.path()).await;
+    broker.until("orders", |status| status.state == "TABLE_DROPPED").await;
+    broker.tiering.resume("orders", From::LogStart, false).await.unwrap();
+    broker.flush("orders").await;
+    assert_eq!(broker.offsets("orders").await, [(0, 0), (0, 1)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_rolled_back_stops_and_gets_its_rows_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[]).await;
+    broker.append(ids[0], &["1"]).await;
+    broker.flush("orders").await;
+    let first = broker.status("orders").last_snapshot_id.unwrap();
+    broker.append(ids[0], &["2"]).await;
+    broker.flush("orders").await;
+    let retention = SnapshotRetention::branch(None, None, None);
+    let reference = SnapshotReference::new(first, retention);
+    let ref_name = MAIN_BRANCH.to_owned();
+    update(&broker, "orders", vec![TableUpdate::SetSnapshotRef { ref_name, reference }]).await;
+    broker.append(ids[0], &["3"]).await;
+    broker.until("orders", |status| status.state == "ROLLED_BACK").await;
+    let twice = broker.tiering.resume("orders", From::LogStart, false).await;
+    assert!(matches!(twice, Err(Error::Duplicates { .. })), "{twice:?}");
+    broker.tiering.resume("orders", From::Table, false).await.unwrap();
+    broker.flush("orders").await;
+    assert_eq!(broker.offsets("orders").await, [(0, 0), (0, 1), (0, 2)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_ledger_does_not_know_stops_the_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[]).await;
+    broker.append(ids[0], &["1"]).await;
+    broker.flush("orders").await;
+    let topic = broker.topics.get("orders").unwrap();
+    let ends = Ends::from([(0, 2)]);
+    let statement = Statement {
+        source: Source { topic_id: topic.id, generation: 1 },
+        commit_id: Uuid::now_v7(),
+        cluster_id: "the second copy",
+        topic_name: "orders",
+        ranges: &[],
+        gaps: &[],
+        ends: &ends,
+        more: &BTreeMap::new(),
+    };
+    let loaded = broker.catalog.load(&ident("orders")).await.unwrap();
+    let file_io = broker.catalog.file_io().clone();
+    let target = SnapshotTarget::main(loaded.metadata, file_io, statement.commit_id);
+    let change = SnapshotChange::append(Vec::new(), statement.summary());
+    let clock = crate::runtime::Clock::system();
+    let built = snapshot::build(target, change, &clock).await.unwrap();
+    let mut updates = built.updates;
+    updates.push(TableUpdate::SetProperties { updates: [statement.property()].into() });
+    update(&broker, "orders", updates).await;
+    broker.append(ids[0], &["2"]).await;
+    broker.until("orders", |status| status.state == "LOG_BEHIND").await;
+    assert_eq!(broker.offsets("orders").await, [(0, 0)], "nothing is skipped, nothing added");
+    broker.tiering.resume("orders", From::Latest, false).await.unwrap();
+    broker.append(ids[0], &["3"]).await;
+    broker.flush("orders").await;
+    let status = broker.status("orders");
+    assert_ne!(status.table, "streams.orders", "a new table beside the old one");
+    let name = status.table.strip_prefix("streams.").unwrap().to_owned();
+    assert_eq!(broker.offsets(&name).await, [(0, 2)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_dead_letter_table_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[("table.mode", "json")]).await;
+    broker.append(ids[0], &["bad"]).await;
+    broker.flush("orders").await;
+    broker.catalog.drop_table(ident("orders__dlq"), true).await.unwrap();
+    broker.append(ids[0], &["worse"]).await;
+    broker.flush("orders").await;
+    assert_eq!(broker.offsets("orders__dlq").await, [(0, 1)]);
+    assert_eq!(broker.status("orders").dlq_rows, 2);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn off_and_on_again_is_a_recorded_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[]).await;
+    broker.append(ids[0], &["1"]).await;
+    broker.flush("orders").await;
+    broker.set("orders", "table.mode", "off").await;
+    broker.until("orders", |status| status.state == "OFF").await;
+    assert_eq!(broker.log.partition(ids[0]).unwrap().tiered_offset(), i64::MAX);
+    broker.append(ids[0], &["2", "3"]).await;
+    broker.set("orders", "table.mode", "auto").await;
+    broker.until("orders", |status| status.state == "RUNNING").await;
+    broker.append(ids[0], &["4"]).await;
+    broker.flush("orders").await;
+    assert_eq!(broker.offsets("orders").await, [(0, 0), (0, 3)]);
+    let gaps = broker.status("orders").gaps;
+    assert_eq!((gaps.len(), gaps[0].from, gaps[0].to), (1, 1, 3));
+    let metadata = broker.catalog.load(&ident("orders")).await.unwrap().metadata;
+    let summary = metadata.current_snapshot().unwrap().summary().additional_properties.clone();
+    assert!(summary["floe.gaps"].contains("\"off\""), "{summary:?}");
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_again_gets_the_name_and_the_old_table_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let lag = [("table.target.lag.ms", "86400000")];
+    let ids = broker.topic("orders", &lag).await;
+    let old = broker.topics.get("orders").unwrap().id;
+    broker.append(ids[0], &["1"]).await;
+    broker.flush("orders").await;
+    broker.append(ids[0], &["2"]).await;
+    broker.topics.delete("orders").await.unwrap();
+    let fresh = broker.topic("orders", &[]).await;
+    broker.append(fresh[0], &["3"]).await;
+    broker.flush("orders").await;
+    let waited = async {
+        while !broker.topics.draining().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, waited).await.expect("the old topic drains");
+    assert_eq!(broker.offsets("orders").await, [(0, 0)]);
+    let former = format!("orders__{}", old.short(8));
+    assert_eq!(broker.offsets(&former).await, [(0, 0), (0, 1)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_ignoring_case_gets_a_suffix() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let first = broker.topic("a.b", &[]).await;
+    let second = broker.topic("A_B", &[]).await;
+    broker.append(first[0], &["1"]).await;
+    broker.flush("a.b").await;
+    broker.append(second[0], &["2"]).await;
+    broker.flush("A_B").await;
+    let id = broker.topics.get("A_B").unwrap().id;
+    let names: Vec<_> = broker.tiering.tables().into_iter().map(|status| status.table).collect();
+    assert_eq!(names, [format!("streams.A_B_{}", id.short(6)), "streams.a_b".to_owned()]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pin_limit_blocks_producers_or_drops_the_oldest() {
+    for (overflow, dropped) in [("block", false), ("drop_oldest", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start(dir.path()).await;
+        broker.fail_points.set("catalog.before_metadata", || Err("down".to_owned()));
+        let options = [("table.pin.max.bytes", "20000"), ("table.pin.overflow", overflow)];
+        let ids = broker.topic("orders", &options).await;
+        let value = "x".repeat(1_000);
+        let mut appended = 0;
+        for _ in 0..40 {
+            match broker.try_append(ids[0], &[&value]).await {
+                Ok(()) => appended += 1,
+                Err(error) => assert!(matches!(error, AppendError::Blocked(_)), "{error}"),
+            }
+        }
+        if dropped {
+            broker
+                .until("orders", |status| status.gaps.iter().any(|g| g.reason == "overflow"))
+                .await;
+            assert!(broker.log.partition(ids[0]).unwrap().tiered_offset() > 0);
+        } else {
+            let partition = broker.log.partition(ids[0]).unwrap();
+            let waited = async {
+                while partition.blocked().is_none() {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(BOUND, waited).await.expect("producers are refused");
+        }
+        broker.fail_points.clear("catalog.before_metadata");
+        broker.flush("orders").await;
+        let rows = broker.offsets("orders").await.len();
+        let gap: u64 = broker.status("orders").gap_offsets;
+        assert_eq!((rows as u64 + gap, gap > 0), (appended, dropped), "{overflow}");
+        assert!(broker.log.partition(ids[0]).unwrap().blocked().is_none());
+        broker.stop(true).await;
+    }
+}

@@ -1,0 +1,295 @@
+//! The steps of a worker around its commits: what the log may give back, the pin limit, off and
+//! on again, the end of a deleted topic, status.
+
+use iceberg::spec::NestedFieldRef;
+use iceberg::spec::Type;
+
+use crate::runtime::metrics;
+use crate::table::commit::marker::Gap;
+use crate::tier::context::Halt;
+use crate::tier::ledger::put_entry;
+use crate::tier::lifecycle;
+use crate::tier::pending;
+use crate::tier::pending::Part;
+use crate::tier::status::ColumnStatus;
+use crate::tier::status::PartitionStatus;
+use crate::tier::worker::Next;
+use crate::tier::worker::Worker;
+use crate::topic::options::DeleteUntiered;
+use crate::topic::options::PinOverflow;
+use crate::topic::options::TableMode;
+
+/// Producers go on once this share of the pin limit is left, in percent.
+const PIN_EASED_PERCENT: u64 = 90;
+
+impl Worker {
+    /// Tells the log which offsets stream retention may pass.
+    pub(super) fn release(&self) {
+        for (index, id) in (0..).zip(&self.topic.partitions) {
+            let Some(partition) = self.context.log.partition(*id) else {
+                continue;
+            };
+            partition.set_tiered_offset(self.entry.released(index).unwrap_or(0));
+        }
+    }
+
+    /// The table is switched off: the log need not wait for it.
+    pub(super) async fn off(&mut self) -> Result<Next, Halt> {
+        if !self.entry.off && (self.entry.table.is_some() || !self.entry.ends.is_empty()) {
+            self.entry.off = true;
+            self.context.ledger.write(put_entry(&self.entry)).await?;
+        }
+        self.set_blocked(None);
+        for id in &self.topic.partitions {
+            if let Some(partition) = self.context.log.partition(*id) {
+                partition.set_tiered_offset(i64::MAX);
+            }
+        }
+        self.refuse_waiters();
+        Ok(Next::Parked)
+    }
+
+    /// The table is on again: what was appended meanwhile is a recorded gap (rules 4.3).
+    pub(super) async fn on_again(&mut self) -> Result<(), Halt> {
+        let mut next = self.entry.clone();
+        next.off = false;
+        let mut gaps = Vec::new();
+        for part in self.parts() {
+            if part.high_watermark > part.next {
+                gaps.push(gap(&part, part.high_watermark, "off"));
+            }
+        }
+        for gap in &gaps {
+            next.record_gap(gap.clone())?;
+        }
+        self.context.ledger.write(put_entry(&next)).await?;
+        self.entry = next;
+        self.count_gaps(&gaps);
+        Ok(())
+    }
+
+    /// Holds the log to the pin limit of the topic.
+    pub(super) async fn check_overflow(&mut self) -> Result<(), Halt> {
+        let options = &self.topic.options;
+        let limit = options.table_pin_max_bytes.unwrap_or(self.context.options.pin_max_bytes);
+        let parts = self.parts();
+        let pinned: u64 = parts.iter().map(|part| part.bytes).sum();
+        let eased = limit / 100 * PIN_EASED_PERCENT;
+        match options.table_pin_overflow {
+            PinOverflow::Block if pinned > limit => {
+                let reason = format!("{pinned} bytes wait for the table, the limit is {limit}");
+                self.set_blocked(Some(reason));
+            }
+            PinOverflow::Block if self.blocked && pinned > eased => {}
+            PinOverflow::DropOldest if pinned > limit => {
+                self.set_blocked(None);
+                self.drop_oldest(&parts, pinned, eased).await?;
+            }
+            PinOverflow::Block | PinOverflow::DropOldest => self.set_blocked(None),
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_blocked(&mut self, reason: Option<String>) {
+        if reason.is_none() && !self.blocked {
+            return;
+        }
+        self.blocked = reason.is_some();
+        for id in &self.topic.partitions {
+            if let Some(partition) = self.context.log.partition(*id) {
+                partition.set_blocked(reason.clone());
+            }
+        }
+    }
+
+    /// Gives up the oldest waiting records of each partition by its share.
+    async fn drop_oldest(&mut self, parts: &[Part], pinned: u64, eased: u64) -> Result<(), Halt> {
+        let excess = u128::from(pinned.saturating_sub(eased));
+        let mut gaps = Vec::new();
+        for part in parts.iter().filter(|part| part.offsets() > 0) {
+            let offsets = u128::from(part.offsets().unsigned_abs());
+            let dropped = (offsets * excess).div_ceil(u128::from(pinned.max(1))).min(offsets);
+            let dropped = i64::try_from(dropped).unwrap_or(i64::MAX);
+            if dropped > 0 {
+                gaps.push(gap(part, part.next + dropped, "overflow"));
+            }
+        }
+        let mut next = self.entry.clone();
+        for gap in &gaps {
+            next.record_gap(gap.clone())?;
+        }
+        self.context.ledger.write(put_entry(&next)).await?;
+        self.entry = next;
+        self.count_gaps(&gaps);
+        tracing::warn!(topic = %self.topic.name, pinned, "pin limit reached, oldest records dropped");
+        self.oldest = None;
+        self.release();
+        Ok(())
+    }
+
+    /// Settles a deleted topic: its waiting rows within a bound, then its log can go (rules 6.2).
+    pub(super) async fn drain(&mut self) -> Result<Next, Halt> {
+        self.set_blocked(None);
+        if self.prepared.is_some() && self.entry.stop.is_none() {
+            // Without time limit: its rows are counted once or not at all.
+            self.settle(None).await?;
+            return Ok(Next::Again);
+        }
+        let options = &self.topic.options;
+        let now_ms = self.context.clock.now_ms();
+        let deleted_ms = self.context.topics.deleted_ms(self.topic.id).unwrap_or(now_ms);
+        let is_late = now_ms.saturating_sub(deleted_ms) >= options.delete_drain_max_ms;
+        let discard = is_late
+            || options.delete_untiered == DeleteUntiered::Discard
+            || options.table_mode == TableMode::Off
+            || self.entry.off;
+        let parts = self.parts();
+        let waits = parts.iter().any(|part| part.offsets() > 0);
+        if waits && !discard {
+            if self.entry.stop.is_some() {
+                return Ok(Next::Sleep(std::time::Duration::from_secs(5)));
+            }
+            self.commit(&parts).await?;
+            return Ok(Next::Again);
+        }
+        self.close(&parts).await?;
+        Ok(Next::Finished)
+    }
+
+    /// Records what is left as dropped, and lets the log go.
+    async fn close(&mut self, parts: &[Part]) -> Result<(), Halt> {
+        let mut next = self.entry.clone();
+        let mut dropped = 0;
+        let again;
+        let mut parts = parts;
+        if let Some(prepared) = &self.prepared {
+            // It stands still: its rows are among the dropped.
+            next.unprepare(prepared);
+            again = pending::parts(&self.context.log, &self.topic, &next);
+            parts = &again;
+        }
+        if self.topic.options.table_mode != TableMode::Off {
+            for part in parts.iter().filter(|part| part.offsets() > 0) {
+                dropped += part.offsets().unsigned_abs();
+                next.record_gap(gap(part, part.high_watermark, "deleted"))?;
+            }
+        }
+        next.closed = true;
+        if next.table.is_some() || dropped > 0 {
+            self.context.ledger.write(put_entry(&next)).await?;
+        }
+        self.entry = next;
+        if dropped > 0 {
+            let table = self.entry.table.as_ref().map_or_else(String::new, |one| one.display());
+            let labels = [("table", table), ("reason", "deleted".to_owned())];
+            ::metrics::counter!(metrics::TABLE_DROPPED, &labels).increment(dropped);
+            tracing::warn!(topic = %self.topic.name, dropped, "records of a deleted topic dropped");
+        }
+        self.release();
+        self.refuse_waiters();
+        let drained = self.context.topics.drained(self.topic.id).await;
+        drained.map_err(|error| Halt::Later(error.to_string()))
+    }
+
+    /// Shows where the table stands.
+    pub(super) fn publish(&self) {
+        let parts = self.parts();
+        let lag_ms = self.oldest.map_or(0, |oldest| oldest.age_ms());
+        let pending: i64 = parts.iter().map(Part::offsets).sum();
+        let pinned: u64 = parts.iter().map(|part| part.bytes).sum();
+        let table = match &self.entry.table {
+            Some(table) => table.display(),
+            None => lifecycle::planned_name(&self.topic),
+        };
+        let label = [("table", table.clone())];
+        ::metrics::gauge!(metrics::TABLE_LAG_SECONDS, &label).set(lag_ms as f64 / 1_000.0);
+        ::metrics::gauge!(metrics::TABLE_PENDING_OFFSETS, &label).set(pending as f64);
+        ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
+        let (state, reason) = self.state();
+        let resume = self.entry.stop.as_ref().map(|stop| stop.state.resume_hint(&table));
+        self.cell.update(|status| {
+            status.dead_letter_table = self.entry.dlq.as_ref().map(|dlq| dlq.display());
+            status.topic = self.topic.name.to_string();
+            status.topic_id = self.topic.id.to_string();
+            status.mode = format!("{:?}", self.topic.options.table_mode).to_lowercase();
+            status.state = state;
+            status.reason = reason;
+            status.resume = resume;
+            status.generation = self.entry.generation;
+            status.lag_ms = lag_ms;
+            status.pending_offsets = pending;
+            status.pinned_bytes = pinned;
+            status.partitions = parts.iter().map(|part| self.partition_status(part)).collect();
+            let last = self.entry.last.as_ref();
+            status.last_snapshot_id = last.and_then(|last| last.snapshot_id);
+            status.last_commit_ms = last.map(|last| last.at_ms);
+            status.commit_p95_ms = self.durations.p95_ms();
+            status.commits = self.entry.totals.commits;
+            status.rows = self.entry.totals.rows;
+            status.dlq_rows = self.entry.totals.dlq_rows;
+            status.gap_offsets = self.entry.totals.gap_offsets;
+            status.gaps.clone_from(&self.entry.gap_history);
+            if let Some(loaded) = &self.table {
+                let fields = loaded.metadata.current_schema().as_struct().fields();
+                status.columns = fields
+                    .iter()
+                    .map(|field| ColumnStatus {
+                        name: field.name.clone(),
+                        kind: type_text(&field.field_type),
+                    })
+                    .collect();
+            }
+            status.table = table;
+        });
+    }
+
+    fn partition_status(&self, part: &Part) -> PartitionStatus {
+        PartitionStatus {
+            partition: part.index,
+            end_offset: self.entry.released(part.index),
+            high_watermark: part.high_watermark,
+            log_start_offset: part.handle.log_start_offset(),
+        }
+    }
+
+    fn state(&self) -> (String, Option<String>) {
+        if let Some(stop) = &self.entry.stop {
+            return (stop.state.name().to_owned(), Some(stop.reason.clone()));
+        }
+        let name = if self.draining {
+            "DRAINING"
+        } else if self.topic.options.table_mode == TableMode::Off {
+            "OFF"
+        } else if self.failure.is_some() {
+            "RETRYING"
+        } else if self.entry.table.is_none() {
+            "WAITING"
+        } else {
+            "RUNNING"
+        };
+        (name.to_owned(), self.failure.clone())
+    }
+}
+
+/// An Iceberg type with the names of its fields.
+fn type_text(kind: &Type) -> String {
+    match kind {
+        Type::Primitive(primitive) => primitive.to_string(),
+        Type::Struct(inner) => {
+            let of =
+                |field: &NestedFieldRef| format!("{} {}", field.name, type_text(&field.field_type));
+            let fields: Vec<_> = inner.fields().iter().map(of).collect();
+            format!("struct<{}>", fields.join(", "))
+        }
+        Type::List(list) => format!("list<{}>", type_text(&list.element_field.field_type)),
+        Type::Map(map) => format!(
+            "map<{}, {}>",
+            type_text(&map.key_field.field_type),
+            type_text(&map.value_field.field_type)
+        ),
+    }
+}
+
+fn gap(part: &Part, to: i64, reason: &str) -> Gap {
+    Gap { partition: part.index, from: part.next, to, reason: reason.to_owned() }
+}
