@@ -30,3 +30,5 @@ pub mod schema;
 pub mod table;
 
 pub mod tier;
+
+pub mod kafka;

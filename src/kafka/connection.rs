@@ -1,0 +1,324 @@
+//! One connection: frames in, answers out, strictly in request order.
+//!
+//! Two stages, so that the order of appends is that of arrival while many requests wait for the disk
+//! at once (KIP-98 needs both with several requests in flight). The reader takes one frame, takes
+//! memory for it, runs its first stage (decode, check, queue the append) and puts the rest of the
+//! request, a future, into a bounded queue; then it reads on. The writer resolves the queue in order
+//! and writes. Work whose order does not matter runs when its turn comes, as in Apache Kafka.
+//!
+//! Owns: buffers, limits, time-outs. Does not own: what a request means (see [`Dispatch`]).
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::kafka::codec::ResponseFrame;
+use crate::kafka::fault::Fault;
+use crate::kafka::options::Options;
+use crate::runtime::{ByteBudget, BytePermit};
+
+/// The second stage of a request. It resolves to no frame where the protocol has no answer (acks=0).
+pub(crate) type Reply =
+    Pin<Box<dyn Future<Output = Result<Option<ResponseFrame>, Fault>> + Send + 'static>>;
+
+/// What the first stage leaves behind.
+pub(crate) struct Stage2 {
+    /// The rest of the request.
+    pub(crate) reply: Reply,
+    /// True if it waits for the client's own time-out (a long poll) and holds nothing of the frame:
+    /// its share of the request budget goes back at once, or sleeping consumers would starve others.
+    pub(crate) parks: bool,
+}
+
+/// Turns a frame into its second stage. The first stage, the call itself, may wait only for what
+/// progresses without this connection, or it would hold back its own answers.
+pub(crate) trait Dispatch: Sync {
+    /// Runs the first stage of the request in `frame` (the bytes after its size).
+    fn dispatch(&self, frame: Bytes) -> impl Future<Output = Result<Stage2, Fault>> + Send;
+}
+
+/// Bytes asked from the socket while the size of the next frame is not known.
+const READ_CHUNK_BYTES: usize = 8 << 10;
+
+/// A frame up to this size gets its memory at once; a larger one as its bytes arrive.
+const RESERVE_BYTES_MAX: usize = 1 << 20;
+
+/// Answers that are ready are written together up to this size.
+const GATHER_BYTES_MAX: usize = 256 << 10;
+
+/// Pieces of one `writev`; Linux takes at most 1,024.
+const SLICES_MAX: usize = 64;
+
+struct Pending {
+    reply: Reply,
+    /// Memory of the request frame, held until its answer is made.
+    _permits: Option<(BytePermit, BytePermit)>,
+}
+
+/// What a connection needs besides its socket.
+pub(crate) struct Shared<'a> {
+    /// Limits.
+    pub(crate) options: &'a Options,
+    /// Bytes of request frames of all connections.
+    pub(crate) requests: &'a ByteBudget,
+    /// Fires when the server stops.
+    pub(crate) stop: &'a CancellationToken,
+    /// Fired by the connection when no more requests will come: long polls answer at once.
+    pub(crate) closing: &'a CancellationToken,
+}
+
+/// Serves one connection until the client leaves, the server stops, or a fault. Requests in flight
+/// at a fault go unanswered, and clients retry them.
+///
+/// # Errors
+/// [`Fault`]: why the connection must be closed.
+pub(crate) async fn serve(
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    dispatch: &impl Dispatch,
+    shared: &Shared<'_>,
+) -> Result<(), Fault> {
+    let (sender, receiver) = mpsc::channel(shared.options.in_flight_requests_max.max(1));
+    let in_flight = AtomicUsize::new(0);
+    let read = read_requests(reader, dispatch, shared, sender, &in_flight);
+    let write = write_responses(writer, shared.options, receiver, &in_flight);
+    tokio::pin!(read, write);
+    tokio::select! {
+        // The writer ends first only by a fault: its queue stays open while the reader lives.
+        written = &mut write => return written,
+        end = &mut read => end?,
+    }
+    shared.closing.cancel();
+    timeout(shared.options.drain_timeout, write)
+        .await
+        .unwrap_or(Err(Fault::Stalled("the last answer")))
+}
+
+async fn read_requests(
+    mut reader: impl AsyncRead + Unpin,
+    dispatch: &impl Dispatch,
+    shared: &Shared<'_>,
+    sender: mpsc::Sender<Pending>,
+    in_flight: &AtomicUsize,
+) -> Result<(), Fault> {
+    let own = ByteBudget::new(shared.options.in_flight_bytes_max);
+    let mut buffer = BytesMut::new();
+    loop {
+        let size = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Ok(()),
+            size = read_size(&mut reader, &mut buffer, shared.options, in_flight) => size?,
+        };
+        let Some(size) = size else { return Ok(()) };
+        // Memory first, bytes after: a client waits here, not in our heap.
+        let permits = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Ok(()),
+            permits = acquire(&own, shared.requests, size) => permits,
+        };
+        let frame = read_body(&mut reader, &mut buffer, size, shared.options).await?;
+        let stage = dispatch.dispatch(frame).await?;
+        let permits = if stage.parks { None } else { Some(permits) };
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        if sender.send(Pending { reply: stage.reply, _permits: permits }).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes memory for a frame. A frame above half of a budget takes half: were it to need all of it, it
+/// would wait until every other request is answered, and everybody else would wait behind it.
+async fn acquire(own: &ByteBudget, all: &ByteBudget, size: usize) -> (BytePermit, BytePermit) {
+    let own = own.acquire(size.min(own.capacity_bytes() / 2)).await;
+    let all = all.acquire(size.min(all.capacity_bytes() / 2)).await;
+    (own, all)
+}
+
+/// Reads until the size of the next frame is known and legal. None: the client left between frames.
+async fn read_size(
+    reader: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    options: &Options,
+    in_flight: &AtomicUsize,
+) -> Result<Option<usize>, Fault> {
+    while buffer.len() < 4 {
+        if buffer.is_empty() && buffer.capacity() > READ_CHUNK_BYTES {
+            // An idle connection must not keep the memory of its last large frame.
+            *buffer = BytesMut::new();
+        }
+        buffer.reserve(READ_CHUNK_BYTES - buffer.len());
+        match timeout(options.idle_timeout, reader.read_buf(buffer)).await {
+            Err(_) if in_flight.load(Ordering::Relaxed) > 0 => {}
+            Err(_) => return Err(Fault::Idle),
+            Ok(read) => {
+                if read? == 0 {
+                    return if buffer.is_empty() { Ok(None) } else { Err(Fault::Truncated) };
+                }
+            }
+        }
+    }
+    let size = i32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
+    let max = options.frame_bytes_max;
+    match usize::try_from(size) {
+        Ok(len) if len <= max => {
+            buffer.advance(4);
+            Ok(Some(len))
+        }
+        _ => Err(Fault::FrameSize { size, max, hint: hint(size) }),
+    }
+}
+
+/// What other protocols look like when their first bytes are read as a size.
+fn hint(size: i32) -> &'static str {
+    match &size.to_be_bytes() {
+        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"OPTI" | b"DELE" | b"PRI " => {
+            "; this looks like HTTP sent to the Kafka port"
+        }
+        [0x16, 0x03, ..] => "; this looks like TLS sent to a plaintext Kafka port",
+        b"SSH-" => "; this looks like SSH sent to the Kafka port",
+        _ => "",
+    }
+}
+
+/// Reads the rest of a frame. The buffer grows with the bytes that came, not with the announced size.
+async fn read_body(
+    reader: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    size: usize,
+    options: &Options,
+) -> Result<Bytes, Fault> {
+    let deadline = Instant::now() + options.frame_timeout;
+    while buffer.len() < size {
+        let missing = size - buffer.len();
+        buffer.reserve(missing.min(RESERVE_BYTES_MAX.max(buffer.len())));
+        let until = deadline.min(Instant::now() + options.stall_timeout);
+        match timeout_at(until, reader.read_buf(buffer)).await {
+            Err(_) => return Err(Fault::Stalled("a request frame")),
+            Ok(read) => {
+                if read? == 0 {
+                    return Err(Fault::Truncated);
+                }
+            }
+        }
+    }
+    Ok(buffer.split_to(size).freeze())
+}
+
+async fn write_responses(
+    mut writer: impl AsyncWrite + Unpin,
+    options: &Options,
+    mut receiver: mpsc::Receiver<Pending>,
+    in_flight: &AtomicUsize,
+) -> Result<(), Fault> {
+    let mut next = None;
+    loop {
+        let pending = match next.take() {
+            Some(pending) => pending,
+            None => match receiver.recv().await {
+                Some(pending) => pending,
+                None => return Ok(()),
+            },
+        };
+        let mut out = Output::default();
+        out.push(resolve(pending).await?);
+        // Whatever else is ready by now goes out with the same system call.
+        while out.bytes < GATHER_BYTES_MAX && out.frames.len() < SLICES_MAX {
+            let Ok(mut pending) = receiver.try_recv() else {
+                break;
+            };
+            match poll_once(&mut pending.reply).await {
+                Poll::Ready(frame) => out.push(frame?),
+                Poll::Pending => {
+                    next = Some(pending);
+                    break;
+                }
+            }
+        }
+        let answered = out.answered;
+        write_all(&mut writer, out, options.stall_timeout).await?;
+        in_flight.fetch_sub(answered, Ordering::Relaxed);
+    }
+}
+
+async fn resolve(pending: Pending) -> Result<Option<ResponseFrame>, Fault> {
+    pending.reply.await
+}
+
+/// Polls `reply` with the waker of this task, but does not wait.
+async fn poll_once(reply: &mut Reply) -> Poll<Result<Option<ResponseFrame>, Fault>> {
+    std::future::poll_fn(|context| Poll::Ready(reply.as_mut().poll(context))).await
+}
+
+/// Frames that are written together. They keep their permits until they are written.
+#[derive(Default)]
+struct Output {
+    frames: Vec<ResponseFrame>,
+    bytes: usize,
+    answered: usize,
+}
+
+impl Output {
+    fn push(&mut self, frame: Option<ResponseFrame>) {
+        self.answered += 1;
+        if let Some(frame) = frame {
+            self.bytes += frame.len();
+            self.frames.push(frame);
+        }
+    }
+}
+
+/// Writes all chunks without copying them. Each write must make progress within `stall`: a client
+/// that never reads would hold its answers for ever.
+async fn write_all(
+    writer: &mut (impl AsyncWrite + Unpin),
+    out: Output,
+    stall: Duration,
+) -> Result<(), Fault> {
+    let mut chunks: Vec<&[u8]> = out
+        .frames
+        .iter()
+        .flat_map(|frame| frame.chunks.iter().map(|chunk| &chunk[..]))
+        .filter(|chunk| !chunk.is_empty())
+        .collect();
+    let mut first = 0;
+    while first < chunks.len() {
+        let end = chunks.len().min(first + SLICES_MAX);
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        for (slice, chunk) in slices.iter_mut().zip(&chunks[first..end]) {
+            *slice = IoSlice::new(chunk);
+        }
+        let write = writer.write_vectored(&slices[..end - first]);
+        let mut written = timeout(stall, write)
+            .await
+            .map_err(|_| Fault::Stalled("the writing of an answer"))??;
+        if written == 0 {
+            return Err(Fault::Io(std::io::ErrorKind::WriteZero.into()));
+        }
+        while written > 0 {
+            let taken = written.min(chunks[first].len());
+            chunks[first] = &chunks[first][taken..];
+            written -= taken;
+            if chunks[first].is_empty() {
+                first += 1;
+            }
+        }
+    }
+    if !chunks.is_empty() {
+        timeout(stall, writer.flush())
+            .await
+            .map_err(|_| Fault::Stalled("the writing of an answer"))??;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

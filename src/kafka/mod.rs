@@ -1,0 +1,24 @@
+//! THE WIRE: the Kafka protocol as stock clients speak it.
+//!
+//! Owns: listeners, connections, framing, the request guard, envelopes, versions, error codes, and
+//! one handler per API. Does not own: offsets and durability (`log`), topics and their options
+//! (`topic`), the layout of record batches (`record`). It never sees a table.
+//!
+//! Reading order: [`server`] accepts, [`connection`] frames and orders, [`dispatch`] checks version
+//! ([`api`]) and lengths ([`guard`]), a `handler` answers, [`codec`] encodes.
+
+pub mod api;
+mod codec;
+mod connection;
+mod dispatch;
+pub mod error_code;
+mod fault;
+mod fetch_response;
+mod guard;
+mod handler;
+mod options;
+mod server;
+
+pub use dispatch::Deps;
+pub use options::Options;
+pub use server::{KafkaServer, Listener};
