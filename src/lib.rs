@@ -31,4 +31,5 @@ pub mod table;
 
 pub mod tier;
 
+pub mod http;
 pub mod kafka;

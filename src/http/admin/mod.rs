@@ -1,0 +1,16 @@
+//! Administration of topics and tables.
+
+pub(super) mod tables;
+pub(super) mod topics;
+
+use axum::body::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::http::problem::Problem;
+
+/// Parses a JSON body whatever its content type says; an empty body is `{}`.
+fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new("bad_request", format!("the body is refused: {error}")))
+}

@@ -1,0 +1,73 @@
+//! `/api/v1/tables`: list, describe, flush, resume.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::json as parse;
+use crate::http::Api;
+use crate::http::problem::Problem;
+use crate::tier::{self, From, TableStatus};
+
+/// Longest wait for a flush; it goes on afterwards.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resume {
+    from: From,
+    #[serde(default)]
+    allow_duplicates: bool,
+}
+
+pub(in crate::http) async fn list(State(api): State<Api>) -> Json<Value> {
+    Json(json!({ "tables": api.tiering.tables() }))
+}
+
+pub(in crate::http) async fn describe(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<TableStatus>, Problem> {
+    api.tiering.table(&name).map(Json).ok_or_else(|| unknown(&name))
+}
+
+pub(in crate::http) async fn flush(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<TableStatus>, Problem> {
+    api.tiering.flush(&name, FLUSH_MAX).await.map_err(|error| problem(&name, &error))?;
+    describe(State(api), Path(name)).await
+}
+
+pub(in crate::http) async fn resume(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Json<TableStatus>, Problem> {
+    let wish: Resume = parse(&body)?;
+    let resumed = api.tiering.resume(&name, wish.from, wish.allow_duplicates).await;
+    resumed.map_err(|error| problem(&name, &error))?;
+    describe(State(api), Path(name)).await
+}
+
+fn unknown(name: &str) -> Problem {
+    let detail = format!("no topic has a table {name:?}; a table is made with its first records");
+    Problem::new("unknown_table", detail)
+}
+
+fn problem(name: &str, error: &tier::Error) -> Problem {
+    match error {
+        tier::Error::UnknownTable(_) => unknown(name),
+        tier::Error::Stopped(_) | tier::Error::NotStopped | tier::Error::Duplicates { .. } => {
+            Problem::new("wrong_state", error.to_string())
+        }
+        tier::Error::TimedOut(_) => Problem::new("timeout", error.to_string()),
+        tier::Error::Busy => Problem::new("overloaded", error.to_string()).retry_after(1),
+        tier::Error::Closed => Problem::new("draining", error.to_string()).retry_after(5),
+        _ => Problem::new("internal", error.to_string()),
+    }
+}

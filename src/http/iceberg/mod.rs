@@ -1,0 +1,77 @@
+//! The Iceberg REST catalog over the embedded catalog, as in the Iceberg project's
+//! `rest-catalog-open-api.yaml`. The server nests [`router`] under `/iceberg`.
+//!
+//! Owns: routes, parsing, the error model. Does not own: what may be committed
+//! (`table::catalog::embedded`), who may call (the server puts authentication in front).
+
+mod config;
+mod error;
+mod namespaces;
+mod page;
+mod parse;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+
+use crate::table::catalog::EmbeddedCatalog;
+use error::Failure;
+
+/// Largest request body, in bytes, unless [`Options`] say otherwise.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// How the REST catalog presents itself.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Handed to every client in its configuration and with every table: `s3.endpoint` as
+    /// clients reach it, ... (`[catalog.client]`, rules 8.3). The client's own settings win.
+    pub client_properties: BTreeMap<String, String>,
+    /// Largest request body, in bytes.
+    pub body_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { client_properties: BTreeMap::new(), body_bytes_max: BODY_BYTES_MAX }
+    }
+}
+
+#[derive(Clone)]
+struct Server {
+    catalog: EmbeddedCatalog,
+    options: Arc<Options>,
+}
+
+/// All routes, from `/v1/config` on.
+pub fn router(catalog: EmbeddedCatalog, options: Options) -> Router {
+    let limit = options.body_bytes_max;
+    let server = Server { catalog, options: Arc::new(options) };
+    let namespace = get(namespaces::load).head(namespaces::exists).delete(namespaces::drop);
+    let table = get(tables::load).head(tables::exists).post(tables::commit).delete(tables::drop);
+    let view = get(views::load).head(views::load).post(views::load).delete(views::load);
+    Router::new()
+        .route("/v1/config", get(config::load))
+        .route("/v1/oauth/tokens", post(config::no_tokens))
+        .route("/v1/namespaces", get(namespaces::list).post(namespaces::create))
+        .route("/v1/namespaces/{namespace}", namespace)
+        .route("/v1/namespaces/{namespace}/properties", post(namespaces::update))
+        .route("/v1/namespaces/{namespace}/tables", get(tables::list).post(tables::create))
+        .route("/v1/namespaces/{namespace}/tables/{table}", table)
+        .route("/v1/namespaces/{namespace}/tables/{table}/metrics", post(tables::metrics))
+        .route("/v1/namespaces/{namespace}/register", post(tables::register))
+        .route("/v1/namespaces/{namespace}/views", get(views::list).post(views::create))
+        .route("/v1/namespaces/{namespace}/views/{view}", view)
+        .route("/v1/tables/rename", post(tables::rename))
+        .route("/v1/transactions/commit", post(tables::commit_all))
+        .fallback(Failure::no_such_route)
+        .method_not_allowed_fallback(Failure::no_such_method)
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(server)
+}

@@ -1,0 +1,280 @@
+//! Splits a body into events: array, single value, concatenated values, one value per line.
+//! Events keep their bytes as sent. Depth is limited before the parser sees them.
+
+use std::ops::Range;
+
+use serde_json::value::RawValue;
+
+use crate::http::problem::EventError;
+
+/// Deepest nesting of one event.
+pub(super) const DEPTH_MAX: usize = 64;
+
+/// How a body is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `[` starts an array, anything else is one or more concatenated values.
+    Json,
+    /// One value per line; blank lines do not count.
+    Lines,
+}
+
+/// What splitting found.
+#[derive(Debug, Default)]
+pub(super) struct Split {
+    /// Valid events, as byte ranges of the body, with their index in the request.
+    pub(super) events: Vec<(usize, Range<usize>)>,
+    /// Invalid ones. After a syntax error outside of lines nothing that follows is trusted.
+    pub(super) errors: Vec<EventError>,
+}
+
+/// Splits `body`, at most `events_max` events.
+pub(super) fn split(body: &[u8], form: Form, events_max: usize) -> Split {
+    let mut split = Split::default();
+    match simdutf8::compat::from_utf8(body) {
+        Ok(text) => match form {
+            Form::Lines => lines(text, events_max, &mut split),
+            Form::Json => json(text, events_max, &mut split),
+        },
+        Err(error) => {
+            let message = "the body is not UTF-8".to_owned();
+            split.errors.push(syntax(0, error.valid_up_to(), message));
+        }
+    }
+    split
+}
+
+fn syntax(index: usize, offset_bytes: usize, message: String) -> EventError {
+    EventError { index, offset_bytes, field: None, code: "invalid_json", message }
+}
+
+fn lines(text: &str, events_max: usize, split: &mut Split) {
+    let mut start = 0;
+    let mut index = 0;
+    for line in text.split_inclusive('\n') {
+        let begin = start + (line.len() - line.trim_start().len());
+        let value = line.trim();
+        start += line.len();
+        // RFC 7464 separates records by RS.
+        let value = value.trim_matches('\u{1e}').trim();
+        if value.is_empty() {
+            continue;
+        }
+        if index == events_max {
+            split.errors.push(too_many(index, begin, events_max));
+            return;
+        }
+        match whole(value) {
+            Ok(()) => {
+                let offset = value.as_ptr() as usize - text.as_ptr() as usize;
+                split.events.push((index, offset..offset + value.len()));
+            }
+            Err(message) => split.errors.push(syntax(index, begin, message)),
+        }
+        index += 1;
+    }
+}
+
+fn whole(value: &str) -> Result<(), String> {
+    if too_deep(value.as_bytes()) {
+        return Err(format!("nested deeper than {DEPTH_MAX}"));
+    }
+    serde_json::from_str::<&RawValue>(value).map(|_| ()).map_err(|error| error.to_string())
+}
+
+fn too_many(index: usize, offset_bytes: usize, events_max: usize) -> EventError {
+    let message = format!("a request holds at most {events_max} events");
+    EventError { index, offset_bytes, field: None, code: "too_many_events", message }
+}
+
+fn json(text: &str, events_max: usize, split: &mut Split) {
+    // The array around the events is one level more.
+    if let Some(at) = deep_at(text.as_bytes(), DEPTH_MAX + 1) {
+        split.errors.push(syntax(0, at, format!("nested deeper than {DEPTH_MAX}")));
+        return;
+    }
+    let mut cursor = Cursor { text, at: 0 };
+    cursor.skip_space();
+    let array = cursor.take('[');
+    cursor.skip_space();
+    if array && cursor.take(']') {
+        return cursor.expect_end(0, split);
+    }
+    let mut index = 0;
+    loop {
+        cursor.skip_space();
+        if !array && cursor.at_end() {
+            return;
+        }
+        if index == events_max {
+            split.errors.push(too_many(index, cursor.at, events_max));
+            return;
+        }
+        match cursor.value() {
+            Ok(range) => split.events.push((index, range)),
+            Err(message) => {
+                split.errors.push(syntax(index, cursor.at, message));
+                return;
+            }
+        }
+        index += 1;
+        cursor.skip_space();
+        if array {
+            if cursor.take(']') {
+                return cursor.expect_end(index, split);
+            }
+            if !cursor.take(',') {
+                split.errors.push(syntax(index, cursor.at, "expected `,` or `]`".to_owned()));
+                return;
+            }
+        }
+    }
+}
+
+struct Cursor<'t> {
+    text: &'t str,
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn rest(&self) -> &str {
+        &self.text[self.at..]
+    }
+
+    fn at_end(&self) -> bool {
+        self.at >= self.text.len()
+    }
+
+    fn skip_space(&mut self) {
+        let rest = self.rest();
+        let space = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n' | '\u{1e}');
+        self.at += rest.len() - rest.trim_start_matches(space).len();
+    }
+
+    fn take(&mut self, wanted: char) -> bool {
+        let found = self.rest().starts_with(wanted);
+        if found {
+            self.at += wanted.len_utf8();
+        }
+        found
+    }
+
+    fn value(&mut self) -> Result<Range<usize>, String> {
+        let start = self.at;
+        let mut values = serde_json::Deserializer::from_str(self.rest()).into_iter::<&RawValue>();
+        match values.next() {
+            Some(Ok(value)) => {
+                let length = value.get().len();
+                self.at = start + length;
+                Ok(start..start + length)
+            }
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("expected a value".to_owned()),
+        }
+    }
+
+    fn expect_end(&mut self, index: usize, split: &mut Split) {
+        self.skip_space();
+        if !self.at_end() {
+            let message = "something follows the array".to_owned();
+            split.errors.push(syntax(index, self.at, message));
+        }
+    }
+}
+
+fn too_deep(bytes: &[u8]) -> bool {
+    deep_at(bytes, DEPTH_MAX).is_some()
+}
+
+/// Where nesting passes `depth_max`, looking past strings.
+fn deep_at(bytes: &[u8], depth_max: usize) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+            }
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > depth_max {
+                    return Some(at);
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn texts(body: &str, form: Form) -> (Vec<String>, usize) {
+        let split = split(body.as_bytes(), form, 1000);
+        let events = split.events.iter().map(|(_, range)| body[range.clone()].to_owned());
+        (events.collect(), split.errors.len())
+    }
+
+    #[test]
+    fn all_forms_are_split() {
+        let one = vec!["{\"a\":1}".to_owned()];
+        let two = vec!["{\"a\":1}".to_owned(), "[2,3]".to_owned()];
+        assert_eq!(texts(" {\"a\":1} ", Form::Json), (one.clone(), 0));
+        assert_eq!(texts("[{\"a\":1}, [2,3]]", Form::Json), (two.clone(), 0));
+        assert_eq!(texts("{\"a\":1}[2,3]", Form::Json).1, 0);
+        assert_eq!(texts("{\"a\":1}\n\n[2,3]\r\n", Form::Lines), (two, 0));
+        assert_eq!(texts("[]", Form::Json), (vec![], 0));
+        assert_eq!(texts("", Form::Json), (vec![], 0));
+        assert_eq!(texts("\u{1e}{\"a\":1}\n", Form::Json), (one, 0));
+    }
+
+    #[test]
+    fn errors_name_the_event_and_its_position() {
+        let split = split(b"[{\"a\":1},{\"b\":]", Form::Json, 1000);
+        assert_eq!(split.events.len(), 1);
+        assert_eq!((split.errors[0].index, split.errors[0].offset_bytes), (1, 9));
+        assert_eq!(texts("{\"a\":1}\n{bad\n{\"c\":2}\n", Form::Lines).1, 1);
+        assert_eq!(texts("[1] x", Form::Json).1, 1);
+        assert_eq!(texts("[1 2]", Form::Json).1, 1);
+        assert_eq!(texts("[1,]", Form::Json).1, 1);
+    }
+
+    #[test]
+    fn depth_and_count_are_limited() {
+        let deep = "[".repeat(200_000);
+        assert_eq!(texts(&deep, Form::Json).1, 1);
+        let nested = format!("{}1{}", "[".repeat(65), "]".repeat(65));
+        assert_eq!(texts(&nested, Form::Json).1, 0, "64 levels inside of the array");
+        assert_eq!(texts(&nested, Form::Lines).1, 1);
+        let many = split(b"[1,2,3]", Form::Json, 2);
+        assert_eq!((many.events.len(), many.errors[0].code), (2, "too_many_events"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_split_without_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = split(&body, Form::Json, 10);
+            let _ = split(&body, Form::Lines, 10);
+        }
+
+        #[test]
+        fn an_array_splits_as_a_reference_parser_does(
+            values in proptest::collection::vec("[a-z\"\\\\{}\\[\\]é]{0,8}", 0..8)
+        ) {
+            let body = serde_json::to_string(&values).unwrap();
+            let (events, errors) = texts(&body, Form::Json);
+            prop_assert_eq!(errors, 0);
+            let parsed: Vec<String> =
+                events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+            prop_assert_eq!(parsed, values);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `/openapi.json`, `/problems` and the page that a browser sees first.
+
+use std::fmt::Write;
+
+use axum::http::header;
+use axum::response::{Html, IntoResponse, Response};
+
+use crate::http::problem::PROBLEMS;
+
+/// The description of every native route, OpenAPI 3.1.
+pub const DOCUMENT: &str = include_str!("openapi.json");
+
+pub(super) async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
+}
+
+/// Every problem type with its meaning; `type` URLs point here.
+pub(super) async fn problems() -> Html<String> {
+    let mut rows = String::new();
+    for (code, status, title, retryable) in PROBLEMS {
+        let retry = if *retryable { "yes, after Retry-After" } else { "no" };
+        let _ = writeln!(
+            rows,
+            "<tr id=\"{code}\"><td><code>{code}</code></td><td>{status}</td><td>{title}</td>\
+             <td>{retry}</td></tr>"
+        );
+    }
+    Html(page(
+        "Problems",
+        &format!(
+            "<table><tr><th>code</th><th>status</th><th>meaning</th><th>try again</th></tr>\
+             {rows}</table>"
+        ),
+    ))
+}
+
+pub(super) async fn welcome() -> Html<String> {
+    Html(page(
+        "Floe",
+        "<p>Streams in, Iceberg out.</p><pre>\
+         curl http://127.0.0.1:8080/api/v1/topics/orders/events -d '{\"id\": 1}'\n\
+         echo '{\"id\": 2}' | kcat -b 127.0.0.1:9092 -t orders -P</pre>\
+         <ul><li><a href=\"/api/v1/topics\">topics</a></li>\
+         <li><a href=\"/api/v1/tables\">tables</a></li>\
+         <li><a href=\"/iceberg/v1/config\">Iceberg REST catalog</a></li>\
+         <li><a href=\"/openapi.json\">API description</a></li>\
+         <li><a href=\"/problems\">problems</a></li>\
+         <li><a href=\"/metrics\">metrics</a></li></ul>",
+    ))
+}
+
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
+         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;\
+         padding:0 1rem}}pre{{background:#f4f4f4;padding:1rem;overflow:auto}}\
+         td,th{{text-align:left;padding:.2rem .8rem .2rem 0}}</style>\
+         <h1>{title}</h1>{body}</html>"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    #[test]
+    fn the_document_is_json_and_describes_every_native_route() {
+        let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let source = include_str!("mod.rs");
+        let routes = source.split("\"/").skip(1).map(|rest| rest.split('"').next().unwrap());
+        let mut seen = 0;
+        for route in routes.filter(|route| !route.starts_with("iceberg")) {
+            assert!(document["paths"].get(format!("/{route}")).is_some(), "/{route} is missing");
+            seen += 1;
+        }
+        assert!(seen >= 12, "the test reads the routes from the source");
+        for (path, item) in document["paths"].as_object().unwrap() {
+            assert!(source.contains(&format!("\"{path}\"")), "{path} is described, not served");
+            for (method, operation) in item.as_object().unwrap() {
+                let method_found = method == "parameters" || operation["responses"].is_object();
+                assert!(method_found, "{method} {path} has no responses");
+            }
+        }
+    }
+}

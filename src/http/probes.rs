@@ -1,0 +1,31 @@
+//! `/healthz`, `/readyz`, `/metrics`.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::http::Api;
+use crate::http::problem::Problem;
+
+/// 200 while the process turns.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// 200 while events are taken; 503 while shutting down or without room. A catalog that is out
+/// of reach does not count: events are taken and kept.
+pub(super) async fn readyz(State(api): State<Api>) -> Response {
+    match api.not_ready() {
+        None => "ready\n".into_response(),
+        Some(problem) => problem.into_response(),
+    }
+}
+
+/// Prometheus text.
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    let Some(render) = &api.metrics else {
+        return Problem::new("not_found", "metrics are not collected").into_response();
+    };
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (StatusCode::OK, kind, render()).into_response()
+}

@@ -1,0 +1,161 @@
+//! Errors of the native API as RFC 9457 `application/problem+json`.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::http::request_id;
+
+/// Every problem there is: code, status, title, whether a later try may succeed.
+/// The type URL is `/problems#<code>`.
+pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
+    ("bad_request", 400, "The request is not understood", false),
+    ("invalid_json", 400, "An event is not valid JSON", false),
+    ("invalid_events", 400, "Some events are refused; nothing was stored", false),
+    ("invalid_topic", 400, "The topic name or its options are refused", false),
+    ("invalid_partition", 400, "The topic has no such partition", false),
+    ("foreign_origin", 403, "The request comes from another site", false),
+    ("not_found", 404, "There is no such thing here", false),
+    ("unknown_topic", 404, "There is no such topic", false),
+    ("unknown_table", 404, "There is no such table", false),
+    ("method_not_allowed", 405, "The method is not allowed here", false),
+    ("timeout", 408, "The request took too long to arrive", true),
+    ("exists", 409, "It exists already", false),
+    ("wrong_state", 409, "The table is not in a state that allows this", false),
+    ("too_large", 413, "The body or an event is too large", false),
+    ("unsupported_media_type", 415, "The content type or coding is not supported", false),
+    ("overloaded", 429, "Too much is in flight; nothing was stored", true),
+    ("headers_too_large", 431, "The headers are too large", false),
+    ("internal", 500, "The server failed", true),
+    ("outcome_unknown", 500, "The events may or may not have been stored", true),
+    ("not_implemented", 501, "This is not supported", false),
+    ("draining", 503, "The server is shutting down; nothing was stored", true),
+    ("storage_full", 503, "Storage is full; nothing was stored", true),
+    ("table_behind", 503, "The topic's table is too far behind; nothing was stored", true),
+];
+
+/// One refused event of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventError {
+    /// Which event, counted from 0.
+    pub index: usize,
+    /// Where it starts in the decoded body, bytes.
+    pub offset_bytes: usize,
+    /// Which field, if one is to blame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Machine-readable reason.
+    pub code: &'static str,
+    /// Reason for a person.
+    pub message: String,
+}
+
+/// An error answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    code: &'static str,
+    detail: String,
+    retry_after_s: Option<u64>,
+    errors: Vec<EventError>,
+    rejected: Option<usize>,
+    /// The connection cannot be used further (an unread body).
+    close: bool,
+}
+
+#[derive(Serialize)]
+struct Body<'p> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'p str,
+    code: &'static str,
+    retryable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<usize>,
+    #[serde(skip_serializing_if = "<[EventError]>::is_empty")]
+    errors: &'p [EventError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
+impl Problem {
+    /// The problem `code` (one of [`PROBLEMS`]) with what is wrong this time.
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        debug_assert!(PROBLEMS.iter().any(|problem| problem.0 == code), "{code} is not listed");
+        Self {
+            code,
+            detail: detail.into(),
+            retry_after_s: None,
+            errors: Vec::new(),
+            rejected: None,
+            close: false,
+        }
+    }
+
+    /// Tells when to try again, in seconds.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Adds the refused events, at most 100 of them; `rejected` is how many there are.
+    #[must_use]
+    pub fn with_errors(mut self, mut errors: Vec<EventError>, rejected: usize) -> Self {
+        errors.truncate(100);
+        self.errors = errors;
+        self.rejected = Some(rejected);
+        self
+    }
+
+    /// Says that the connection ends after this answer.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// Its code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let listed = PROBLEMS.iter().find(|problem| problem.0 == self.code);
+        let (_, status, title, retryable) =
+            *listed.unwrap_or(&("internal", 500, "The server failed", true));
+        let body = Body {
+            r#type: format!("/problems#{}", self.code),
+            title,
+            status,
+            detail: &self.detail,
+            code: self.code,
+            retryable,
+            retry_after: self.retry_after_s,
+            rejected: self.rejected,
+            errors: &self.errors,
+            request_id: request_id::current(),
+        };
+        let bytes = serde_json::to_vec(&body).unwrap_or_default();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, bytes).into_response();
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.code == "unsupported_media_type" {
+            let codings = HeaderValue::from_static("gzip, zstd, deflate");
+            headers.insert(header::ACCEPT_ENCODING, codings);
+        }
+        response
+    }
+}

@@ -1,0 +1,89 @@
+//! Accepts HTTP connections under a limit, with deadlines, and drains them at shutdown.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::runtime::Tasks;
+
+/// A client must have sent its headers within this time.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest request line and headers, bytes.
+const HEADER_BYTES_MAX: usize = 24 << 10;
+/// How long requests in flight may take to end at shutdown.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Serves `router` on `listener` until `stop` fires, then drains.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    connections_max: usize,
+    tasks: Tasks,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let graceful = Arc::new(GracefulShutdown::new());
+    loop {
+        let slot = tokio::select! {
+            () = stop.cancelled() => break,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors or a connection that is gone already: both pass.
+                tracing::warn!(%error, "http accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let service = router.clone().map_request(move |mut request: hyper::Request<_>| {
+            request.extensions_mut().insert(axum::extract::ConnectInfo::<SocketAddr>(peer));
+            request
+        });
+        let connection = builder()
+            .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+            .into_owned();
+        let watched = graceful.watch(connection);
+        tasks.spawn_contained("http connection", async move {
+            if let Err(error) = watched.await {
+                tracing::debug!(%peer, %error, "http connection ended");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        let _ = tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await;
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX + (64 << 10));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_BYTES_MAX as u32)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    builder
+}
