@@ -33,3 +33,6 @@ pub mod tier;
 
 pub mod http;
 pub mod kafka;
+
+pub mod broker;
+pub mod cli;

@@ -1,3 +1,7 @@
-//! Nothing to run yet.
+//! Arguments to command; exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    floe::cli::run()
+}

@@ -1,0 +1,331 @@
+//! The composition root: builds every part, starts them in order, stops them in order.
+//!
+//! Start: sockets, recovery of log and state, topics, write-ahead log, catalog, tiering, then
+//! listeners accept. Stop: listeners drain, tiering commits what it can, the log writes its
+//! marker, the store its snapshot.
+
+mod recovery;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::http;
+use crate::kafka;
+use crate::log::Log;
+use crate::runtime::files::{Disk, FileSystem};
+use crate::runtime::tasks::OnFatal;
+use crate::runtime::{Clock, FailPoints, Tasks};
+use crate::store::Store;
+use crate::table;
+use crate::table::catalog::{Catalog, EmbeddedCatalog, embedded};
+use crate::table::storage;
+use crate::tier::{self, Tiering};
+use crate::topic::Topics;
+use crate::topic::options::{Overrides, TopicOptions};
+use crate::wal::Wal;
+
+use recovery::Recovered;
+
+/// Longest final table commit at shutdown (rules 7.4).
+const FINAL_COMMIT_MAX: Duration = Duration::from_secs(5);
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+impl Error {
+    fn new(what: &str, error: impl std::fmt::Display) -> Self {
+        Self(format!("{what}: {error}"))
+    }
+}
+
+/// Renders the metrics as they are scraped.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What tests replace: time, files, fail points, the end of the process.
+#[derive(Clone)]
+pub struct Components {
+    /// Wall-clock time.
+    pub clock: Clock,
+    /// Where durable files lie.
+    pub files: Arc<dyn FileSystem>,
+    /// Hooks at durable steps.
+    pub fail_points: FailPoints,
+    /// Told why the process must end.
+    pub on_fatal: OnFatal,
+    /// Told after each completed sync of the whole state store.
+    pub on_persisted: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called with each value before it is decoded; tests make it panic.
+    pub inspect: Option<Arc<dyn Fn(&[u8]) + Send + Sync>>,
+    /// What `/metrics` answers, if metrics are collected.
+    pub metrics: Option<RenderMetrics>,
+}
+
+impl Components {
+    /// The machine's clock and disk, no hooks.
+    pub fn real(on_fatal: OnFatal) -> Self {
+        Self {
+            clock: Clock::system(),
+            files: Arc::new(Disk),
+            fail_points: FailPoints::none(),
+            on_fatal,
+            on_persisted: None,
+            inspect: None,
+            metrics: None,
+        }
+    }
+}
+
+/// A running broker.
+pub struct Broker {
+    data_dir: PathBuf,
+    kafka: Vec<(String, SocketAddr)>,
+    http: SocketAddr,
+    api: http::Api,
+    log: Log,
+    topics: Topics,
+    tiering: Tiering,
+    catalog: Arc<dyn Catalog>,
+    store: Store,
+    wal: Wal,
+    tasks: Tasks,
+    /// Ends listeners and connections before anything else stops.
+    listeners_stop: CancellationToken,
+}
+
+struct Sockets {
+    kafka: Vec<kafka::Listener>,
+    kafka_addresses: Vec<(String, SocketAddr)>,
+    http: TcpListener,
+    http_address: SocketAddr,
+}
+
+impl Broker {
+    /// Starts a broker; it is ready when this returns.
+    ///
+    /// # Errors
+    /// [`Error`] says what is in the way: a taken port, a locked or damaged data directory.
+    pub async fn start(config: &Config, components: Components) -> Result<Self, Error> {
+        let sockets = bind(config).await?;
+        let tasks = Tasks::new(Arc::clone(&components.on_fatal));
+        let recovered = recovery::open(config, &components, &tasks).await?;
+        let Recovered { store, wal, log, topics } = recovered;
+        let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
+        let embedded = catalog(config, &components, &store, &tasks).await?;
+        let catalog: Arc<dyn Catalog> = Arc::new(embedded.clone());
+        let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
+        let tier_options = tier::Options {
+            cluster_id: cluster_id.clone(),
+            memory_bytes: config.tier_memory_bytes,
+            pin_max_bytes: space.total_bytes / 2,
+            data_dir: config.data_dir.clone(),
+            inspect: components.inspect.clone(),
+            ..tier::Options::default()
+        };
+        let tiering = Tiering::start(
+            tier::Parts {
+                log: log.clone(),
+                topics: topics.clone(),
+                store: store.clone(),
+                catalog: Arc::clone(&catalog),
+                tasks: tasks.clone(),
+                clock: components.clock.clone(),
+                fail_points: components.fail_points.clone(),
+            },
+            tier_options,
+        );
+        log.spawn_chores(&tasks);
+        store.spawn_chores(&tasks);
+        let http_options = http::Options {
+            body_max_bytes: config.http_body_max_bytes,
+            events_max: config.http_events_max,
+            in_bytes: config.http_in_bytes,
+            auto_create_topics: config.auto_create_topics,
+            loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
+        };
+        let api = http::Api::new(
+            log.clone(),
+            topics.clone(),
+            tiering.clone(),
+            http_options,
+            components.clock.clone(),
+            components.metrics.clone(),
+        );
+        let broker = Self {
+            data_dir: config.data_dir.clone(),
+            kafka: sockets.kafka_addresses.clone(),
+            http: sockets.http_address,
+            api,
+            log,
+            topics,
+            tiering,
+            catalog,
+            store,
+            wal,
+            tasks,
+            listeners_stop: CancellationToken::new(),
+        };
+        broker.accept(config, &components.clock, cluster_id, embedded, sockets);
+        Ok(broker)
+    }
+
+    fn accept(
+        &self,
+        config: &Config,
+        clock: &Clock,
+        cluster_id: String,
+        embedded: EmbeddedCatalog,
+        sockets: Sockets,
+    ) {
+        let none = Overrides::new();
+        let topic_defaults =
+            TopicOptions::resolve("topic", &none, &config.topic_defaults).unwrap_or_default();
+        let options = kafka::Options {
+            cluster_id,
+            auto_create_topics: config.auto_create_topics,
+            num_partitions: i32::try_from(config.num_partitions).unwrap_or(i32::MAX),
+            topic_defaults,
+            frame_bytes_max: config.kafka_frame_max_bytes,
+            connections_max: config.kafka_connections_max,
+            request_bytes_max: config.kafka_in_bytes,
+            fetch_bytes_in_flight_max: config.kafka_out_bytes,
+            idle_timeout: config.kafka_idle_timeout,
+            ..kafka::Options::default()
+        };
+        let deps = kafka::Deps::new(self.log.clone(), self.topics.clone(), clock.clone(), options);
+        let stop = self.listeners_stop.clone();
+        kafka::KafkaServer::new(deps, self.tasks.clone(), stop.clone()).serve(sockets.kafka);
+        let client_properties = config.catalog_client.clone();
+        let iceberg = http::iceberg::router(
+            embedded,
+            http::iceberg::Options { client_properties, ..http::iceberg::Options::default() },
+        );
+        let router = http::router(self.api.clone(), iceberg);
+        let serve = http::serve(
+            sockets.http,
+            router,
+            config.http_connections_max,
+            self.tasks.clone(),
+            stop,
+        );
+        self.tasks.spawn("http accept", serve);
+    }
+
+    /// Listener names with the addresses they are bound to.
+    pub fn kafka_addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.kafka.clone()
+    }
+
+    /// Where HTTP is bound.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The folder that holds everything.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// All topics.
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Tiering.
+    pub fn tiering(&self) -> &Tiering {
+        &self.tiering
+    }
+
+    /// The catalog that tiering commits to.
+    pub fn catalog(&self) -> &Arc<dyn Catalog> {
+        &self.catalog
+    }
+
+    /// The state.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Stops within about `bound`: drains listeners, makes the last table commits, writes the
+    /// durable end and a metadata snapshot. What is not in a table then stays in the log.
+    pub async fn stop(self, bound: Duration) {
+        self.api.drain();
+        self.listeners_stop.cancel();
+        self.tiering.shutdown(FINAL_COMMIT_MAX.min(bound)).await;
+        if !self.tasks.stop(bound / 4).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        let Self { wal, store, tasks, .. } = self;
+        let ended = tokio::task::spawn_blocking(move || {
+            wal.shutdown();
+            if let Err(error) = store.close() {
+                tracing::warn!(%error, "no metadata snapshot at shutdown; the next start replays");
+            }
+            tasks.join_threads();
+        });
+        let _ = ended.await;
+    }
+}
+
+async fn bind(config: &Config) -> Result<Sockets, Error> {
+    let bind = async |what: &str, address: SocketAddr| {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| Error::new(&format!("cannot bind {address} for {what}"), error))?;
+        let bound = listener.local_addr().map_err(|error| Error::new("no local address", error))?;
+        Ok((listener, bound))
+    };
+    let (http, http_address) = bind("HTTP", config.http_listen).await?;
+    let mut kafka = Vec::new();
+    let mut kafka_addresses = Vec::new();
+    for listener in &config.kafka_listeners {
+        let (socket, bound) = bind("Kafka", listener.bind).await?;
+        kafka_addresses.push((listener.name.clone(), bound));
+        let advertised = listener.advertise.clone();
+        kafka.push(kafka::Listener { name: listener.name.clone(), socket, advertised });
+    }
+    Ok(Sockets { kafka, kafka_addresses, http, http_address })
+}
+
+async fn catalog(
+    config: &Config,
+    components: &Components,
+    store: &Store,
+    tasks: &Tasks,
+) -> Result<EmbeddedCatalog, Error> {
+    let warehouse = match &config.warehouse {
+        Some(uri) => uri.clone(),
+        None => {
+            let dir = std::path::absolute(config.data_dir.join("warehouse"))
+                .map_err(|error| Error::new("warehouse", error))?;
+            format!("file://{}", dir.display())
+        }
+    };
+    let properties: HashMap<String, String> = config.storage.clone().into_iter().collect();
+    let file_io = storage::file_io(Arc::clone(&components.files), &warehouse, &properties)
+        .map_err(|error| Error::new("warehouse", error))?;
+    let options = embedded::Options {
+        warehouse,
+        file_io,
+        file_system: Arc::clone(&components.files),
+        table_defaults: table::default_properties().into_iter().collect(),
+        clock: components.clock.clone(),
+        tasks: tasks.clone(),
+        fail_points: components.fail_points.clone(),
+    };
+    EmbeddedCatalog::new(Arc::new(store.clone()), options)
+        .map_err(|error| Error::new("catalog", error))
+}

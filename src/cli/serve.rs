@@ -1,0 +1,181 @@
+//! `floe serve`: the server, until SIGTERM or SIGINT.
+
+use std::io::IsTerminal;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Command};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::client::Failure;
+use super::{output, settings};
+use crate::broker::{Broker, Components, RenderMetrics};
+use crate::config::Config;
+use crate::runtime::metrics;
+use crate::runtime::tasks::OnFatal;
+
+/// Upper bounds of histograms of seconds: from a sync on a fast disk to a slow commit.
+const SECONDS_BUCKETS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+    15.0, 60.0,
+];
+
+/// Upper bounds of histograms of bytes: 4 KiB to 1 GiB.
+const BYTES_BUCKETS: [f64; 10] = [
+    4096.0,
+    16384.0,
+    65536.0,
+    262144.0,
+    1048576.0,
+    4194304.0,
+    16777216.0,
+    67108864.0,
+    268435456.0,
+    1073741824.0,
+];
+
+/// Between two rounds that fold the samples of histograms.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+pub(super) fn command() -> Command {
+    settings::add_flags(
+        Command::new("serve")
+            .about("Serves Kafka producers, HTTP clients and the Iceberg REST catalog")
+            .long_about(
+                "Serves Kafka producers, HTTP clients and the Iceberg REST catalog. Every option \
+                 is a flag, an environment variable and a TOML key of the same name; flags win \
+                 over variables, variables over the file.",
+            ),
+    )
+    .arg(
+        Arg::new("log")
+            .long("log")
+            .env("FLOE_LOG")
+            .default_value("info,fjall=warn,lsm_tree=warn")
+            .value_name("FILTER")
+            .help("What is logged to standard error, such as info, debug or floe::tier=debug")
+            .help_heading("Options"),
+    )
+    .arg(
+        Arg::new("log-format")
+            .long("log-format")
+            .env("FLOE_LOG_FORMAT")
+            .default_value("text")
+            .value_parser(["text", "json"])
+            .value_name("WORD")
+            .help("How log lines look: text or json")
+            .help_heading("Options"),
+    )
+}
+
+pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    init_log(matches)?;
+    let config = settings::config(matches).map_err(|error| Failure::Usage(error.0))?;
+    let broker = start(&config).await?;
+    announce(&broker);
+    wait_for_signal().await?;
+    output::progress("stopping: draining, then the last commit");
+    stop(broker, &config).await;
+    output::progress("stopped");
+    Ok(())
+}
+
+/// Starts a broker whose fatal errors end the process.
+pub(super) async fn start(config: &Config) -> Result<Broker, Failure> {
+    if let Some(bind) = config.exposed_listener() {
+        return Err(Failure::Usage(format!(
+            "{bind} can be reached from other machines and no authentication is configured; \
+             add --auth-anonymous allow to serve anyone, or bind 127.0.0.1"
+        )));
+    }
+    let on_fatal: OnFatal = Arc::new(|reason| {
+        output::error(format!("fatal: {reason}"));
+        std::process::exit(70);
+    });
+    let metrics =
+        collect_metrics().map(|handle| -> RenderMetrics { Arc::new(move || handle.render()) });
+    let components = Components { metrics, ..Components::real(on_fatal) };
+    Broker::start(config, components).await.map_err(|error| Failure::Refused(error.to_string()))
+}
+
+/// The recorder that `/metrics` renders, installed at the first call; none if something else
+/// has installed one.
+fn collect_metrics() -> Option<PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    let install = || {
+        let sizes = Matcher::Suffix("_bytes".to_owned());
+        let handle = PrometheusBuilder::new()
+            .set_buckets(&SECONDS_BUCKETS)
+            .and_then(|builder| builder.set_buckets_for_metric(sizes, &BYTES_BUCKETS))
+            .and_then(PrometheusBuilder::install_recorder)
+            .ok()?;
+        metrics::describe();
+        Some(handle)
+    };
+    HANDLE.get_or_init(install).clone()
+}
+
+/// Stops the broker, at most `shutdown.timeout`.
+pub(super) async fn stop(broker: Broker, config: &Config) {
+    let bound = config.shutdown_timeout;
+    if tokio::time::timeout(bound + Duration::from_millis(500), broker.stop(bound)).await.is_err() {
+        output::progress("the shutdown took too long; what is left is in the log");
+    }
+}
+
+fn init_log(matches: &ArgMatches) -> Result<(), Failure> {
+    let filter =
+        matches.get_one::<String>("log").map_or("info,fjall=warn,lsm_tree=warn", String::as_str);
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::Usage(format!("--log {filter:?} is refused: {error}")))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let json = matches.get_one::<String>("log-format").is_some_and(|format| format == "json");
+    let result = if json { builder.json().try_init() } else { builder.try_init() };
+    result.map_err(|error| Failure::Refused(format!("cannot log: {error}")))
+}
+
+fn announce(broker: &Broker) {
+    for (name, address) in broker.kafka_addresses() {
+        output::line(format!("kafka    {address}  ({name})"));
+    }
+    let http = broker.http_address();
+    output::line(format!("http     http://{http}"));
+    output::line(format!("catalog  http://{http}/iceberg"));
+    output::line(format!("data     {}", broker.data_dir().display()));
+    let kafka = broker.kafka_addresses().into_iter().next().map(|(_, address)| address);
+    let kafka = kafka.map_or_else(String::new, |address| address.to_string());
+    output::line("");
+    output::line("send events:");
+    output::line(format!("  echo '{{\"id\":1,\"name\":\"ada\"}}' | kcat -b {kafka} -t orders -P"));
+    output::line(format!(
+        "  curl http://{http}/api/v1/topics/orders/events -d '{{\"id\":2,\"name\":\"bob\"}}'"
+    ));
+    output::line("query the table a second later (pip install 'pyiceberg[pyarrow]'):");
+    output::line(format!(
+        "  python3 -c \"from pyiceberg.catalog import load_catalog as c; \
+         print(c('floe', type='rest', uri='http://{http}/iceberg')\
+         .load_table('streams.orders').scan().to_arrow().to_pylist())\""
+    ));
+    output::line("");
+    output::line("ready");
+}
+
+async fn wait_for_signal() -> Result<(), Failure> {
+    let refused = |error: std::io::Error| Failure::Refused(format!("no signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    let metrics = collect_metrics();
+    let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            // Samples of histograms are kept until somebody asks; nobody may.
+            _ = upkeep.tick() => if let Some(metrics) = &metrics { metrics.run_upkeep() },
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Gathers settings from the TOML file, the environment and flags; later ones win.
+
+use std::path::Path;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::{Config, Error, Kind, OPTIONS, Settings};
+use crate::schema::partition_spec;
+use crate::topic::option_table;
+use crate::topic::options;
+use crate::topic::options::TopicOptions;
+
+/// Variables that are no option of the server.
+const OTHER_VARIABLES: &[&str] =
+    &["FLOE_CONFIG", "FLOE_URL", "FLOE_LOG", "FLOE_LOG_FORMAT", "FLOE_BIN"];
+
+/// Adds a flag for every server option and every topic option.
+pub(super) fn add_flags(mut command: Command) -> Command {
+    command = command.arg(
+        Arg::new("config")
+            .long("config")
+            .env("FLOE_CONFIG")
+            .value_name("FILE")
+            .help("TOML file with the same keys as the flags")
+            .help_heading("Options"),
+    );
+    for spec in OPTIONS {
+        let repeatable = spec.kind == Kind::NamedAddress;
+        let default = match spec.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        command = command.arg(
+            Arg::new(spec.key)
+                .long(flag(spec.key))
+                .value_name(value_name(spec.kind))
+                .action(if repeatable { ArgAction::Append } else { ArgAction::Set })
+                .help(format!("{}{default} [env: {}]", spec.doc, variable(spec.key)))
+                .help_heading("Server options"),
+        );
+    }
+    for (key, doc) in topic_options() {
+        command = command.arg(
+            Arg::new(key)
+                .long(flag(key))
+                .visible_aliases(short_flag(key))
+                .value_name("VALUE")
+                .help(format!("{doc} [env: {}]", variable(key)))
+                .help_heading("Topic options, for all topics that do not set their own"),
+        );
+    }
+    command.arg(
+        Arg::new("set")
+            .long("set")
+            .value_name("KEY=VALUE")
+            .action(ArgAction::Append)
+            .help("Any key, such as s3.endpoint or catalog.client.s3.endpoint")
+            .help_heading("Options"),
+    )
+}
+
+/// Resolves the configuration of `serve` from its arguments.
+///
+/// # Errors
+/// [`Error`] names the key and where it came from.
+pub(super) fn config(matches: &ArgMatches) -> Result<Config, Error> {
+    let mut settings = Settings::new();
+    if let Some(path) = matches.get_one::<String>("config") {
+        settings = file(Path::new(path))?;
+    }
+    for (name, value) in std::env::vars() {
+        if let Some(key) = key_of_variable(&name) {
+            let values = if repeatable(&key) { split(&value) } else { vec![value] };
+            settings.insert(key, values);
+        } else if name.starts_with("FLOE_") && !OTHER_VARIABLES.contains(&name.as_str()) {
+            return Err(Error(format!(
+                "the environment variable {name} names no option (see floe serve --help)"
+            )));
+        }
+    }
+    for key in OPTIONS.iter().map(|spec| spec.key).chain(topic_options().map(|o| o.0)) {
+        if let Some(values) = matches.get_many::<String>(key) {
+            settings.insert(key.to_owned(), values.cloned().collect());
+        }
+    }
+    for pair in matches.get_many::<String>("set").into_iter().flatten() {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error(format!("--set {pair:?} is refused: it must be KEY=VALUE")))?;
+        settings.insert(key.to_owned(), vec![value.to_owned()]);
+    }
+    let topic_keys: Vec<&str> = topic_options().map(|option| option.0).collect();
+    let mut config = Config::resolve(&settings, &topic_keys)?;
+    let given = &config.topic_defaults;
+    let server = options::normalise(given, partition_spec::check)
+        .and_then(|server| {
+            TopicOptions::resolve("topic", &options::Overrides::new(), &server).map(|_| server)
+        })
+        .map_err(|error| Error(error.to_string()))?;
+    config.topic_defaults = server;
+    Ok(config)
+}
+
+/// Topic options that a server may set for all topics, with what they do.
+fn topic_options() -> impl Iterator<Item = (&'static str, &'static str)> {
+    option_table::OPTIONS.iter().filter(|def| !def.is_hidden()).map(|def| (def.key, def.doc))
+}
+
+fn flag(key: &str) -> String {
+    key.replace('.', "-")
+}
+
+/// `--table-target-lag` for `table.target.lag.ms`.
+fn short_flag(key: &str) -> Vec<String> {
+    let short = key.strip_suffix(".ms").or_else(|| key.strip_suffix(".bytes"));
+    short.filter(|short| short.starts_with("table.")).map(flag).into_iter().collect()
+}
+
+fn variable(key: &str) -> String {
+    format!("FLOE_{}", key.replace(['.', '-'], "_").to_ascii_uppercase())
+}
+
+fn key_of_variable(name: &str) -> Option<String> {
+    let known = OPTIONS.iter().map(|spec| spec.key).chain(topic_options().map(|o| o.0));
+    for key in known {
+        let short = key.strip_suffix(".ms").or_else(|| key.strip_suffix(".bytes")).unwrap_or(key);
+        if name == variable(key) || name == variable(short) {
+            return Some(key.to_owned());
+        }
+    }
+    const STORAGE: &[&str] = &[
+        "s3.endpoint",
+        "s3.region",
+        "s3.access-key-id",
+        "s3.secret-access-key",
+        "s3.session-token",
+        "s3.path-style-access",
+    ];
+    let client = STORAGE.iter().map(|key| format!("catalog.client.{key}"));
+    STORAGE.iter().map(|key| (*key).to_owned()).chain(client).find(|key| name == variable(key))
+}
+
+fn repeatable(key: &str) -> bool {
+    OPTIONS.iter().any(|spec| spec.key == key && spec.kind == Kind::NamedAddress)
+}
+
+fn split(value: &str) -> Vec<String> {
+    value.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+fn value_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "TEXT",
+        Kind::Path => "PATH",
+        Kind::Address => "ADDRESS",
+        Kind::NamedAddress => "[NAME=]ADDRESS",
+        Kind::Bytes => "SIZE",
+        Kind::Duration => "DURATION",
+        Kind::Number => "NUMBER",
+        Kind::Flag => "true|false",
+        Kind::OneOf(_) => "WORD",
+    }
+}
+
+fn file(path: &Path) -> Result<Settings, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error(format!("cannot read {}: {error}", path.display())))?;
+    let table: toml::Table =
+        text.parse().map_err(|error| Error(format!("{} is not TOML: {error}", path.display())))?;
+    let mut settings = Settings::new();
+    flatten("", &toml::Value::Table(table), &mut settings)
+        .map_err(|error| Error(format!("{}: {error}", path.display())))?;
+    Ok(settings)
+}
+
+fn flatten(prefix: &str, value: &toml::Value, settings: &mut Settings) -> Result<(), String> {
+    let scalar = |value: &toml::Value| match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    };
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&key, value, settings)?;
+            }
+        }
+        toml::Value::Array(items) => {
+            let values: Option<Vec<String>> = items.iter().map(scalar).collect();
+            let values =
+                values.ok_or_else(|| format!("{prefix} must be a list of plain values"))?;
+            settings.insert(prefix.to_owned(), values);
+        }
+        value => {
+            let value = scalar(value)
+                .ok_or_else(|| format!("{prefix} = {value} must be a text, a number or a flag"))?;
+            settings.insert(prefix.to_owned(), vec![value]);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_the_same_as_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floe.toml");
+        std::fs::write(
+            &path,
+            "[kafka]\nlisten = [\"a=127.0.0.1:1\", \"b=127.0.0.1:2\"]\n\
+             [table]\nmode = \"off\"\n[num]\npartitions = 8\n",
+        )
+        .unwrap();
+        let settings = file(&path).unwrap();
+        assert_eq!(settings["kafka.listen"].len(), 2);
+        assert_eq!(settings["num.partitions"], ["8"]);
+        assert_eq!(settings["table.mode"], ["off"]);
+        std::fs::write(&path, "a = 1.5").unwrap();
+        assert!(file(&path).unwrap_err().0.contains("floe.toml"));
+    }
+
+    #[test]
+    fn every_flag_is_accepted_and_resolves() {
+        let command = add_flags(Command::new("serve"));
+        let matches = command
+            .try_get_matches_from([
+                "serve",
+                "--table-target-lag",
+                "1s",
+                "--kafka-listen",
+                "127.0.0.1:0",
+                "--set",
+                "s3.endpoint=http://127.0.0.1:9000",
+            ])
+            .unwrap();
+        let config = config(&matches).unwrap();
+        assert_eq!(config.topic_defaults["table.target.lag.ms"], "1s");
+        assert_eq!(config.storage["s3.endpoint"], "http://127.0.0.1:9000");
+    }
+}
