@@ -1,0 +1,170 @@
+"""Harness: the real binary on free ports with a data directory of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+FLOE_BIN = os.environ["FLOE_BIN"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(check, timeout_s=30.0, pause_s=0.05):
+    """Returns the first truthy value of check(); fails with the last one after timeout_s."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = check()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"still {value!r} after {timeout_s} s"
+        time.sleep(pause_s)
+
+
+class Floe:
+    """A server process. Ports and data directory outlive kills and restarts."""
+
+    def __init__(self, directory: Path, *flags: str):
+        self.directory = directory
+        self.flags = flags
+        self.kafka_port, self.http_port = free_port(), free_port()
+        self.process = None
+        self.start()
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def start(self):
+        self.log = open(self.directory / "floe.log", "ab")
+        self.process = subprocess.Popen(
+            [
+                FLOE_BIN,
+                "serve",
+                "--data-dir",
+                str(self.directory / "data"),
+                "--kafka-listen",
+                self.bootstrap,
+                "--http-listen",
+                f"127.0.0.1:{self.http_port}",
+                "--wal-file-bytes",
+                "16MiB",
+                "--disk-free-min-bytes",
+                "64MiB",
+                *self.flags,
+            ],
+            stdout=self.log,
+            stderr=self.log,
+        )
+        eventually(self.is_ready)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.tail()
+        try:
+            return urllib.request.urlopen(f"{self.url}/readyz", timeout=5).status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def tail(self) -> str:
+        return (self.directory / "floe.log").read_text(errors="replace")[-4000:]
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, timeout_s=15):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout_s)
+        assert code == 0, self.tail()
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            return json.load(response)
+
+    def post(self, path: str, body: bytes = b"", headers=None):
+        request = urllib.request.Request(
+            self.url + path, data=body, headers=headers or {}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+
+    def flush(self, topic: str):
+        """Waits until everything appended so far is in the table."""
+        return self.post(f"/api/v1/tables/streams.{topic}/flush")
+
+    def catalog(self):
+        from pyiceberg.catalog import load_catalog
+
+        return load_catalog("floe", type="rest", uri=f"{self.url}/iceberg")
+
+    def rows(self, table: str):
+        """All rows of a table as PyIceberg reads them, as an Arrow table."""
+        return self.catalog().load_table(table).scan().to_arrow()
+
+    def duckdb(self):
+        """A DuckDB connection with our catalog attached as `f`."""
+        import importlib
+
+        import duckdb
+
+        connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+        for name in ("httpfs", "avro", "iceberg"):
+            package = importlib.import_module(f"duckdb_extension_{name}")
+            found = list(Path(package.__path__[0]).rglob(f"{name}.duckdb_extension"))
+            connection.execute(f"LOAD '{found[0]}'")
+        connection.execute(
+            f"ATTACH '' AS f (TYPE iceberg, ENDPOINT '{self.url}/iceberg', "
+            "AUTHORIZATION_TYPE 'none')"
+        )
+        return connection
+
+
+@pytest.fixture
+def floe_factory(tmp_path):
+    servers = []
+
+    def make(*flags: str) -> Floe:
+        directory = tmp_path / f"floe{len(servers)}"
+        directory.mkdir()
+        server = Floe(directory, *flags)
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()
+        server.log.close()
+
+
+@pytest.fixture
+def floe(floe_factory) -> Floe:
+    return floe_factory()
+
+
+def offsets_of(rows):
+    """(partition, offset) of every row, sorted."""
+    return sorted((row["partition"], row["offset"]) for row in rows.column("floe").to_pylist())
+
+
+def assert_each_once(pairs):
+    assert len(pairs) == len(set(pairs)), "a record is in the table twice"
+
+
+sys.path.insert(0, str(Path(__file__).parent))
