@@ -20,6 +20,10 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const TOTAL_MAX: Duration = Duration::from_secs(25);
 /// How long, and how far beyond the limit, the rest of a refused body is read and dropped.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// A share of the memory budget grows by at least this.
+const SHARE_STEP_BYTES: usize = 256 << 10;
+/// Bytes that are decompressed between two looks at the limits.
+const INFLATE_STEP_BYTES: u64 = 64 << 10;
 /// A body may inflate by this factor beyond its first MiB.
 const INFLATION_MAX: usize = 100;
 
@@ -55,7 +59,33 @@ impl Coding {
 pub(super) struct Decoded {
     pub(super) bytes: Bytes,
     /// Held until the events are durable.
-    pub(super) _permit: BytePermit,
+    pub(super) _share: Share,
+}
+
+/// The memory that one body holds; it grows with the body and never waits while it holds some.
+pub(super) struct Share {
+    budget: ByteBudget,
+    permits: Vec<BytePermit>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Makes sure that `bytes` are held in all; false if they are not free.
+    fn grow_to(&mut self, bytes: usize) -> bool {
+        if bytes <= self.bytes {
+            return true;
+        }
+        let step = (bytes - self.bytes).max(SHARE_STEP_BYTES);
+        let permit = self.budget.try_acquire(step);
+        let grown = permit.is_some();
+        self.permits.extend(permit);
+        self.bytes += if grown { step } else { 0 };
+        grown
+    }
+}
+
+fn overloaded() -> Problem {
+    Problem::new("overloaded", "too many bytes are in flight").retry_after(1)
 }
 
 /// Reads and decodes the body of a request.
@@ -74,36 +104,39 @@ pub(super) async fn read(
     if declared.is_some_and(|length| length > limit_bytes) {
         return Err(refuse(body, limit_bytes, too_large(limit_bytes)).await);
     }
-    // A compressed body is counted at the size it may grow to; what is not used comes back.
-    let wanted = match (coding, declared) {
-        (Coding::Identity, Some(length)) => length,
-        (_, Some(length)) => length.saturating_mul(8).min(limit_bytes),
-        (_, None) => limit_bytes.min(1 << 20),
-    };
+    // Where the size is not known the share grows while the body is read and inflated.
+    let wanted = declared.unwrap_or(SHARE_STEP_BYTES).min(limit_bytes);
     let Ok(permit) = tokio::time::timeout(BUDGET_WAIT, budget.acquire(wanted)).await else {
-        let problem = Problem::new("overloaded", "too many bytes are in flight").retry_after(1);
-        return Err(refuse(body, limit_bytes, problem).await);
+        return Err(refuse(body, limit_bytes, overloaded()).await);
     };
-    let wire = match tokio::time::timeout(TOTAL_MAX, collect(body, limit_bytes, declared)).await {
+    let mut share = Share { budget: budget.clone(), permits: vec![permit], bytes: wanted };
+    let collected = collect(body, limit_bytes, declared, &mut share);
+    let wire = match tokio::time::timeout(TOTAL_MAX, collected).await {
         Ok(result) => result?,
         Err(_) => {
             return Err(Problem::new("timeout", "the body took longer than 25 seconds").closing());
         }
     };
     if coding == Coding::Identity {
-        return Ok(Decoded { bytes: wire, _permit: permit });
+        return Ok(Decoded { bytes: wire, _share: share });
     }
-    let decoded = tokio::task::spawn_blocking(move || inflate(coding, &wire, limit_bytes)).await;
-    let bytes =
-        decoded.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))?;
-    Ok(Decoded { bytes, _permit: permit })
+    let inflated = tokio::task::spawn_blocking(move || {
+        let bytes = inflate(coding, &wire, limit_bytes, &mut share)?;
+        Ok(Decoded { bytes, _share: share })
+    });
+    inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
 }
 
 fn too_large(limit_bytes: usize) -> Problem {
     Problem::new("too_large", format!("the body is larger than {limit_bytes} bytes"))
 }
 
-async fn collect(body: Body, limit: usize, declared: Option<usize>) -> Result<Bytes, Problem> {
+async fn collect(
+    body: Body,
+    limit: usize,
+    declared: Option<usize>,
+    share: &mut Share,
+) -> Result<Bytes, Problem> {
     let mut stream = body.into_data_stream();
     let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
     loop {
@@ -120,6 +153,10 @@ async fn collect(body: Body, limit: usize, declared: Option<usize>) -> Result<By
                 if bytes.len() + piece.len() > limit {
                     let rest = Body::from_stream(stream);
                     return Err(refuse(rest, limit, too_large(limit)).await);
+                }
+                if !share.grow_to(bytes.len() + piece.len()) {
+                    let rest = Body::from_stream(stream);
+                    return Err(refuse(rest, limit, overloaded()).await);
                 }
                 bytes.extend_from_slice(&piece);
             }
@@ -147,32 +184,36 @@ async fn refuse(body: Body, limit: usize, problem: Problem) -> Problem {
     }
 }
 
-fn inflate(coding: Coding, wire: &[u8], limit: usize) -> Result<Bytes, Problem> {
+fn inflate(coding: Coding, wire: &[u8], limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
     let cap = limit.min(wire.len().saturating_mul(INFLATION_MAX).saturating_add(1 << 20));
-    let mut bytes = Vec::with_capacity(wire.len().saturating_mul(4).min(cap));
-    let limited = cap as u64 + 1;
-    let result = match coding {
-        Coding::Identity => return Ok(Bytes::copy_from_slice(wire)),
-        Coding::Gzip => {
-            flate2::read::MultiGzDecoder::new(wire).take(limited).read_to_end(&mut bytes)
-        }
+    let mut decoder: Box<dyn Read + '_> = match coding {
+        Coding::Identity => Box::new(wire),
+        Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(wire)),
         // RFC 9110 means zlib; some clients send a raw stream.
         Coding::Deflate if wire.first().is_some_and(|byte| byte & 0x0f == 8) => {
-            flate2::read::ZlibDecoder::new(wire).take(limited).read_to_end(&mut bytes)
+            Box::new(flate2::read::ZlibDecoder::new(wire))
         }
-        Coding::Deflate => {
-            flate2::read::DeflateDecoder::new(wire).take(limited).read_to_end(&mut bytes)
-        }
-        Coding::Zstd => zstd::stream::read::Decoder::new(wire)
-            .and_then(|decoder| decoder.take(limited).read_to_end(&mut bytes)),
+        Coding::Deflate => Box::new(flate2::read::DeflateDecoder::new(wire)),
+        Coding::Zstd => Box::new(zstd::stream::read::Decoder::new(wire).map_err(undecodable)?),
     };
-    match result {
-        Ok(_) if bytes.len() > cap => Err(too_large(cap)),
-        Ok(_) => Ok(bytes.into()),
-        Err(error) => {
-            Err(Problem::new("bad_request", format!("the body does not decompress: {error}")))
+    let mut bytes = Vec::new();
+    loop {
+        let step = decoder.by_ref().take(INFLATE_STEP_BYTES).read_to_end(&mut bytes);
+        if step.map_err(undecodable)? == 0 {
+            return Ok(bytes.into());
+        }
+        if bytes.len() > cap {
+            return Err(too_large(cap));
+        }
+        // The compressed body is held beside what comes out of it.
+        if !share.grow_to(wire.len() + bytes.len()) {
+            return Err(overloaded());
         }
     }
+}
+
+fn undecodable(error: std::io::Error) -> Problem {
+    Problem::new("bad_request", format!("the body does not decompress: {error}"))
 }
 
 #[cfg(test)]
@@ -187,19 +228,57 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn share(capacity_bytes: usize) -> Share {
+        Share { budget: ByteBudget::new(capacity_bytes), permits: Vec::new(), bytes: 0 }
+    }
+
+    #[test]
+    fn what_a_body_grows_to_is_taken_from_the_budget() {
+        let body = gzip(&vec![b' '; 4 << 20]);
+        let mut small = share(1 << 20);
+        let refused = inflate(Coding::Gzip, &body, 16 << 20, &mut small).unwrap_err();
+        assert_eq!(refused.code(), "overloaded");
+        assert!(small.budget.used_bytes() <= 1 << 20);
+        let mut large = share(16 << 20);
+        assert_eq!(inflate(Coding::Gzip, &body, 16 << 20, &mut large).unwrap().len(), 4 << 20);
+        assert!(large.budget.used_bytes() >= 4 << 20);
+        let budget = large.budget.clone();
+        drop(large);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_is_refused_when_it_outgrows_the_budget() {
+        let budget = ByteBudget::new(1 << 20);
+        let pieces = (0..64).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 64 << 10]));
+        let body = Body::from_stream(futures::stream::iter(pieces));
+        let refused = read(&HeaderMap::new(), body, 16 << 20, &budget).await.err().unwrap();
+        assert_eq!(refused.code(), "overloaded");
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
     #[test]
     fn codings_decode() {
         let text = b"{\"a\":1}".repeat(100);
-        assert_eq!(inflate(Coding::Gzip, &gzip(&text), 1 << 20).unwrap(), text);
+        assert_eq!(
+            inflate(Coding::Gzip, &gzip(&text), 1 << 20, &mut share(8 << 20)).unwrap(),
+            text
+        );
         let zstd = zstd::encode_all(&text[..], 1).unwrap();
-        assert_eq!(inflate(Coding::Zstd, &zstd, 1 << 20).unwrap(), text);
-        assert_eq!(inflate(Coding::Gzip, b"nonsense", 1 << 20).unwrap_err().code(), "bad_request");
+        assert_eq!(inflate(Coding::Zstd, &zstd, 1 << 20, &mut share(8 << 20)).unwrap(), text);
+        assert_eq!(
+            inflate(Coding::Gzip, b"nonsense", 1 << 20, &mut share(8 << 20)).unwrap_err().code(),
+            "bad_request"
+        );
     }
 
     #[test]
     fn a_bomb_stops_at_the_cap() {
         let bomb = gzip(&vec![b' '; 64 << 20]);
-        assert_eq!(inflate(Coding::Gzip, &bomb, 16 << 20).unwrap_err().code(), "too_large");
+        assert_eq!(
+            inflate(Coding::Gzip, &bomb, 16 << 20, &mut share(64 << 20)).unwrap_err().code(),
+            "too_large"
+        );
     }
 
     #[tokio::test]
