@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::ends;
 use crate::types::{Offset, TopicId};
 
 /// Summary keys of a marker. They are on disk: never change one.
@@ -22,6 +23,8 @@ pub const TOPIC_NAME: &str = "floe.topic-name";
 pub const RANGES: &str = "floe.ranges";
 /// JSON: partition to end (exclusive) of everything up to this commit.
 pub const ENDS: &str = "floe.ends";
+/// The same for many partitions, packed: base64 of LEB128 numbers.
+pub const ENDS_PACKED: &str = "floe.ends.z";
 /// JSON: list of `{partition, from, to, reason}` of this commit.
 pub const GAPS: &str = "floe.gaps";
 
@@ -118,8 +121,12 @@ impl Statement<'_> {
             (GENERATION.to_owned(), self.source.generation.to_string()),
             (TOPIC_NAME.to_owned(), self.topic_name.to_owned()),
             (RANGES.to_owned(), ranges_json(self.ranges)),
-            (ENDS.to_owned(), json(self.ends)),
         ]);
+        if self.ends.len() > ends::PLAIN_MAX {
+            summary.insert(ENDS_PACKED.to_owned(), ends::pack(self.ends));
+        } else {
+            summary.insert(ENDS.to_owned(), json(self.ends));
+        }
         if !self.gaps.is_empty() {
             summary.insert(GAPS.to_owned(), json(self.gaps));
         }
@@ -172,8 +179,8 @@ pub(super) fn read_summary(summary: &HashMap<String, String>, source: Source) ->
         let newer = generation > source.generation;
         return if newer { Seen::Newer(generation) } else { Seen::Nothing };
     }
-    match (field(COMMIT_ID).parse(), serde_json::from_str(field(ENDS))) {
-        (Ok(commit_id), Ok(ends)) => Seen::Ours(Marker { commit_id, ends }),
+    match (field(COMMIT_ID).parse(), read_ends(summary)) {
+        (Ok(commit_id), Some(ends)) => Seen::Ours(Marker { commit_id, ends }),
         _ => Seen::Unreadable(format!("{COMMIT_ID} is {:?}", field(COMMIT_ID))),
     }
 }
@@ -183,7 +190,14 @@ pub(super) fn ends_of(summary: &HashMap<String, String>, topic_id: TopicId) -> O
     if summary.get(TOPIC_ID) != Some(&topic_id.to_string()) {
         return None;
     }
-    serde_json::from_str(summary.get(ENDS)?).ok()
+    read_ends(summary)
+}
+
+fn read_ends(summary: &HashMap<String, String>) -> Option<Ends> {
+    match summary.get(ENDS_PACKED) {
+        Some(packed) => ends::unpack(packed),
+        None => serde_json::from_str(summary.get(ENDS)?).ok(),
+    }
 }
 
 /// Reads the property of `source`; an unreadable one is an error text.
@@ -205,4 +219,37 @@ pub(super) fn newer_property(properties: &HashMap<String, String>, source: Sourc
         .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok())
         .filter(|generation| *generation > source.generation)
         .max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement_of(ends: &Ends) -> HashMap<String, String> {
+        let source = Source { topic_id: TopicId(Uuid::from_u128(7)), generation: 0 };
+        let statement = Statement {
+            source,
+            commit_id: Uuid::from_u128(1),
+            cluster_id: "c",
+            topic_name: "t",
+            ranges: &[],
+            gaps: &[],
+            ends,
+            more: &BTreeMap::new(),
+        };
+        let summary = statement.summary();
+        let seen = read_summary(&summary, source);
+        assert_eq!(seen, Seen::Ours(Marker { commit_id: Uuid::from_u128(1), ends: ends.clone() }));
+        assert_eq!(ends_of(&summary, source.topic_id).as_ref(), Some(ends));
+        summary
+    }
+
+    #[test]
+    fn ends_of_many_partitions_are_packed_and_read_back() {
+        let few = statement_of(&(0..500).map(|partition| (partition, 1 << 40)).collect());
+        assert!(few.contains_key(ENDS) && !few.contains_key(ENDS_PACKED));
+        let many = statement_of(&(0..10_000).map(|partition| (partition, 1_000_000)).collect());
+        assert!(!many.contains_key(ENDS));
+        assert!(many[ENDS_PACKED].len() < 60_000);
+    }
 }
