@@ -25,6 +25,7 @@ use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::store::Store;
 use crate::table;
 use crate::table::catalog::{Catalog, EmbeddedCatalog, embedded};
+use crate::table::sink;
 use crate::table::storage;
 use crate::tier::{self, Tiering};
 use crate::topic::Topics;
@@ -65,6 +66,8 @@ pub struct Components {
     pub on_persisted: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Called with each value before it is decoded; tests make it panic.
     pub inspect: Option<Arc<dyn Fn(&[u8]) + Send + Sync>>,
+    /// Called with each batch of rows before it is encoded; tests make it panic.
+    pub inspect_rows: Option<sink::Inspect>,
     /// What `/metrics` answers, if metrics are collected.
     pub metrics: Option<RenderMetrics>,
 }
@@ -79,6 +82,7 @@ impl Components {
             on_fatal,
             on_persisted: None,
             inspect: None,
+            inspect_rows: None,
             metrics: None,
         }
     }
@@ -128,6 +132,7 @@ impl Broker {
             pin_max_bytes: space.total_bytes / 2,
             data_dir: config.data_dir.clone(),
             inspect: components.inspect.clone(),
+            inspect_rows: components.inspect_rows.clone(),
             ..tier::Options::default()
         };
         let tiering = Tiering::start(

@@ -11,6 +11,7 @@ use crate::runtime::tasks::Tasks;
 use crate::table::catalog;
 use crate::table::catalog::Catalog;
 use crate::table::commit::Retry;
+use crate::table::sink;
 use crate::tier::Error;
 use crate::tier::ledger::Ledger;
 use crate::tier::ledger::StopState;
@@ -33,6 +34,8 @@ pub struct Options {
     pub maintain_every: u64,
     /// Called with each value before it is decoded; tests make it panic.
     pub inspect: Option<Inspect>,
+    /// Called with each batch of rows before it is encoded; tests make it panic.
+    pub inspect_rows: Option<sink::Inspect>,
     /// Where the data lies, for messages.
     pub data_dir: PathBuf,
 }
@@ -46,6 +49,7 @@ impl Default for Options {
             retry: Retry::default(),
             maintain_every: 10,
             inspect: None,
+            inspect_rows: None,
             data_dir: PathBuf::new(),
         }
     }
@@ -77,6 +81,8 @@ impl Context {
 pub(super) enum Halt {
     /// Not now: catalog, storage or disk failed; try again after a pause.
     Later(String),
+    /// Rows could not be encoded: the next round looks for the record (rules 4.9).
+    Poison(String),
     /// A person must decide (rules 4.4).
     Stop(StopState, String),
     /// The program ends.
@@ -96,6 +102,9 @@ impl From<crate::table::Error> for Halt {
     fn from(error: crate::table::Error) -> Self {
         match error {
             crate::table::Error::Invalid(reason) => Self::Stop(StopState::ConfigError, reason),
+            poison @ (crate::table::Error::Encode(_) | crate::table::Error::Panicked(_)) => {
+                Self::Poison(poison.to_string())
+            }
             other => Self::Later(other.to_string()),
         }
     }

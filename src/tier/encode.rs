@@ -5,6 +5,8 @@
 //! shape of rows (`rows`), files (`files`).
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -20,7 +22,10 @@ use crate::record::RecordError;
 use crate::schema::columns::Plan;
 use crate::schema::evolve::NewColumn;
 use crate::schema::split::Splitter;
+use crate::table;
 use crate::table::commit::marker::Range;
+use crate::table::sink;
+use crate::table::sink::SinkOptions;
 use crate::tier::rows::Row;
 use crate::tier::rows::RowsError;
 use crate::tier::rows::dlq;
@@ -68,21 +73,46 @@ impl Target {
     }
 }
 
-/// Which offsets an earlier attempt sent to the dead-letter table (rules 4.3).
-#[derive(Debug, Clone)]
-pub(super) struct Split {
-    /// Sorted, without overlap.
-    pub(super) dead: Arc<Vec<Range>>,
-}
+/// A set of records.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Offsets(Arc<Vec<Range>>);
 
-impl json::Split for Split {
-    fn is_dead(&self, row: &Row<'_>) -> bool {
+impl Offsets {
+    /// The records of `ranges`, which do not overlap.
+    pub(super) fn new(mut ranges: Vec<Range>) -> Self {
+        ranges.sort_by_key(|range| (range.partition, range.base));
+        Self(Arc::new(ranges))
+    }
+
+    /// True if the record is one of them.
+    fn contains(&self, row: &Row<'_>) -> bool {
         let key = (row.partition, row.offset);
-        let after = self.dead.partition_point(|range| (range.partition, range.base) <= key);
+        let after = self.0.partition_point(|range| (range.partition, range.base) <= key);
         after.checked_sub(1).is_some_and(|index| {
-            let range = &self.dead[index];
+            let range = &self.0[index];
             range.partition == row.partition && row.offset < range.end
         })
+    }
+}
+
+/// Why records were not encoded.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// A foreign schema change cannot take the rows.
+    Shape(RowsError),
+    /// An error or a panic of the encoding itself: some record is poison (rules 4.9).
+    Poison(String),
+}
+
+impl From<RowsError> for Failed {
+    fn from(error: RowsError) -> Self {
+        Self::Shape(error)
+    }
+}
+
+impl From<table::Error> for Failed {
+    fn from(error: table::Error) -> Self {
+        Self::Poison(error.to_string())
     }
 }
 
@@ -101,16 +131,32 @@ pub(super) struct Job {
     pub(super) target: Target,
     /// The dead-letter table, once it exists.
     pub(super) dead_letters: Option<Target>,
-    /// An earlier attempt's decision, which stands.
-    pub(super) split: Option<Split>,
+    /// What an earlier attempt sent to the dead letters; it stands, and all else are rows (rules
+    /// 4.3).
+    pub(super) kept: Option<Offsets>,
+    /// Dead letters whatever they are: encoding them failed.
+    pub(super) poison: Offsets,
+    /// Encodes to Parquet on trial as well: an earlier attempt failed there.
+    pub(super) trial: Option<SinkOptions>,
     /// See [`json::Inspect`].
     pub(super) inspect: Option<json::Inspect>,
     /// Name of the table in dead letters.
     pub(super) target_name: String,
     /// Wall-clock milliseconds.
     pub(super) now_ms: i64,
-    /// All batches are dead letters: encoding them panicked before.
-    pub(super) give_up: bool,
+}
+
+impl Job {
+    /// Why a record is a dead letter before it is looked at.
+    fn condemned(&self, row: &Row<'_>) -> Option<Fault> {
+        if self.poison.contains(row) {
+            let message = "encoding this record failed: a defect of Floe";
+            return Some(fault(dlq::code::INTERNAL, message, "encode"));
+        }
+        let kept = self.kept.as_ref().is_some_and(|kept| kept.contains(row));
+        let message = "an earlier attempt of this commit found the record bad";
+        kept.then(|| fault(dlq::code::DECODE, message, "decode"))
+    }
 }
 
 /// Counts of some rows.
@@ -145,11 +191,21 @@ pub(super) struct Output {
     pub(super) needs_dead_letters: bool,
 }
 
-/// Encodes the first of `batches`, as many as one group holds.
+/// Encodes the first of `batches`, as many as one group holds. A panic is a value.
 ///
 /// # Errors
-/// [`RowsError`] where a foreign schema change cannot take the rows.
-pub(super) fn encode(job: &Job, batches: &[StoredBatch]) -> Result<Output, RowsError> {
+/// [`Failed`].
+pub(super) fn encode(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
+    contained(|| uncontained(job, batches))
+        .unwrap_or_else(|| Err(Failed::Poison("encoding panicked".to_owned())))
+}
+
+/// None if `work` panicked.
+fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+fn uncontained(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
     let mut readers: Vec<BatchReader> = batches.iter().map(|_| BatchReader::new()).collect();
     let mut rows = Vec::new();
     let mut letters = Vec::new();
@@ -160,15 +216,25 @@ pub(super) fn encode(job: &Job, batches: &[StoredBatch]) -> Result<Output, RowsE
             break;
         }
         taken += 1;
-        match take_apart(job, batch, reader) {
-            Ok(mut found) => {
+        match contained(move || take_apart(job, batch, reader)) {
+            Some(Ok(found)) => {
                 let of = |row: &Row<'_>| {
                     row.value.map_or(0, <[u8]>::len) + row.key.map_or(0, <[u8]>::len)
                 };
                 bytes += found.iter().map(of).sum::<usize>();
-                rows.append(&mut found);
+                for row in found {
+                    match job.condemned(&row) {
+                        Some(fault) => letters.push(DeadLetter { row, fault }),
+                        None => rows.push(row),
+                    }
+                }
             }
-            Err(fault) => letters.push(whole_batch(job, batch, fault)),
+            Some(Err(fault)) => letters.push(whole_batch(job, batch, fault)),
+            None => {
+                let message = "taking it apart panicked: a defect of Floe";
+                let fault = fault(dlq::code::INTERNAL, message, "decode");
+                letters.push(whole_batch(job, batch, fault));
+            }
         }
     }
     let mut output = Output { taken, ..Output::default() };
@@ -186,7 +252,21 @@ pub(super) fn encode(job: &Job, batches: &[StoredBatch]) -> Result<Output, RowsE
         let encoded = dlq::encode(&target.arrow, &letters, &job.target_name, job.now_ms)?;
         output.letters = Some(encoded);
     }
+    try_out(job, &output)?;
     Ok(output)
+}
+
+fn try_out(job: &Job, output: &Output) -> Result<(), table::Error> {
+    let Some(options) = &job.trial else {
+        return Ok(());
+    };
+    for (_, rows) in &output.rows {
+        sink::trial(&job.target.schema, options, rows.clone())?;
+    }
+    if let (Some(letters), Some(target)) = (&output.letters, &job.dead_letters) {
+        sink::trial(&target.schema, options, letters.clone())?;
+    }
+    Ok(())
 }
 
 /// The batch's records within the job's offsets.
@@ -195,10 +275,7 @@ fn take_apart<'a>(
     batch: &'a StoredBatch,
     reader: &'a mut BatchReader,
 ) -> Result<Vec<Row<'a>>, Fault> {
-    if job.give_up {
-        return Err(fault(dlq::code::INTERNAL, "encoding this batch panicked: a defect of Floe"));
-    }
-    let decode = |error: RecordError| fault(dlq::code::DECODE, &error.to_string());
+    let decode = |error: RecordError| fault(dlq::code::DECODE, &error.to_string(), "decode");
     let header = BatchHeader::parse(&batch.bytes).map_err(|error| decode(error.into()))?;
     if header.is_control() {
         return Ok(Vec::new());
@@ -230,8 +307,8 @@ fn take_apart<'a>(
     Ok(rows)
 }
 
-fn fault(code: &str, message: &str) -> Fault {
-    Fault { code: code.to_owned(), message: message.to_owned(), field_path: None, stage: "decode" }
+fn fault(code: &str, message: &str, stage: &'static str) -> Fault {
+    Fault { code: code.to_owned(), message: message.to_owned(), field_path: None, stage }
 }
 
 /// One dead letter for a batch that cannot be taken apart: its bytes, at its first offset.
@@ -265,8 +342,7 @@ fn values<'a>(
         Values::Raw if rows.is_empty() => {}
         Values::Raw => batches.push(raw::encode(&job.target.arrow, rows)?),
         Values::Json(plan) => {
-            let split = job.split.as_ref().map(|split| split as &dyn json::Split);
-            let decoded = json::decode(plan, rows, split, job.inspect.as_ref());
+            let decoded = json::decode(plan, rows, job.kept.is_some(), job.inspect.as_ref());
             output.proposed = decoded.proposed;
             if !output.proposed.is_empty() {
                 return Ok(Vec::new());
@@ -277,9 +353,9 @@ fn values<'a>(
             for (index, fault) in decoded.bad {
                 letters.push(DeadLetter { row: rows[index].clone(), fault });
             }
-            letters.sort_by_key(|letter| letter.row.offset);
         }
     }
+    letters.sort_by_key(|letter| letter.row.offset);
     output.stats.rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
     if job.target.spec.is_unpartitioned() {
         return Ok(batches.into_iter().map(|batch| (Struct::empty(), batch)).collect());

@@ -1,8 +1,10 @@
 //! The data files of one commit while they are written: one per partition value and schema
-//! (rules 4.6), at most [`OPEN_FILES_MAX`] open.
+//! (rules 4.6).
 //!
 //! Owns: names, which file a batch goes to. Does not own: encoding (`table::sink`), what a
 //! commit does with the files.
+
+use std::collections::HashMap;
 
 use iceberg::io::FileIO;
 use iceberg::spec::SchemaRef;
@@ -15,22 +17,24 @@ use arrow_array::RecordBatch;
 use crate::table;
 use crate::table::AddedFile;
 use crate::table::commit::marker;
+use crate::table::commit::marker::Range;
 use crate::table::sink::FilePartition;
 use crate::table::sink::ParquetSink;
 use crate::table::sink::SinkOptions;
 use crate::tier::ledger::FileEntry;
 
-/// Open files at most; where a commit has more partition values the one that was written to
-/// longest ago is finished, and its value may get a second file.
-const OPEN_FILES_MAX: usize = 64;
+/// Open files at most; a commit ends at the group that has more.
+const OPEN_FILES_MAX: usize = 512;
 
-/// A row group is closed at about this many bytes.
-const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Files of one commit; it ends there.
+const FILES_MAX: usize = 1_000;
+
+/// Memory of open files, in bytes; a commit of several files ends there.
+const MEMORY_BYTES_MAX: usize = 32 << 20;
 
 struct Open {
     value: Struct,
     sink: ParquetSink,
-    used: u64,
 }
 
 /// Files of one table in one commit.
@@ -38,100 +42,119 @@ pub(super) struct Files {
     file_io: FileIO,
     /// Names the files; never used before.
     tag: Uuid,
-    footer: Vec<(String, String)>,
+    options: SinkOptions,
     open: Vec<Open>,
     finished: Vec<(i32, AddedFile)>,
     schema_id: i32,
     spec_id: i32,
     next: u32,
-    uses: u64,
-    ranges: String,
+    overflowed: bool,
 }
 
 impl Files {
-    /// No files yet; they are named by `tag` and carry `footer`.
-    pub(super) fn new(file_io: FileIO, tag: Uuid, footer: Vec<(String, String)>) -> Self {
+    /// No files yet; they are named by `tag`.
+    pub(super) fn new(file_io: FileIO, tag: Uuid, options: SinkOptions) -> Self {
         Self {
             file_io,
             tag,
-            footer,
+            options,
             open: Vec::new(),
             finished: Vec::new(),
             schema_id: -1,
             spec_id: -1,
             next: 0,
-            uses: 0,
-            ranges: String::new(),
+            overflowed: false,
         }
     }
 
-    /// The ranges that files closed from now on name in their footer (rules 4.6), as JSON.
-    pub(super) fn set_ranges(&mut self, ranges: String) {
-        self.ranges = ranges;
+    /// True if the commit must end here: the next group's rows may belong to more files than can
+    /// be open, and no value gets a second file.
+    pub(super) fn is_full(&self) -> bool {
+        let memory: usize = self.open.iter().map(|open| open.sink.memory_bytes()).sum();
+        self.overflowed
+            || self.open.len() >= OPEN_FILES_MAX
+            || self.finished.len() >= FILES_MAX
+            || (self.open.len() > 1 && memory >= MEMORY_BYTES_MAX)
     }
 
-    /// How many files there are, open and finished.
-    pub(super) fn count(&self) -> usize {
-        self.open.len() + self.finished.len()
-    }
-
-    /// Writes rows of one partition value. `location` is the table's.
+    /// Writes one group's rows. `location` is the table's; `ranges` are those of the commit up to
+    /// and with this group, for the footers of files that are closed now.
     ///
     /// # Errors
     /// [`table::Error`]; the commit's files are then given up.
     pub(super) async fn write(
         &mut self,
         location: &str,
-        schema: &SchemaRef,
-        spec_id: i32,
-        value: Struct,
-        batch: RecordBatch,
+        target: (&SchemaRef, i32),
+        rows: Vec<(Struct, RecordBatch)>,
+        ranges: &[Range],
     ) -> Result<(), table::Error> {
+        let (schema, spec_id) = target;
         if (schema.schema_id(), spec_id) != (self.schema_id, self.spec_id) {
-            self.finish_all().await?;
+            self.finish_all(ranges).await?;
             (self.schema_id, self.spec_id) = (schema.schema_id(), spec_id);
         }
-        self.uses += 1;
-        if let Some(open) = self.open.iter_mut().find(|open| open.value == value) {
-            open.used = self.uses;
-            return open.sink.write(batch).await;
+        let mut by_value: Vec<(Struct, Vec<RecordBatch>)> = Vec::new();
+        let mut places: HashMap<Struct, usize> = HashMap::new();
+        for (value, batch) in rows {
+            let place = *places.entry(value.clone()).or_insert(by_value.len());
+            match by_value.get_mut(place) {
+                Some((_, batches)) => batches.push(batch),
+                None => by_value.push((value, vec![batch])),
+            }
         }
-        if self.open.len() >= OPEN_FILES_MAX {
-            self.finish_oldest().await?;
+        let mut fresh = Vec::new();
+        for (value, batches) in by_value {
+            let Some(open) = self.open.iter_mut().find(|open| open.value == value) else {
+                fresh.push((value, batches));
+                continue;
+            };
+            for batch in batches {
+                open.sink.write(batch).await?;
+            }
         }
+        for (value, batches) in fresh {
+            let open = self.create(location, schema, value, batches).await?;
+            if self.open.len() < OPEN_FILES_MAX {
+                self.open.push(open);
+            } else {
+                // Nothing of this value comes after this group.
+                self.overflowed = true;
+                self.finish(open, &marker::ranges_json(ranges)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &mut self,
+        location: &str,
+        schema: &SchemaRef,
+        value: Struct,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Open, table::Error> {
         let location = location.trim_end_matches('/');
         let path = format!("{location}/data/{}-{:05}.parquet", self.tag, self.next);
         self.next += 1;
         let output = self.file_io.new_output(&path).map_err(table::Error::from_iceberg)?;
-        let options = SinkOptions {
-            row_group_bytes: ROW_GROUP_BYTES,
-            footer: self.footer.clone(),
-            ..SinkOptions::default()
-        };
-        let mut sink = ParquetSink::create(&output, schema, &options).await?;
-        sink.write(batch).await?;
-        self.open.push(Open { value, sink, used: self.uses });
-        Ok(())
-    }
-
-    async fn finish_oldest(&mut self) -> Result<(), table::Error> {
-        let oldest = self.open.iter().enumerate().min_by_key(|(_, open)| open.used);
-        if let Some((index, _)) = oldest {
-            let open = self.open.swap_remove(index);
-            self.finish(open).await?;
+        let mut sink = ParquetSink::create(&output, schema, &self.options).await?;
+        for batch in batches {
+            sink.write(batch).await?;
         }
-        Ok(())
+        Ok(Open { value, sink })
     }
 
-    async fn finish_all(&mut self) -> Result<(), table::Error> {
+    async fn finish_all(&mut self, ranges: &[Range]) -> Result<(), table::Error> {
+        let ranges = marker::ranges_json(ranges);
         for open in std::mem::take(&mut self.open) {
-            self.finish(open).await?;
+            self.finish(open, &ranges).await?;
         }
+        self.overflowed = false;
         Ok(())
     }
 
-    async fn finish(&mut self, mut open: Open) -> Result<(), table::Error> {
-        open.sink.add_footer(marker::RANGES, self.ranges.clone());
+    async fn finish(&mut self, mut open: Open, ranges: &str) -> Result<(), table::Error> {
+        open.sink.add_footer(marker::RANGES, ranges.to_owned());
         let partition = FilePartition { spec_id: self.spec_id, value: open.value };
         let file = open.sink.finish(partition).await?;
         self.finished.push((self.schema_id, file));
@@ -139,15 +162,16 @@ impl Files {
     }
 
     /// Closes all files: they are durable afterwards. `metadata` is the table's with every
-    /// schema and spec that was written.
+    /// schema and spec that was written, `ranges` the commit's.
     ///
     /// # Errors
     /// [`table::Error`]; the commit's files are then given up.
     pub(super) async fn close(
-        mut self,
+        &mut self,
         metadata: &TableMetadata,
+        ranges: &[Range],
     ) -> Result<Vec<FileEntry>, table::Error> {
-        self.finish_all().await?;
+        self.finish_all(ranges).await?;
         let mut entries = Vec::with_capacity(self.finished.len());
         for (schema_id, added) in &self.finished {
             entries.push(FileEntry {

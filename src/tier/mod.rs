@@ -17,6 +17,7 @@ mod lifecycle;
 pub mod naming;
 mod pending;
 pub mod plan;
+mod poison;
 mod resume;
 mod round;
 pub mod rows;

@@ -14,25 +14,29 @@ use crate::log::StoredBatch;
 use crate::runtime::metrics;
 use crate::schema::columns;
 use crate::schema::columns::Plan;
+use crate::table;
 use crate::table::catalog::LoadedTable;
-use crate::table::commit::marker;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Range;
+use crate::table::sink::SinkOptions;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
 use crate::tier::encode;
+use crate::tier::encode::Failed;
 use crate::tier::encode::Job;
+use crate::tier::encode::Offsets;
 use crate::tier::encode::Output;
-use crate::tier::encode::Split;
 use crate::tier::encode::Stats;
 use crate::tier::encode::Target;
 use crate::tier::encode::Values;
 use crate::tier::evolve;
 use crate::tier::files::Files;
 use crate::tier::ledger::Entry;
+use crate::tier::ledger::FileEntry;
 use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
 use crate::tier::lifecycle;
+use crate::tier::poison;
 use crate::tier::rows::system;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
@@ -44,11 +48,14 @@ use crate::types::PartitionId;
 /// One read of the log.
 const READ_BYTES: usize = 4 << 20;
 
-/// Files of one commit; it is cut there.
-const FILES_MAX: usize = 1_000;
-
 /// Schema changes in a row for one group of batches.
 const EVOLVE_TRIES: u32 = 6;
+
+/// Searches for poison in one group of batches.
+const POISON_TRIES: u32 = 3;
+
+/// A row group is closed at about this many bytes.
+const ROW_GROUP_BYTES: usize = 16 << 20;
 
 /// What to take of one partition.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +81,9 @@ pub(super) struct Round<'a> {
     target: Target,
     values: Values,
     dead_letters: Option<(LoadedTable, Target)>,
-    split: Option<Split>,
+    kept: Option<Offsets>,
+    poison: Vec<Range>,
+    careful: bool,
     files: Files,
     dlq_files: Files,
     ranges: Vec<Range>,
@@ -95,17 +104,18 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Halt> {
         let table = evolve::align_spec(context, table, &topic.options.table_partition_spec).await?;
         let (target, values) = shapes(topic, &table, true)?;
-        let footer = |role: &str| {
-            vec![
+        let options = |role: &str| {
+            let footer = vec![
                 ("floe.commit-id".to_owned(), tag.to_string()),
                 ("floe.topic-id".to_owned(), entry.topic_id.to_string()),
                 ("floe.generation".to_owned(), entry.generation.to_string()),
                 ("floe.role".to_owned(), role.to_owned()),
-            ]
+            ];
+            SinkOptions { footer, ..sink_options(context) }
         };
         let file_io = context.catalog.file_io();
-        let files = Files::new(file_io.clone(), tag, footer("table"));
-        let dlq_files = Files::new(file_io.clone(), tag, footer("dead-letters"));
+        let files = Files::new(file_io.clone(), tag, options("table"));
+        let dlq_files = Files::new(file_io.clone(), tag, options("dead-letters"));
         Ok(Self {
             context,
             topic,
@@ -113,7 +123,9 @@ impl<'a> Round<'a> {
             target,
             values,
             dead_letters: None,
-            split: None,
+            kept: None,
+            poison: Vec::new(),
+            careful: false,
             files,
             dlq_files,
             ranges: Vec::new(),
@@ -127,14 +139,19 @@ impl<'a> Round<'a> {
 
     /// Keeps the split of an earlier attempt (rules 4.3).
     pub(super) fn keep_split(&mut self, dead: Vec<Range>) {
-        self.split = Some(Split { dead: Arc::new(dead) });
+        self.kept = Some(Offsets::new(dead));
+    }
+
+    /// Tries out every group before it goes to a file: an earlier attempt failed there.
+    pub(super) fn be_careful(&mut self) {
+        self.careful = true;
     }
 
     /// Takes one partition's piece.
     pub(super) async fn take(&mut self, piece: Piece) -> Result<(), Halt> {
         let mut at = piece.from;
         let mut read_bytes = 0_u64;
-        while at < piece.until && read_bytes < piece.bytes_max && self.files.count() < FILES_MAX {
+        while at < piece.until && read_bytes < piece.bytes_max && !self.files.is_full() {
             let left = usize::try_from(piece.bytes_max - read_bytes).unwrap_or(READ_BYTES);
             let want = left.clamp(1, READ_BYTES);
             let before = at;
@@ -179,16 +196,15 @@ impl<'a> Round<'a> {
     ) -> Result<Offset, Halt> {
         let mut batches = slice.batches;
         batches.retain(|batch| batch.base_offset < piece.until && batch.end_offset > at);
-        if let (Some(first), Some(last)) = (batches.first(), batches.last()) {
-            let end = last.end_offset.min(piece.until);
+        if let Some(first) = batches.first() {
             if first.base_offset > at {
                 at = self.gap(piece.partition, at, first.base_offset, "missing");
             }
-            // Named first: a file may be closed while they are written.
-            self.range(piece.partition, at, end);
-            self.name_ranges();
-            self.batches(Piece { from: at, ..piece }, batches).await?;
-            at = end;
+            let all = batches.last().map_or(at, |last| last.end_offset.min(piece.until));
+            at = self.batches(Piece { from: at, ..piece }, batches).await?;
+            if at < all {
+                return Ok(at);
+            }
         }
         if let Some((OffsetRange { base, end }, reason)) = slice.gap
             && base <= at
@@ -222,36 +238,32 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Files that are closed from now on name what was taken so far.
-    fn name_ranges(&mut self) {
-        let ranges = marker::ranges_json(&self.ranges);
-        self.files.set_ranges(ranges.clone());
-        self.dlq_files.set_ranges(ranges);
-    }
-
-    async fn batches(&mut self, piece: Piece, batches: Vec<StoredBatch>) -> Result<(), Halt> {
+    /// Takes `batches`, or the first of them where the files are full; gives the offset after
+    /// what was taken.
+    async fn batches(&mut self, piece: Piece, batches: Vec<StoredBatch>) -> Result<Offset, Halt> {
         let mut batches = Arc::new(batches);
-        while !batches.is_empty() {
-            let output = self.group(piece, &batches).await?;
+        let mut at = piece.from;
+        while !batches.is_empty() && !self.files.is_full() {
+            let output = self.group(Piece { from: at, ..piece }, &batches).await?;
             let taken = output.taken.clamp(1, batches.len());
-            let spec_id = self.target.spec.spec_id();
-            let location = self.table.metadata.location().to_owned();
-            for (value, batch) in output.rows {
-                let schema = Arc::clone(&self.target.schema);
-                self.files.write(&location, &schema, spec_id, value, batch).await?;
-            }
+            let end = batches[taken - 1].end_offset.min(piece.until);
+            self.range(piece.partition, at, end);
+            at = end;
+            let location = self.table.metadata.location();
+            let target = (&self.target.schema, self.target.spec.spec_id());
+            self.files.write(location, target, output.rows, &self.ranges).await?;
             if let (Some(letters), Some((table, target))) = (output.letters, &self.dead_letters) {
                 self.dlq_rows += letters.num_rows() as u64;
-                let empty = iceberg::spec::Struct::empty();
-                let location = table.metadata.location().to_owned();
-                let spec_id = target.spec.spec_id();
-                self.dlq_files.write(&location, &target.schema, spec_id, empty, letters).await?;
+                let rows = vec![(iceberg::spec::Struct::empty(), letters)];
+                let location = table.metadata.location();
+                let target = (&target.schema, target.spec.spec_id());
+                self.dlq_files.write(location, target, rows, &self.ranges).await?;
             }
             self.merge(output.stats);
             let rest = batches[taken..].to_vec();
             batches = Arc::new(rest);
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Encodes the first of `batches`, after the schema changes and the dead-letter table that
@@ -261,29 +273,12 @@ impl<'a> Round<'a> {
         piece: Piece,
         batches: &Arc<Vec<StoredBatch>>,
     ) -> Result<Output, Halt> {
-        let mut give_up = false;
-        let mut alone = false;
         for number in 0..EVOLVE_TRIES {
             if number + 1 == EVOLVE_TRIES {
                 // Somebody changes the schema all the time: what has no column goes its way.
                 (self.target, self.values) = shapes(self.topic, &self.table, false)?;
             }
-            let job = self.job(piece, give_up);
-            let work = Arc::clone(batches);
-            let encoded = tokio::task::spawn_blocking(move || {
-                let end = if alone { 1 } else { work.len() };
-                encode::encode(&job, &work[..end])
-            });
-            let output = match encoded.await {
-                Ok(output) => output?,
-                Err(error) if error.is_panic() => {
-                    // First find the batch, then give it up (rules 4.9).
-                    tracing::error!(topic = %self.topic.name, from = piece.from, "encoding panicked");
-                    (give_up, alone) = (alone, true);
-                    continue;
-                }
-                Err(_) => return Err(Halt::Closed),
-            };
+            let output = self.encode(piece, batches).await?;
             if !output.proposed.is_empty() {
                 let table =
                     evolve::add_columns(self.context, &self.table, &output.proposed).await?;
@@ -297,6 +292,37 @@ impl<'a> Round<'a> {
             }
         }
         Err(Halt::Later("the schema changes faster than rows can be encoded".to_owned()))
+    }
+
+    /// Encodes the first of `batches`; records on which that fails become dead letters.
+    async fn encode(
+        &mut self,
+        piece: Piece,
+        batches: &Arc<Vec<StoredBatch>>,
+    ) -> Result<Output, Halt> {
+        let mut last = String::new();
+        for _ in 0..POISON_TRIES {
+            let job = self.job(piece);
+            let work = Arc::clone(batches);
+            let encoded = tokio::task::spawn_blocking(move || match encode::encode(&job, &work) {
+                Err(Failed::Poison(reason)) => Err((reason, poison::find(&job, &work))),
+                Err(Failed::Shape(error)) => Ok(Err(Halt::from(error))),
+                Ok(output) => Ok(Ok(output)),
+            });
+            let (reason, found) = match encoded.await {
+                Ok(Ok(output)) => return output,
+                Ok(Err(failed)) => failed,
+                Err(_) => return Err(Halt::Closed),
+            };
+            tracing::error!(
+                topic = %self.topic.name, partition = piece.partition, reason,
+                records = ?found.iter().map(|range| range.base..range.end).collect::<Vec<_>>(),
+                "records cannot be encoded and go to the dead letters"
+            );
+            self.poison.extend(found);
+            last = reason;
+        }
+        Err(Halt::Later(format!("{last}, and the record that is to blame cannot be found")))
     }
 
     async fn open_dead_letters(&mut self) -> Result<(), Halt> {
@@ -313,7 +339,7 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    fn job(&self, piece: Piece, give_up: bool) -> Job {
+    fn job(&self, piece: Piece) -> Job {
         Job {
             partition: piece.partition,
             from: piece.from,
@@ -321,11 +347,12 @@ impl<'a> Round<'a> {
             values: self.values.clone(),
             target: self.target.clone(),
             dead_letters: self.dead_letters.as_ref().map(|(_, target)| target.clone()),
-            split: self.split.clone(),
+            kept: self.kept.clone(),
+            poison: Offsets::new(self.poison.clone()),
+            trial: self.careful.then(|| sink_options(self.context)),
             inspect: self.context.options.inspect.clone(),
             target_name: self.table.ident.to_string(),
             now_ms: self.context.clock.now_ms(),
-            give_up,
         }
     }
 
@@ -340,6 +367,15 @@ impl<'a> Round<'a> {
         self.stats.max_record_ts_ms = self.stats.max_record_ts_ms.max(stats.max_record_ts_ms);
     }
 
+    async fn close(&mut self) -> Result<(Vec<FileEntry>, Vec<FileEntry>), table::Error> {
+        let files = self.files.close(&self.table.metadata, &self.ranges).await?;
+        let dlq_files = match &self.dead_letters {
+            Some((table, _)) => self.dlq_files.close(&table.metadata, &self.ranges).await?,
+            None => Vec::new(),
+        };
+        Ok((files, dlq_files))
+    }
+
     /// Gives the files up after an error. Best effort.
     pub(super) async fn abandon(self) {
         self.files.abandon().await;
@@ -347,7 +383,8 @@ impl<'a> Round<'a> {
     }
 
     /// Closes the files; they are durable afterwards. Without ranges it gives only the gaps.
-    /// `carried` are the recorded gaps that the commit takes along.
+    /// `carried` are the recorded gaps that the commit takes along. After an error there are no
+    /// files.
     pub(super) async fn finish(
         mut self,
         watermark: Option<i64>,
@@ -356,11 +393,12 @@ impl<'a> Round<'a> {
         if self.ranges.is_empty() {
             return Ok(Finished::OnlyGaps(self.gaps));
         }
-        self.name_ranges();
-        let files = self.files.close(&self.table.metadata).await?;
-        let dlq_files = match &self.dead_letters {
-            Some((table, _)) => self.dlq_files.close(&table.metadata).await?,
-            None => Vec::new(),
+        let (files, dlq_files) = match self.close().await {
+            Ok(files) => files,
+            Err(error) => {
+                self.abandon().await;
+                return Err(error.into());
+            }
         };
         let mut gaps = carried;
         gaps.extend(self.gaps);
@@ -391,6 +429,14 @@ pub(super) enum Finished {
     Prepared(Box<Prepared>, LoadedTable),
     /// No rows, only offsets to pass.
     OnlyGaps(Vec<Gap>),
+}
+
+fn sink_options(context: &Context) -> SinkOptions {
+    SinkOptions {
+        row_group_bytes: ROW_GROUP_BYTES,
+        inspect: context.options.inspect_rows.clone(),
+        ..SinkOptions::default()
+    }
 }
 
 /// How rows of a topic are built for the table as it is now.

@@ -38,6 +38,9 @@ const PERMIT_BYTES_MIN: u64 = 1 << 20;
 /// may commit only once in its interval keeps up.
 const COMMIT_FLUSHES_MAX: u64 = 4;
 
+/// A commit is halved at most so often.
+const BUDGET_SHIFT_MAX: u32 = 30;
+
 /// Arrow and Parquet buffers per byte of the log.
 const MEMORY_PER_LOG_BYTE: u64 = 8;
 
@@ -64,23 +67,16 @@ impl Worker {
         let now_ms = self.context.clock.now_ms();
         let mut round =
             Round::start(&self.context, &self.topic, &mut self.entry, table, tag).await?;
-        let mut taken = Ok(());
-        for cut in cuts {
-            let Some(part) = parts.iter().find(|part| part.index == cut.partition) else {
-                continue;
-            };
-            taken = round.take(piece(part, cut.bytes_max)).await;
-            if taken.is_err() {
-                break;
-            }
+        if self.careful {
+            round.be_careful();
         }
-        if let Err(halt) = taken {
-            round.abandon().await;
-            return Err(halt);
-        }
-        let finished = round.finish(None, carried).await?;
+        let pieces = cuts.iter().filter_map(|cut| {
+            let part = parts.iter().find(|part| part.index == cut.partition)?;
+            Some(piece(part, cut.bytes_max))
+        });
+        let finished = fill(round, pieces.collect(), None, carried).await;
         drop(permit);
-        match finished {
+        match finished.inspect_err(|halt| self.look_for_poison(halt))? {
             Finished::OnlyGaps(gaps) => self.record_gaps(gaps).await?,
             Finished::Prepared(mut prepared, table) => {
                 self.table = Some(table);
@@ -91,6 +87,15 @@ impl Worker {
         }
         self.durations.record(millis(started.elapsed()));
         Ok(())
+    }
+
+    /// After rows that a file did not take, the next round tries each group out first; if that
+    /// was not enough, it takes half as much.
+    fn look_for_poison(&mut self, halt: &Halt) {
+        if matches!(halt, Halt::Poison(_)) {
+            self.budget_shift = (self.budget_shift + u32::from(self.careful)).min(BUDGET_SHIFT_MAX);
+            self.careful = true;
+        }
     }
 
     async fn record_gaps(&mut self, gaps: Vec<marker::Gap>) -> Result<(), Halt> {
@@ -117,7 +122,7 @@ impl Worker {
         match self.context.ledger.write(put_prepared(&next, &prepared)).await {
             Ok(()) => {}
             Err(Error::Store(store::Error::TooLarge { bytes, limit })) => {
-                self.budget_shift = (self.budget_shift + 1).min(20);
+                self.budget_shift = (self.budget_shift + 1).min(BUDGET_SHIFT_MAX);
                 return Err(Halt::Later(format!(
                     "the commit takes {bytes} bytes in the ledger, allowed are {limit}: half of it \
                      is taken next"
@@ -175,7 +180,7 @@ impl Worker {
         self.oldest = None;
         self.failures = 0;
         self.failure = None;
-        self.budget_shift = 0;
+        (self.budget_shift, self.careful) = (0, false);
         self.release();
         let table = self.entry.table.as_ref().map_or_else(String::new, |table| table.display());
         let name = || [("table", table.clone())];
@@ -251,30 +256,30 @@ impl Worker {
     }
 
     async fn same_again(&mut self, prepared: &Prepared) -> Result<Option<Prepared>, Halt> {
-        let table = lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
-        let tag = Uuid::now_v7();
-        let mut round =
-            Round::start(&self.context, &self.topic, &mut self.entry, table, tag).await?;
-        round.keep_split(prepared.dlq_ranges.clone());
+        let mut pieces = Vec::with_capacity(prepared.ranges.len());
         for range in &prepared.ranges {
-            let id = usize::try_from(range.partition)
-                .ok()
-                .and_then(|index| self.topic.partitions.get(index));
+            let index = usize::try_from(range.partition).ok();
+            let id = index.and_then(|index| self.topic.partitions.get(index));
             let Some(id) = id else { return Ok(None) };
-            let piece = Piece {
+            pieces.push(Piece {
                 partition: range.partition,
                 id: *id,
                 from: range.base,
                 until: range.end,
                 bytes_max: u64::MAX,
-            };
-            if let Err(halt) = round.take(piece).await {
-                round.abandon().await;
-                return Err(halt);
-            }
+            });
         }
-        let finished = round.finish(prepared.watermark_ms, prepared.gaps.clone()).await;
-        match finished {
+        let table = lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
+        let tag = Uuid::now_v7();
+        let mut round =
+            Round::start(&self.context, &self.topic, &mut self.entry, table, tag).await?;
+        round.keep_split(prepared.dlq_ranges.clone());
+        if self.careful {
+            round.be_careful();
+        }
+        let gaps = prepared.gaps.clone();
+        let finished = fill(round, pieces, prepared.watermark_ms, gaps).await;
+        match finished.inspect_err(|halt| self.look_for_poison(halt)) {
             Ok(Finished::Prepared(again, _))
                 if again.ranges == prepared.ranges && again.gaps == prepared.gaps =>
             {
@@ -316,6 +321,22 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Fills a round and closes its files; after an error there are none.
+async fn fill(
+    mut round: Round<'_>,
+    pieces: Vec<Piece>,
+    watermark: Option<i64>,
+    carried: Vec<marker::Gap>,
+) -> Result<Finished, Halt> {
+    for piece in pieces {
+        if let Err(halt) = round.take(piece).await {
+            round.abandon().await;
+            return Err(halt);
+        }
+    }
+    round.finish(watermark, carried).await
 }
 
 fn piece(part: &Part, bytes_max: u64) -> Piece {

@@ -105,6 +105,8 @@ pub(super) struct Worker {
     pub(super) since_maintenance: u64,
     /// Halved when a commit was too large for the ledger.
     pub(super) budget_shift: u32,
+    /// The last round met rows that cannot be encoded.
+    pub(super) careful: bool,
 }
 
 /// Ends of a worker's life that the supervisor passes in.
@@ -140,6 +142,7 @@ impl Worker {
             blocked: false,
             since_maintenance: 0,
             budget_shift: 0,
+            careful: false,
         }
     }
 
@@ -158,7 +161,7 @@ impl Worker {
                 Ok(Next::Sleep(pause)) => self.wait(Some(pause), false).await,
                 Ok(Next::Idle) => self.wait(None, true).await,
                 Ok(Next::Parked) => self.wait(None, false).await,
-                Err(Halt::Later(reason)) => {
+                Err(Halt::Later(reason) | Halt::Poison(reason)) => {
                     let pause = self.failed(reason);
                     self.publish();
                     self.wait(Some(pause), false).await;

@@ -409,8 +409,7 @@ proptest! {
         let mut encoder = Encoder::new(&Arc::new(schema), &two_groups(group)).unwrap();
         let column: ArrayRef = Arc::new(StringArray::from(texts.clone()));
         encoder.encode(RecordBatch::try_from_iter([("s", column)]).unwrap()).unwrap();
-        let finished = encoder.finish().unwrap();
-        let metrics = metrics::of_file(&finished.footer, &finished.measured);
+        let metrics = encoder.finish().unwrap().metrics;
         let nulls = texts.iter().filter(|text| text.is_none()).count() as u64;
         prop_assert_eq!(metrics.null_value_counts[&1], nulls);
         for text in texts.iter().flatten() {

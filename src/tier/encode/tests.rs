@@ -46,11 +46,12 @@ fn job(schema: Schema, mode: columns::Mode) -> Job {
         values: Values::Json(Arc::new(plan)),
         target: target(schema),
         dead_letters: Some(target(dlq::schema().unwrap())),
-        split: None,
+        kept: None,
+        poison: Offsets::default(),
+        trial: None,
         inspect: None,
         target_name: "streams.orders".to_owned(),
         now_ms: 1,
-        give_up: false,
     }
 }
 
@@ -140,9 +141,9 @@ fn a_later_attempt_keeps_the_split() {
     let values: Vec<Option<&[u8]>> = vec![Some(br#"{"a":1}"#), Some(b"[1"), Some(br#"{"a":2}"#)];
     let batches = [stored(0, &values)];
     // Offset 0 went to the dead-letter table before, offset 1 did not, whatever it is now.
-    let split = Split { dead: Arc::new(vec![Range { partition: 0, base: 0, end: 1 }]) };
+    let kept = Offsets::new(vec![Range { partition: 0, base: 0, end: 1 }]);
     let schema_of = [stored(0, &values[..1])];
-    let mut job = Job { split: Some(split), ..evolved(columns::Mode::Json, &schema_of) };
+    let mut job = Job { kept: Some(kept), ..evolved(columns::Mode::Json, &schema_of) };
     for _ in 0..3 {
         let output = encode(&job, &batches).unwrap();
         if output.proposed.is_empty() {
@@ -153,8 +154,8 @@ fn a_later_attempt_keeps_the_split() {
         let schema = &job.target.schema;
         let last = schema.highest_field_id();
         let next = crate::schema::evolve::apply(schema, last, &output.proposed).unwrap();
-        let split = job.split.take();
-        job = Job { split, ..super::tests::job(next, columns::Mode::Json) };
+        let kept = job.kept.take();
+        job = Job { kept, ..super::tests::job(next, columns::Mode::Json) };
     }
     panic!("the schema never settles");
 }
@@ -167,13 +168,60 @@ fn without_a_dead_letter_table_one_is_asked_for() {
     assert!(encode(&job, &batches).unwrap().needs_dead_letters);
 }
 
+/// Rows whose `a` is 666 take the Parquet encoder down.
+fn planted() -> SinkOptions {
+    let inspect = |batch: &RecordBatch| {
+        if let Some(column) = batch.column_by_name("a") {
+            let values = column.as_primitive::<Int64Type>();
+            assert!(!values.values().contains(&666), "planted");
+        }
+    };
+    SinkOptions { inspect: Some(sink::Inspect(Arc::new(inspect))), ..SinkOptions::default() }
+}
+
 #[test]
-fn given_up_batches_are_internal_faults() {
-    let batches = [stored(0, &[Some(b"{}")])];
-    let job = Job { give_up: true, ..evolved(columns::Mode::Auto, &batches) };
+fn a_row_that_the_file_does_not_take_is_found_and_is_the_only_dead_letter() {
+    let values: Vec<Option<&[u8]>> = (0..50)
+        .map(|n| if n % 20 == 3 { Some(&b"{\"a\":666}"[..]) } else { Some(&b"{\"a\":1}"[..]) })
+        .collect();
+    let batches = [stored(0, &values), stored(50, &values), stored(100, &values[..3])];
+    let mut job = Job { trial: Some(planted()), ..evolved(columns::Mode::Auto, &batches) };
+    assert!(matches!(encode(&job, &batches), Err(Failed::Poison(_))));
+    let found = crate::tier::poison::find(&job, &batches);
+    let bases: Vec<_> = found.iter().map(|range| (range.base, range.end)).collect();
+    assert_eq!(bases, [3, 23, 43, 53, 73, 93].map(|base| (base, base + 1)));
+    job.poison = Offsets::new(found);
     let output = encode(&job, &batches).unwrap();
-    assert_eq!(output.stats.dlq_codes["INTERNAL"], 1);
-    assert!(output.rows.is_empty());
+    assert_eq!((output.taken, output.stats.rows), (3, 97));
+    assert_eq!(output.stats.dlq_codes["INTERNAL"], 6);
+    assert_eq!(output.letters.unwrap().num_rows(), 6);
+}
+
+#[test]
+fn rows_that_fail_only_in_company_all_become_dead_letters() {
+    let batches = [stored(0, &[Some(&b"{\"a\":1}"[..]); 8])];
+    let many = |batch: &RecordBatch| {
+        assert!(batch.column_by_name("a").is_none() || batch.num_rows() < 3, "planted");
+    };
+    let options =
+        SinkOptions { inspect: Some(sink::Inspect(Arc::new(many))), ..SinkOptions::default() };
+    let job = Job { trial: Some(options), ..evolved(columns::Mode::Auto, &batches) };
+    let found = crate::tier::poison::find(&job, &batches);
+    let bases: Vec<_> = found.iter().map(|range| (range.base, range.end)).collect();
+    assert_eq!(bases, [(0, 4), (4, 8)]);
+}
+
+#[test]
+fn poison_of_a_raw_table_keeps_its_bytes() {
+    let batches = [stored(0, &[Some(b"x"), Some(b"\xff"), None])];
+    let mut job = job(raw::schema().unwrap(), columns::Mode::Auto);
+    job.values = Values::Raw;
+    job.poison = Offsets::new(vec![Range { partition: 0, base: 1, end: 2 }]);
+    let output = encode(&job, &batches).unwrap();
+    assert_eq!((offsets(&output), output.stats.rows), (vec![0, 2], 2));
+    let letters = output.letters.unwrap();
+    let value = letters.column_by_name("value").unwrap().as_binary::<i64>();
+    assert_eq!((letters.num_rows(), value.value(0)), (1, &b"\xff"[..]));
 }
 
 #[test]

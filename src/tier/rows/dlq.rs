@@ -26,10 +26,8 @@ const MESSAGE_LEN_MAX: usize = 1_024;
 pub mod code {
     /// The batch or record cannot be taken apart.
     pub const DECODE: &str = "DECODE";
-    /// Decoding it panicked (rules 4.9).
+    /// Decoding or encoding it failed by a defect of ours (rules 4.9).
     pub const INTERNAL: &str = "INTERNAL";
-    /// The partition spec has no value for it.
-    pub const PARTITION_VALUE: &str = "PARTITION_VALUE";
 }
 
 /// What is wrong with a record.
@@ -41,7 +39,7 @@ pub struct Fault {
     pub message: String,
     /// Where in the value.
     pub field_path: Option<String>,
-    /// `decode`, `convert` or `partition`.
+    /// `decode` or `encode`.
     pub stage: &'static str,
 }
 

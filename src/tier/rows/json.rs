@@ -41,12 +41,6 @@ pub fn schema() -> Result<Schema, iceberg::Error> {
     Schema::builder().with_fields([system::field(&mut 1)]).build()
 }
 
-/// Which rows an earlier attempt sent to the dead-letter table (rules 4.3).
-pub trait Split {
-    /// True if the row stays in the dead-letter table.
-    fn is_dead(&self, row: &Row<'_>) -> bool;
-}
-
 /// Arrays of some good rows.
 #[derive(Debug)]
 pub struct Block {
@@ -67,15 +61,15 @@ pub struct Decoded {
     pub proposed: Vec<NewColumn>,
 }
 
-/// Decodes the values of `rows`. With `split` an earlier attempt's decision stands: exactly its
-/// rows are bad, and a good row that no longer fits goes to `_rest`.
+/// Decodes the values of `rows`. With `keep_all` an earlier attempt found all of them good (rules
+/// 4.3): one that no longer fits goes to `_rest`.
 pub fn decode(
     plan: &Arc<Plan>,
     rows: &[Row<'_>],
-    split: Option<&dyn Split>,
+    keep_all: bool,
     inspect: Option<&Inspect>,
 ) -> Decoded {
-    let pass = Pass { plan, rows, split, inspect };
+    let pass = Pass { plan, rows, keep_all, inspect };
     let all: Vec<usize> = (0..rows.len()).collect();
     if let Some(decoded) = pass.contained(&all, &BTreeSet::new()) {
         return decoded;
@@ -107,19 +101,10 @@ fn fault(bad: &BadRecord) -> Fault {
     }
 }
 
-fn kept() -> Fault {
-    Fault {
-        code: code::DECODE.to_owned(),
-        message: "an earlier attempt of this commit found the record bad".to_owned(),
-        field_path: None,
-        stage: "decode",
-    }
-}
-
 struct Pass<'a, 'r> {
     plan: &'a Arc<Plan>,
     rows: &'a [Row<'r>],
-    split: Option<&'a dyn Split>,
+    keep_all: bool,
     inspect: Option<&'a Inspect>,
 }
 
@@ -174,13 +159,9 @@ impl Pass<'_, '_> {
         if let (Some(inspect), Some(value)) = (self.inspect, row.value) {
             inspect(value);
         }
-        let dead = self.split.map(|split| split.is_dead(row));
-        if dead == Some(true) {
-            return Some(kept());
-        }
         match (decoder.push(row.value), row.value) {
             (RowOutcome::Row, _) => None,
-            (RowOutcome::Bad(_), Some(value)) if dead == Some(false) => {
+            (RowOutcome::Bad(_), Some(value)) if self.keep_all => {
                 match decoder.push_to_rest(value) {
                     RowOutcome::Row => None,
                     // The row must stay in the table: its place without values.

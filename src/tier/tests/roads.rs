@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 
 use crate::store::Change;
 use crate::table::catalog::Catalog;
 use crate::table::catalog::TableChange;
+use crate::table::sink;
 use crate::table::snapshot;
 use crate::table::snapshot::SnapshotChange;
 use crate::table::snapshot::SnapshotTarget;
@@ -184,6 +186,30 @@ async fn poison_goes_to_the_dead_letter_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_file_does_not_take_goes_to_the_dead_letter_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start_with(dir.path(), |options| {
+        let inspect = |batch: &arrow_array::RecordBatch| {
+            let column = batch.column_by_name("a").map(|a| a.as_primitive::<Int64Type>().clone());
+            assert!(column.is_none_or(|a| !a.values().contains(&666)), "planted");
+        };
+        options.inspect_rows = Some(sink::Inspect(Arc::new(inspect)));
+    })
+    .await;
+    let ids = broker.topic("orders", &[]).await;
+    broker.append(ids[0], &[r#"{"a":1}"#, r#"{"a":666}"#, r#"{"a":2}"#]).await;
+    broker.append(ids[0], &[r#"{"a":3}"#]).await;
+    broker.flush("orders").await;
+    assert_eq!(broker.offsets("orders").await, [(0, 0), (0, 2), (0, 3)]);
+    assert_eq!(broker.offsets("orders__dlq").await, [(0, 1)]);
+    assert_eq!(broker.status("orders").state, "RUNNING");
+    broker.append(ids[0], &[r#"{"a":4}"#]).await;
+    broker.flush("orders").await;
+    assert_eq!(broker.offsets("orders").await.len(), 4);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn raw_tables_and_partitioned_tables_hold_the_same_rows() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;
@@ -199,6 +225,48 @@ async fn raw_tables_and_partitioned_tables_hold_the_same_rows() {
     assert_eq!((values.value(0), values.is_null(1)), (&b"x"[..], false));
     assert_eq!(broker.offsets("split").await, [(0, 0), (0, 1), (0, 2)]);
     assert_eq!(broker.status("split").last_files.len(), 2);
+    broker.stop(true).await;
+}
+
+/// Commit and partition value of every data file of the current snapshot.
+async fn files_of(broker: &Broker, table: &str) -> Vec<(String, String)> {
+    let loaded = broker.catalog.load(&ident(table)).await.unwrap();
+    let file_io = broker.catalog.file_io();
+    let snapshot = loaded.metadata.current_snapshot().unwrap();
+    let list = file_io.new_input(snapshot.manifest_list()).unwrap().read().await.unwrap();
+    let version = loaded.metadata.format_version();
+    let manifests = iceberg::spec::ManifestList::parse_with_version(&list, version).unwrap();
+    let mut files = Vec::new();
+    for manifest in manifests.entries() {
+        for entry in manifest.load_manifest(file_io).await.unwrap().entries() {
+            let name = entry.file_path().rsplit('/').next().unwrap();
+            let value = format!("{:?}", entry.data_file().partition());
+            files.push((name[..36].to_owned(), value));
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_partition_values_have_one_file_each_in_a_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let options =
+        [("table.partition.spec", "(identity(a))"), ("table.commit.min.interval.ms", "0")];
+    let ids = broker.topic("split", &options).await;
+    let pad = "x".repeat(9_000);
+    let rows: Vec<String> = (0..600).map(|n| format!(r#"{{"a":{n},"pad":"{pad}"}}"#)).collect();
+    for _ in 0..2 {
+        for chunk in rows.chunks(50) {
+            broker.append(ids[0], &chunk.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        }
+    }
+    broker.flush("split").await;
+    assert_eq!(broker.offsets("split").await.len(), 1_200);
+    let files = files_of(&broker, "split").await;
+    let distinct: std::collections::BTreeSet<_> = files.iter().collect();
+    assert_eq!(distinct.len(), files.len(), "a value has two files in one commit");
+    assert!(files.len() >= 600);
     broker.stop(true).await;
 }
 
