@@ -4,14 +4,15 @@
 //! listeners accept. Stop: listeners drain, tiering commits what it can, the log writes its
 //! marker, the store its snapshot.
 
+mod catalog;
 mod recovery;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -23,15 +24,14 @@ use crate::runtime::files::{Disk, FileSystem};
 use crate::runtime::tasks::OnFatal;
 use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::store::Store;
-use crate::table;
-use crate::table::catalog::{Catalog, EmbeddedCatalog, embedded};
+use crate::table::catalog::Catalog;
 use crate::table::sink;
-use crate::table::storage;
 use crate::tier::{self, Tiering};
 use crate::topic::Topics;
 use crate::topic::options::{Overrides, TopicOptions};
 use crate::wal::Wal;
 
+use catalog::Chosen;
 use recovery::Recovered;
 
 /// Longest final table commit at shutdown (rules 7.4).
@@ -123,8 +123,7 @@ impl Broker {
         let recovered = recovery::open(config, &components, &tasks).await?;
         let Recovered { store, wal, log, topics } = recovered;
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
-        let embedded = catalog(config, &components, &store, &tasks).await?;
-        let catalog: Arc<dyn Catalog> = Arc::new(embedded.clone());
+        let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
         let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
         let tier_options = tier::Options {
             cluster_id: cluster_id.clone(),
@@ -178,7 +177,7 @@ impl Broker {
             tasks,
             listeners_stop: CancellationToken::new(),
         };
-        broker.accept(config, &components.clock, cluster_id, embedded, sockets);
+        broker.accept(config, &components.clock, cluster_id, routes, sockets);
         Ok(broker)
     }
 
@@ -187,7 +186,7 @@ impl Broker {
         config: &Config,
         clock: &Clock,
         cluster_id: String,
-        embedded: EmbeddedCatalog,
+        catalog_routes: Router,
         sockets: Sockets,
     ) {
         let none = Overrides::new();
@@ -208,12 +207,7 @@ impl Broker {
         let deps = kafka::Deps::new(self.log.clone(), self.topics.clone(), clock.clone(), options);
         let stop = self.listeners_stop.clone();
         kafka::KafkaServer::new(deps, self.tasks.clone(), stop.clone()).serve(sockets.kafka);
-        let client_properties = config.catalog_client.clone();
-        let iceberg = http::iceberg::router(
-            embedded,
-            http::iceberg::Options { client_properties, ..http::iceberg::Options::default() },
-        );
-        let router = http::router(self.api.clone(), iceberg);
+        let router = http::router(self.api.clone(), catalog_routes);
         let serve = http::serve(
             sockets.http,
             router,
@@ -303,34 +297,4 @@ async fn bind(config: &Config) -> Result<Sockets, Error> {
         kafka.push(kafka::Listener { name: listener.name.clone(), socket, advertised });
     }
     Ok(Sockets { kafka, kafka_addresses, http, http_address })
-}
-
-async fn catalog(
-    config: &Config,
-    components: &Components,
-    store: &Store,
-    tasks: &Tasks,
-) -> Result<EmbeddedCatalog, Error> {
-    let warehouse = match &config.warehouse {
-        Some(uri) => uri.clone(),
-        None => {
-            let dir = std::path::absolute(config.data_dir.join("warehouse"))
-                .map_err(|error| Error::new("warehouse", error))?;
-            format!("file://{}", dir.display())
-        }
-    };
-    let properties: HashMap<String, String> = config.storage.clone().into_iter().collect();
-    let file_io = storage::file_io(Arc::clone(&components.files), &warehouse, &properties)
-        .map_err(|error| Error::new("warehouse", error))?;
-    let options = embedded::Options {
-        warehouse,
-        file_io,
-        file_system: Arc::clone(&components.files),
-        table_defaults: table::default_properties().into_iter().collect(),
-        clock: components.clock.clone(),
-        tasks: tasks.clone(),
-        fail_points: components.fail_points.clone(),
-    };
-    EmbeddedCatalog::new(Arc::new(store.clone()), options)
-        .map_err(|error| Error::new("catalog", error))
 }

@@ -91,8 +91,15 @@ pub struct Config {
     pub store_write_buffer_bytes: u64,
     /// Memory for tiering, bytes.
     pub tier_memory_bytes: usize,
-    /// Root of all tables, an absolute URI; none is `<data-dir>/warehouse`.
+    /// Root of all tables, an absolute URI; none is `<data-dir>/warehouse`. For a REST catalog the
+    /// name of its warehouse.
     pub warehouse: Option<String>,
+    /// Address of an Iceberg REST catalog that keeps the tables; none is the embedded one.
+    pub catalog_uri: Option<String>,
+    /// Bearer token for it.
+    pub catalog_token: Option<String>,
+    /// Path element after `/v1` of its routes; none is what it says itself.
+    pub catalog_prefix: Option<String>,
     /// Properties for the warehouse's storage (`s3.*`).
     pub storage: BTreeMap<String, String>,
     /// Properties handed out to clients of the catalog.
@@ -162,6 +169,9 @@ impl Config {
             store_write_buffer_bytes: read.bytes("store.write.buffer.bytes", 1 << 20)?,
             tier_memory_bytes: read.size("tier.memory.bytes", 1 << 20)?,
             warehouse: read.optional_text("catalog.warehouse"),
+            catalog_uri: read.optional_text("catalog.uri"),
+            catalog_token: read.optional_text("catalog.token"),
+            catalog_prefix: read.optional_text("catalog.prefix"),
             storage,
             catalog_client,
             shutdown_timeout: read.duration("shutdown.timeout")?,

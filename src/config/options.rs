@@ -95,7 +95,21 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Root of all tables: an absolute path, file:// or s3:// URI. Default: DATA-DIR/warehouse. \
          The keys s3.endpoint, s3.region, s3.access-key-id, s3.secret-access-key and \
          s3.path-style-access tell how to reach S3; keys under catalog.client are handed out to \
-         clients of the catalog.",
+         clients of the catalog. With catalog.uri, the name of that catalog's warehouse.",
+    ),
+    option(
+        "catalog.uri",
+        Kind::Text,
+        "",
+        "Address of an Iceberg REST catalog that keeps the tables. Default: the embedded one, \
+         which /iceberg serves.",
+    ),
+    option("catalog.token", Kind::Text, "", "Bearer token for the catalog at catalog.uri."),
+    option(
+        "catalog.prefix",
+        Kind::Text,
+        "",
+        "Path after /v1 of that catalog's routes. Default: what its configuration says.",
     ),
     option("kafka.connections.max", Kind::Number, "20000", "Most open Kafka connections."),
     option("kafka.frame.max.bytes", Kind::Bytes, "100MiB", "Largest Kafka request."),

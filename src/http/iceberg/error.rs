@@ -51,6 +51,11 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "NotFoundException", message)
     }
 
+    /// The answer where another catalog keeps the tables.
+    pub(super) fn elsewhere(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFoundException", message)
+    }
+
     /// The answer to methods that a route does not have.
     pub(super) async fn no_such_method(method: Method, uri: Uri) -> Self {
         let message = format!("{} has no method {method}", uri.path());
@@ -80,7 +85,9 @@ impl From<Error> for Failure {
             Error::Exists(_) => (StatusCode::CONFLICT, "AlreadyExistsException"),
             Error::NotEmpty(_) => (StatusCode::CONFLICT, "NamespaceNotEmptyException"),
             Error::Invalid(_) => (StatusCode::BAD_REQUEST, "BadRequestException"),
-            Error::Storage(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException"),
+            Error::Storage(_) | Error::Unavailable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException")
+            }
         };
         Self { code, kind, message }
     }

@@ -49,6 +49,12 @@ struct Server {
     options: Arc<Options>,
 }
 
+/// What is answered where another catalog keeps the tables: where to go.
+pub fn elsewhere(uri: &str) -> Router {
+    let message = format!("the tables of this server are in the catalog at {uri}");
+    Router::new().fallback(async move || Failure::elsewhere(message.clone()))
+}
+
 /// All routes, from `/v1/config` on.
 pub fn router(catalog: EmbeddedCatalog, options: Options) -> Router {
     let limit = options.body_bytes_max;

@@ -1,7 +1,8 @@
 //! One trait over catalogs: load, create, commit(requirements, updates). Implementations:
-//! [`embedded`] (pointers are state of the store). A REST client comes with a later issue.
+//! [`embedded`] (pointers are state of the store), [`rest`] (a catalog that others run).
 
 pub mod embedded;
+pub mod rest;
 
 use async_trait::async_trait;
 use iceberg::TableIdent;
@@ -12,6 +13,7 @@ use iceberg::{NamespaceIdent, TableRequirement, TableUpdate};
 use crate::store::Change;
 
 pub use embedded::EmbeddedCatalog;
+pub use rest::RestCatalog;
 
 /// A table as the catalog knows it at one moment.
 #[derive(Debug, Clone)]
@@ -79,6 +81,10 @@ pub enum Error {
     /// Storage failed before anything was changed; try again later.
     #[error("storage: {0}")]
     Storage(String),
+    /// The catalog does not answer us now (rate limit, token): nothing was changed, try again
+    /// later.
+    #[error("not now: {0}")]
+    Unavailable(String),
 }
 
 /// What the commit loop needs of a catalog.
