@@ -1,5 +1,10 @@
 //! Harness for black-box tests: the real binary on free ports with its own data directory.
 
+pub mod proxy;
+pub mod read;
+pub mod table;
+pub mod torture;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -93,6 +98,15 @@ impl Floe {
     pub fn kill(&mut self) {
         self.child.kill().expect("our own child can be killed");
         self.child.wait().expect("our own child can be waited for");
+    }
+
+    /// Stops the process where it is (`SIGSTOP`), or lets it go on.
+    pub fn pause(&self, stop: bool) {
+        let signal =
+            if stop { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.expect("a child has a process id");
+        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
     }
 
     /// Starts it again on the same ports and data.

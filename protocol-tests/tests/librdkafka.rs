@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use protocol_tests::read::{Stored, read_all};
 use protocol_tests::{Floe, WAIT_MAX};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{Offset, TopicPartitionList};
 
 fn producer(floe: &Floe, settings: &[(&str, &str)]) -> FutureProducer {
     let mut config = ClientConfig::new();
@@ -29,52 +28,6 @@ async fn create(floe: &Floe, topic: &str, partitions: i32) {
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let made = admin.create_topics(&[new], &AdminOptions::new()).await.unwrap();
     assert!(made.iter().all(Result::is_ok), "{made:?}");
-}
-
-struct Stored {
-    partition: i32,
-    offset: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-}
-
-/// Everything in a topic, from the beginning to the end, by an assigning consumer.
-fn read_all(floe: &Floe, topic: &str, partitions: i32) -> Vec<Stored> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", floe.bootstrap())
-        .set("group.id", "unused")
-        .set("enable.auto.commit", "false")
-        .create()
-        .unwrap();
-    let mut wanted = 0;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, WAIT_MAX).unwrap();
-        if high > low {
-            wanted += usize::try_from(high - low).unwrap();
-            list.add_partition_offset(topic, partition, Offset::Offset(low)).unwrap();
-        }
-    }
-    consumer.assign(&list).unwrap();
-    let mut found = Vec::new();
-    let deadline = Instant::now() + WAIT_MAX;
-    while found.len() < wanted {
-        assert!(Instant::now() < deadline, "{} of {wanted}", found.len());
-        let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
-        let message = message.unwrap();
-        let headers = message.headers().map(|headers| {
-            headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
-        });
-        found.push(Stored {
-            partition: message.partition(),
-            offset: message.offset(),
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
-            headers: headers.unwrap_or_default(),
-        });
-    }
-    found
 }
 
 fn assert_contiguous(stored: &[Stored]) {
@@ -118,7 +71,7 @@ async fn every_codec_and_every_acks_is_stored_once() {
     // acks=0 is not waited for by the client: the last batch may still be on its way.
     let deadline = Instant::now() + WAIT_MAX;
     let stored = loop {
-        let stored = read_all(&floe, "codecs", 4);
+        let stored = read_all(&floe.bootstrap(), "codecs", 4);
         if stored.len() >= sent.len() || Instant::now() > deadline {
             break stored;
         }
@@ -143,7 +96,7 @@ async fn bytes_come_back_as_they_were_sent() {
     producer.send(record.headers(headers).partition(0), WAIT_MAX).await.unwrap();
     let tombstone = FutureRecord::<[u8], [u8]>::to("bytes").key(b"gone").partition(0);
     producer.send(tombstone, WAIT_MAX).await.unwrap();
-    let stored = read_all(&floe, "bytes", 4);
+    let stored = read_all(&floe.bootstrap(), "bytes", 4);
     assert_eq!(stored[0].value.as_deref(), Some(&big[..]));
     assert_eq!(stored[0].key.as_deref(), Some(&[0, 255][..]));
     let wanted = [
@@ -172,7 +125,7 @@ async fn a_hundred_partitions_take_large_batches() {
     for delivery in pending {
         delivery.await.unwrap().unwrap();
     }
-    let stored = read_all(&floe, "wide", 100);
+    let stored = read_all(&floe.bootstrap(), "wide", 100);
     assert_eq!(stored.len(), 20_000);
     assert_contiguous(&stored);
     assert_eq!(rows(&floe.flush("wide").await), (20_000, 0));
@@ -210,7 +163,7 @@ async fn ten_kills_under_load_lose_and_double_nothing() {
         floe.restart().await;
     }
     load.await.unwrap();
-    let stored = read_all(&floe, "kills", 3);
+    let stored = read_all(&floe.bootstrap(), "kills", 3);
     assert_contiguous(&stored);
     let values: BTreeSet<Vec<u8>> =
         stored.iter().filter_map(|record| record.value.clone()).collect();

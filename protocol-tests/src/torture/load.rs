@@ -1,0 +1,165 @@
+//! Producers of a history: librdkafka (idempotent) and plain HTTP.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::task::JoinHandle;
+
+use super::{Known, TOPICS, World};
+use crate::Floe;
+
+/// Longest that a record may wait for its acknowledgement.
+const DELIVERY_MAX_MS: &str = "300000";
+
+/// Deliveries that a producer waits for at once.
+const IN_FLIGHT_MAX: usize = 2_000;
+
+/// Running producers.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Makes a topic with options.
+///
+/// # Panics
+/// If it cannot be made.
+pub async fn create(floe: &Floe, topic: &str, partitions: i32, options: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", floe.bootstrap()).create().expect("settings");
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (key, value) in options {
+        new = new.set(key, value);
+    }
+    let made = admin.create_topics(&[new], &AdminOptions::new()).await.expect("an answer");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+}
+
+/// A value for topic `topic`: JSON with `i`, and in the topics that have dead letters now and
+/// then something that is none.
+fn value(topic: usize, i: i64, random: &mut StdRng) -> String {
+    let pad = "x".repeat(random.random_range(0..300));
+    if TOPICS[topic].1 == "json" && i % 97 == 0 {
+        return format!("not json, i={i}");
+    }
+    if random.random_ratio(1, 500) {
+        return format!(r#"{{"i":{i},"new{}":"{pad}"}}"#, random.random_range(0..20));
+    }
+    format!(r#"{{"i":{i},"s":"{pad}","f":{}.5}}"#, i % 7)
+}
+
+impl Load {
+    /// Starts one librdkafka producer per topic and one HTTP client.
+    pub fn start(floe: &Floe, world: &Arc<World>, seed: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let next = Arc::new(AtomicI64::new(0));
+        let mut tasks = Vec::new();
+        for topic in 0..TOPICS.len() {
+            let producer: FutureProducer = ClientConfig::new()
+                .set("bootstrap.servers", floe.bootstrap())
+                .set("enable.idempotence", "true")
+                .set("linger.ms", "5")
+                .set("message.timeout.ms", DELIVERY_MAX_MS)
+                .set("reconnect.backoff.max.ms", "200")
+                .set("compression.type", ["none", "lz4", "zstd"][topic % 3])
+                .create()
+                .expect("the settings are librdkafka's");
+            let random = StdRng::seed_from_u64(seed ^ (topic as u64) << 32);
+            let (stop, next, world) = (Arc::clone(&stop), Arc::clone(&next), Arc::clone(world));
+            #[allow(clippy::disallowed_methods, reason = "joined by stop")]
+            tasks.push(tokio::spawn(kafka(producer, topic, random, stop, next, world)));
+        }
+        let url = floe.url("/api/v1/topics");
+        let random = StdRng::seed_from_u64(!seed);
+        #[allow(clippy::disallowed_methods, reason = "joined by stop")]
+        tasks.push(tokio::spawn(http(url, random, Arc::clone(&stop), next, Arc::clone(world))));
+        Self { stop, tasks }
+    }
+
+    /// Ends the load once everything that was sent has its answer.
+    ///
+    /// # Panics
+    /// If a producer's task panicked.
+    pub async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("no producer panics");
+        }
+    }
+}
+
+async fn kafka(
+    producer: FutureProducer,
+    topic: usize,
+    mut random: StdRng,
+    stop: Arc<AtomicBool>,
+    next: Arc<AtomicI64>,
+    world: Arc<World>,
+) {
+    let mut pending = Vec::new();
+    let mut turn = 0_u32;
+    loop {
+        let stopping = stop.load(Ordering::Relaxed);
+        if stopping || pending.len() >= IN_FLIGHT_MAX {
+            for (i, delivery) in pending.drain(..) {
+                let delivery: rdkafka::producer::DeliveryFuture = delivery;
+                let known = match delivery.await {
+                    Ok(Ok(_)) => Known::Acknowledged,
+                    _ => Known::Unknown,
+                };
+                world.tell(topic, i, known);
+            }
+        }
+        if stopping {
+            return;
+        }
+        let i = next.fetch_add(1, Ordering::Relaxed);
+        let value = value(topic, i, &mut random);
+        let record = FutureRecord::<(), _>::to(TOPICS[topic].0).payload(&value);
+        match producer.send_result(record) {
+            Ok(delivery) => pending.push((i, delivery)),
+            // The queue is full; the value was never sent.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+        turn += 1;
+        if turn.is_multiple_of(20) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn http(
+    url: String,
+    mut random: StdRng,
+    stop: Arc<AtomicBool>,
+    next: Arc<AtomicI64>,
+    world: Arc<World>,
+) {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build();
+    let client = client.expect("a plain client can be built");
+    while !stop.load(Ordering::Relaxed) {
+        let topic = random.random_range(0..TOPICS.len());
+        let sent: Vec<i64> =
+            (0..random.random_range(1..10)).map(|_| next.fetch_add(1, Ordering::Relaxed)).collect();
+        let events: Vec<String> = sent.iter().map(|i| format!(r#"{{"i":{i}}}"#)).collect();
+        let request = client
+            .post(format!("{url}/{}/events", TOPICS[topic].0))
+            .body(format!("[{}]", events.join(",")));
+        let known = match request.send().await {
+            Ok(answer) if answer.status().is_success() => Known::Acknowledged,
+            // Refused or unanswered: without a key for it a client cannot know.
+            _ => Known::Unknown,
+        };
+        for i in sent {
+            world.tell(topic, i, known);
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(1..20))).await;
+    }
+}
