@@ -15,6 +15,10 @@ use crate::config::Config;
 use crate::runtime::metrics;
 use crate::runtime::tasks::OnFatal;
 
+/// What is logged unless `--log` says otherwise: libraries only where they fail, and not each of
+/// their own retries.
+const LOG_DEFAULT: &str = "info,fjall=warn,lsm_tree=warn,opendal=error";
+
 /// Upper bounds of histograms of seconds: from a sync on a fast disk to a slow commit.
 const SECONDS_BUCKETS: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
@@ -52,7 +56,7 @@ pub(super) fn command() -> Command {
         Arg::new("log")
             .long("log")
             .env("FLOE_LOG")
-            .default_value("info,fjall=warn,lsm_tree=warn")
+            .default_value(LOG_DEFAULT)
             .value_name("FILTER")
             .help("What is logged to standard error, such as info, debug or floe::tier=debug")
             .help_heading("Options"),
@@ -125,8 +129,7 @@ pub(super) async fn stop(broker: Broker, config: &Config) {
 }
 
 fn init_log(matches: &ArgMatches) -> Result<(), Failure> {
-    let filter =
-        matches.get_one::<String>("log").map_or("info,fjall=warn,lsm_tree=warn", String::as_str);
+    let filter = matches.get_one::<String>("log").map_or(LOG_DEFAULT, String::as_str);
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::Usage(format!("--log {filter:?} is refused: {error}")))?;
     let builder = tracing_subscriber::fmt()

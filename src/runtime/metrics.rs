@@ -50,6 +50,7 @@ metrics! {
     TABLE_COMMITS, Counter, "floe_table_commits_total", "Table commits, by table and result (ok, conflict, unknown, failed).";
     TABLE_COMMIT_SECONDS, Histogram, "floe_table_commit_duration_seconds", "Time of one table commit, by table.";
     TABLE_FRESHNESS_SECONDS, Histogram, "floe_table_freshness_seconds", "Age of the oldest row of a commit at the moment it became visible.";
+    TABLE_STATE, Gauge, "floe_table_state", "1 for the state that a table is in, by table and state.";
     TABLE_LAG_SECONDS, Gauge, "floe_table_lag_seconds", "Age of the oldest record that is not in the table yet, by table.";
     TABLE_PENDING_OFFSETS, Gauge, "floe_table_pending_commit_offsets", "Records that are not in the table yet, by table.";
     TABLE_PINNED_BYTES, Gauge, "floe_table_pinned_bytes", "Bytes of the log kept because they are not in the table yet, by table.";

@@ -25,7 +25,7 @@ pub enum Error {
     #[error("file {0} exists already")]
     Exists(String),
     /// The storage failed; nothing that a table refers to was changed. Try again later.
-    #[error("storage: {0}")]
+    #[error("storage: {}", plain(&.0.to_string()))]
     Storage(#[source] iceberg::Error),
     /// Rows could not be encoded; the same rows fail again.
     #[error("rows cannot be encoded: {0}")]
@@ -45,6 +45,32 @@ fn first(paths: &[String]) -> &str {
     paths.first().map_or("", String::as_str)
 }
 
+/// Longest text of a storage error, in bytes.
+const PLAIN_LEN_MAX: usize = 300;
+
+/// The text of a storage library's error without its dump of the request, in one line.
+fn plain(text: &str) -> String {
+    let mut rest = text;
+    let mut short = String::new();
+    while let Some(at) = rest.find("context: {") {
+        short.push_str(&rest[..at]);
+        let mut depth = 0_usize;
+        let end = rest[at..].char_indices().find(|(_, c)| {
+            match c {
+                '{' => depth += 1,
+                '}' => depth = depth.saturating_sub(1),
+                _ => return false,
+            }
+            depth == 0
+        });
+        rest = end.map_or("", |(length, _)| &rest[at + length + 1..]);
+    }
+    short.push_str(rest);
+    let mut line = short.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.truncate(line.floor_char_boundary(PLAIN_LEN_MAX));
+    line
+}
+
 impl Error {
     /// Sorts an error of the `iceberg` crate into what a caller does about it.
     pub(crate) fn from_iceberg(error: iceberg::Error) -> Self {
@@ -55,5 +81,24 @@ impl Error {
             }
             _ => Self::Storage(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storage_error_is_one_short_line() {
+        let dump = "Unexpected => write\nfailed, source: Unexpected (persistent) at write, \
+                    context: { uri: http://x/{y}, response: Parts { status: 404 } } => S3Error: \
+                    NoSuchBucket";
+        assert_eq!(
+            plain(dump),
+            "Unexpected => write failed, source: Unexpected (persistent) at write, => S3Error: \
+             NoSuchBucket"
+        );
+        assert_eq!(plain("context: { unclosed"), "");
+        assert!(plain(&"é".repeat(999)).len() <= PLAIN_LEN_MAX);
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use crate::log::Log;
 use crate::runtime::clock::Clock;
 use crate::runtime::fail_points::FailPoints;
@@ -67,6 +69,8 @@ pub(super) struct Context {
     pub(super) budget: ByteBudget,
     pub(super) options: Arc<Options>,
     pub(super) tasks: Tasks,
+    /// Held while a free name is looked for and taken.
+    pub(super) naming: Arc<Mutex<()>>,
 }
 
 impl Context {

@@ -256,6 +256,24 @@ fn uncontained(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
     Ok(output)
 }
 
+/// The columns that the records of all `groups` wish for together; empty if that cannot be told.
+pub(super) fn propose(groups: &[(Job, Arc<Vec<StoredBatch>>)]) -> Vec<NewColumn> {
+    let Some((Job { values: Values::Json(plan), kept, inspect, .. }, _)) = groups.first() else {
+        return Vec::new();
+    };
+    let all = || groups.iter().flat_map(|(job, batches)| batches.iter().map(move |one| (job, one)));
+    let mut readers: Vec<BatchReader> = all().map(|_| BatchReader::new()).collect();
+    let proposed = contained(|| {
+        let mut rows = Vec::new();
+        for ((job, batch), reader) in all().zip(&mut readers) {
+            let found = take_apart(job, batch, reader).unwrap_or_default();
+            rows.extend(found.into_iter().filter(|row| job.condemned(row).is_none()));
+        }
+        json::decode(plan, &rows, kept.is_some(), inspect.as_ref()).proposed
+    });
+    proposed.unwrap_or_default()
+}
+
 fn try_out(job: &Job, output: &Output) -> Result<(), table::Error> {
     let Some(options) = &job.trial else {
         return Ok(());

@@ -3,6 +3,7 @@
 
 use iceberg::TableRequirement;
 use iceberg::TableUpdate;
+use iceberg::spec::Schema;
 use iceberg::spec::TableMetadata;
 use iceberg::spec::UnboundPartitionSpec;
 
@@ -18,6 +19,7 @@ use crate::table::catalog::TableChange;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
 use crate::tier::ledger::StopState;
+use crate::tier::restore;
 
 /// Adds `columns` to the table and gives it as it is afterwards. After a conflict or an unknown
 /// answer it only reloads: the caller decodes again by what the table has then, which also takes
@@ -41,7 +43,38 @@ pub(super) async fn add_columns(
         }
         Err(error) => return Err(Halt::Stop(StopState::ConfigError, error.to_string())),
     };
-    let change = TableChange {
+    let loaded = commit_or_reload(context, base, schema_change(base, wanted)).await?;
+    let table = base.ident.to_string();
+    ::metrics::counter!(metrics::TABLE_SCHEMA_CHANGES, "table" => table)
+        .increment(columns.len() as u64);
+    tracing::info!(table = %base.ident, columns = columns.len(), "table has new columns");
+    Ok(loaded)
+}
+
+/// Gives the table back the columns of `ours` that it lacks.
+///
+/// # Errors
+/// [`Halt`]; columns of the user that clash with ours stop the table.
+pub(super) async fn restore_columns(
+    context: &Context,
+    base: LoadedTable,
+    ours: Result<Schema, iceberg::Error>,
+) -> Result<LoadedTable, Halt> {
+    let metadata = &base.metadata;
+    let stop = |error: iceberg::Error| Halt::Stop(StopState::ConfigError, error.to_string());
+    let ours = ours.map_err(stop)?;
+    let restored = restore::restore(metadata.current_schema(), metadata.last_column_id(), &ours);
+    let Some(schema) = restored.map_err(stop)? else {
+        return Ok(base);
+    };
+    tracing::warn!(table = %base.ident, "columns that Floe writes were gone and are made again");
+    commit_or_reload(context, &base, schema_change(&base, schema)).await
+}
+
+/// A guarded change of the current schema (rules 4.7).
+fn schema_change(base: &LoadedTable, schema: Schema) -> TableChange {
+    let metadata = &base.metadata;
+    TableChange {
         ident: base.ident.clone(),
         requirements: vec![
             TableRequirement::UuidMatch { uuid: metadata.uuid() },
@@ -53,16 +86,10 @@ pub(super) async fn add_columns(
             },
         ],
         updates: vec![
-            TableUpdate::AddSchema { schema: wanted },
+            TableUpdate::AddSchema { schema },
             TableUpdate::SetCurrentSchema { schema_id: -1 },
         ],
-    };
-    let loaded = commit_or_reload(context, base, change).await?;
-    let table = base.ident.to_string();
-    ::metrics::counter!(metrics::TABLE_SCHEMA_CHANGES, "table" => table)
-        .increment(columns.len() as u64);
-    tracing::info!(table = %base.ident, columns = columns.len(), "table has new columns");
-    Ok(loaded)
+    }
 }
 
 /// Makes the spec of the option the table's default, once its columns exist. An empty option

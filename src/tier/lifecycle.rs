@@ -72,11 +72,7 @@ pub(super) async fn ensure_table(
     let wanted = TableIdent::new(namespace, wanted_name(topic));
     plan_renames(context, entry, &wanted).await?;
     settle_renames(context, entry).await?;
-    let schema = match topic.options.table_mode {
-        TableMode::Raw => raw::schema(),
-        _ => json::schema(),
-    };
-    let loaded = make(context, entry, &wanted, schema, Role::Main).await?;
+    let loaded = make(context, entry, &wanted, schema_of(topic), Role::Main).await?;
     entry.table = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
     context.ledger.write(put_entry(entry)).await?;
     Ok(loaded)
@@ -108,6 +104,17 @@ pub(super) async fn ensure_dead_letters(
     entry.dlq = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
     context.ledger.write(put_entry(entry)).await?;
     Ok(loaded)
+}
+
+/// The columns that the topic's table has whatever is sent to it.
+///
+/// # Errors
+/// Iceberg's, which the fixed shapes never meet.
+pub(super) fn schema_of(topic: &Topic) -> Result<Schema, iceberg::Error> {
+    match topic.options.table_mode {
+        TableMode::Raw => raw::schema(),
+        _ => json::schema(),
+    }
 }
 
 fn wanted_name(topic: &Topic) -> String {
@@ -164,6 +171,8 @@ async fn make(
     role: Role,
 ) -> Result<LoadedTable, Halt> {
     let schema = schema.map_err(|error| Halt::Later(error.to_string()))?;
+    // Names that differ only in case must not both look free.
+    let _one_at_a_time = context.naming.lock().await;
     let mut last = String::new();
     for _ in 0..NAME_TRIES {
         let names: Vec<String> = context
@@ -290,7 +299,11 @@ async fn settle_renames(context: &Context, entry: &mut Entry) -> Result<(), Halt
         }
         match context.catalog.rename(&from, &to).await {
             Ok(()) => tracing::info!(%from, %to, "table of a deleted topic has a new name"),
-            Err(catalog::Error::Unknown(reason) | catalog::Error::Storage(reason)) => {
+            Err(
+                catalog::Error::Unknown(reason)
+                | catalog::Error::Storage(reason)
+                | catalog::Error::Unavailable(reason),
+            ) => {
                 return Err(Halt::Later(reason));
             }
             Err(error) => tracing::warn!(%from, %to, %error, "table cannot be renamed"),

@@ -7,6 +7,7 @@
 //! Owns: the state space `Ledger`, rows, the tiered offset. Does not own: the log, what a
 //! snapshot is, shapes of values.
 
+mod ahead;
 mod committer;
 mod context;
 mod encode;
@@ -16,11 +17,14 @@ pub mod ledger;
 mod lifecycle;
 pub mod naming;
 mod pending;
+mod pin;
 pub mod plan;
 mod poison;
+mod restore;
 mod resume;
 mod round;
 pub mod rows;
+mod shapes;
 pub mod state;
 mod status;
 mod supervisor;
@@ -70,11 +74,21 @@ pub enum Error {
     #[error("the table stands still: {0}")]
     Stopped(String),
     /// It did not happen in time; it goes on.
-    #[error("not committed within {0:?}; it goes on")]
-    TimedOut(Duration),
+    #[error("not committed within {bound:?}{}; it goes on", because(.reason))]
+    TimedOut {
+        /// How long was waited.
+        bound: Duration,
+        /// What is in the way, if the table knows.
+        reason: Option<String>,
+    },
     /// Too many callers wait.
     #[error("too many callers wait for this table")]
     Busy,
+    /// The table is gone: there is nothing in it to go on from.
+    #[error(
+        "the table is gone: it cannot go on from its own end (use ledger, log-start or latest)"
+    )]
+    NoTable,
     /// Only a stopped table can be resumed.
     #[error("the table does not stand still")]
     NotStopped,
@@ -97,6 +111,10 @@ pub enum Error {
     /// The program ends.
     #[error("tiering is closed")]
     Closed,
+}
+
+fn because(reason: &Option<String>) -> String {
+    reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
 }
 
 /// What tiering is built from.
@@ -139,6 +157,7 @@ impl Tiering {
             budget: ByteBudget::new(options.memory_bytes),
             options: Arc::new(options),
             tasks: parts.tasks,
+            naming: Arc::default(),
         };
         Self { supervisor: Supervisor::start(context) }
     }
@@ -173,7 +192,13 @@ impl Tiering {
                 }
             }
         };
-        tokio::time::timeout(bound, asked).await.unwrap_or(Err(Error::TimedOut(bound)))
+        match tokio::time::timeout(bound, asked).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let reason = self.table(name).and_then(|status| status.reason);
+                Err(Error::TimedOut { bound, reason })
+            }
+        }
     }
 
     async fn flush_once(&self, name: &str) -> Result<(), Error> {

@@ -20,6 +20,8 @@ pub struct Cadence {
     pub target_lag_ms: i64,
     /// `table.flush.bytes`: this much pending data starts a commit.
     pub flush_bytes: u64,
+    /// `table.pin.max.bytes` as it applies: near it a commit does not wait for its time.
+    pub pin_max_bytes: u64,
     /// `table.commit.min.interval.ms`.
     pub min_interval_ms: i64,
     /// 0 to 100: this share, in thousandths of the lag, a table starts early, so that a thousand
@@ -51,6 +53,8 @@ pub enum Trigger {
     Bytes,
     /// Somebody waits.
     Flush,
+    /// Half of what the log may keep for the table.
+    Pin,
     /// A quiet stream's first rows.
     LeadingEdge,
 }
@@ -84,6 +88,8 @@ pub fn decide(cadence: Cadence, waiting: Waiting) -> Decision {
         Some(Trigger::Flush)
     } else if waiting.bytes >= cadence.flush_bytes {
         Some(Trigger::Bytes)
+    } else if waiting.bytes >= (cadence.pin_max_bytes / 2).max(1) {
+        Some(Trigger::Pin)
     } else if age_ms >= due_age_ms {
         Some(Trigger::Lag)
     } else if quiet && age_ms >= edge_age_ms {
@@ -177,6 +183,7 @@ mod tests {
     const MINUTE: Cadence = Cadence {
         target_lag_ms: 60_000,
         flush_bytes: 64 << 20,
+        pin_max_bytes: 1 << 40,
         min_interval_ms: 1_000,
         jitter_permille: 0,
     };
@@ -186,6 +193,15 @@ mod tests {
     }
 
     #[allow(clippy::too_many_lines, reason = "a table of cases")]
+    #[test]
+    fn near_the_pin_limit_a_commit_does_not_wait_for_its_time() {
+        let small = Cadence { pin_max_bytes: 20, ..MINUTE };
+        let decided = decide(small, waiting(1, Some(2_000)));
+        assert_eq!(decided, Decision::Commit(Trigger::Pin));
+        let larger = Cadence { pin_max_bytes: 22, ..MINUTE };
+        assert!(matches!(decide(larger, waiting(1, Some(2_000))), Decision::Wait(_)));
+    }
+
     #[test]
     fn cadence_follows_the_table() {
         use Decision::{Commit, Idle, Wait};

@@ -76,18 +76,23 @@ impl Worker {
     /// `TABLE_DROPPED` the rows go to a new table.
     ///
     /// # Errors
-    /// [`Error::NotStopped`]; [`Error::Duplicates`] below the table's own end without
+    /// [`Error::NotStopped`]; [`Error::NoTable`]; [`Error::Duplicates`] below the table's own end without
     /// `allow_duplicates`; [`Error::Catalog`] where the table cannot be looked at.
     pub(super) async fn resume(&mut self, from: From, allow_duplicates: bool) -> Result<(), Error> {
         let Some(stop) = self.entry.stop.clone() else {
             return Err(Error::NotStopped);
         };
+        let is_gone = matches!(stop.state, StopState::Replaced | StopState::TableDropped);
+        if is_gone && from == From::Table {
+            return Err(Error::NoTable);
+        }
         let new_table = matches!(
             stop.state,
             StopState::LogBehind | StopState::Replaced | StopState::TableDropped
         );
         let table = match (&self.entry.table, stop.state) {
-            (None, _) | (_, StopState::Replaced | StopState::TableDropped) => None,
+            (None, _) => None,
+            _ if is_gone => None,
             (Some(table), _) => {
                 let loaded = self.context.catalog.load(&table.ident()?).await;
                 let loaded = loaded.map_err(|error| Error::Catalog(error.to_string()))?;

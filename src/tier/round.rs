@@ -12,13 +12,13 @@ use crate::log::ReadError;
 use crate::log::ReadSlice;
 use crate::log::StoredBatch;
 use crate::runtime::metrics;
-use crate::schema::columns;
-use crate::schema::columns::Plan;
+use crate::schema::evolve::NewColumn;
 use crate::table;
 use crate::table::catalog::LoadedTable;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Range;
 use crate::table::sink::SinkOptions;
+use crate::tier::ahead;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
 use crate::tier::encode;
@@ -37,10 +37,10 @@ use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
 use crate::tier::lifecycle;
 use crate::tier::poison;
-use crate::tier::rows::system;
+use crate::tier::rows::dlq;
+use crate::tier::shapes::aligned;
+use crate::tier::shapes::shapes;
 use crate::topic::Topic;
-use crate::topic::options::TableMode;
-use crate::topic::options::TypeConflict;
 use crate::types::Offset;
 use crate::types::OffsetRange;
 use crate::types::PartitionId;
@@ -84,6 +84,8 @@ pub(super) struct Round<'a> {
     kept: Option<Offsets>,
     poison: Vec<Range>,
     careful: bool,
+    /// Pieces whose turn comes later.
+    ahead: Vec<Piece>,
     files: Files,
     dlq_files: Files,
     ranges: Vec<Range>,
@@ -102,7 +104,7 @@ impl<'a> Round<'a> {
         table: LoadedTable,
         tag: Uuid,
     ) -> Result<Self, Halt> {
-        let table = evolve::align_spec(context, table, &topic.options.table_partition_spec).await?;
+        let table = aligned(context, topic, table).await?;
         let (target, values) = shapes(topic, &table, true)?;
         let options = |role: &str| {
             let footer = vec![
@@ -126,6 +128,7 @@ impl<'a> Round<'a> {
             kept: None,
             poison: Vec::new(),
             careful: false,
+            ahead: Vec::new(),
             files,
             dlq_files,
             ranges: Vec::new(),
@@ -147,8 +150,14 @@ impl<'a> Round<'a> {
         self.careful = true;
     }
 
+    /// What will be taken, in this order.
+    pub(super) fn plan(&mut self, pieces: &[Piece]) {
+        self.ahead = pieces.to_vec();
+    }
+
     /// Takes one partition's piece.
     pub(super) async fn take(&mut self, piece: Piece) -> Result<(), Halt> {
+        self.ahead.retain(|other| other.partition != piece.partition);
         let mut at = piece.from;
         let mut read_bytes = 0_u64;
         while at < piece.until && read_bytes < piece.bytes_max && !self.files.is_full() {
@@ -280,10 +289,9 @@ impl<'a> Round<'a> {
             }
             let output = self.encode(piece, batches).await?;
             if !output.proposed.is_empty() {
-                let table =
-                    evolve::add_columns(self.context, &self.table, &output.proposed).await?;
-                let spec = &self.topic.options.table_partition_spec;
-                self.table = evolve::align_spec(self.context, table, spec).await?;
+                let columns = self.wishes(piece, batches, output.proposed).await;
+                let table = evolve::add_columns(self.context, &self.table, &columns).await?;
+                self.table = aligned(self.context, self.topic, table).await?;
                 (self.target, self.values) = shapes(self.topic, &self.table, true)?;
             } else if output.needs_dead_letters {
                 self.open_dead_letters().await?;
@@ -292,6 +300,21 @@ impl<'a> Round<'a> {
             }
         }
         Err(Halt::Later("the schema changes faster than rows can be encoded".to_owned()))
+    }
+
+    /// The new columns of this group and of the partitions whose turn comes later.
+    async fn wishes(
+        &mut self,
+        piece: Piece,
+        batches: &Arc<Vec<StoredBatch>>,
+        own: Vec<NewColumn>,
+    ) -> Vec<NewColumn> {
+        if self.ahead.is_empty() {
+            return own;
+        }
+        let job = self.job(piece);
+        let all = ahead::columns(&self.context.log, &job, batches, &self.ahead).await;
+        if all.is_empty() { own } else { all }
     }
 
     /// Encodes the first of `batches`; records on which that fails become dead letters.
@@ -328,6 +351,7 @@ impl<'a> Round<'a> {
     async fn open_dead_letters(&mut self) -> Result<(), Halt> {
         let main = self.table.ident.clone();
         let loaded = lifecycle::ensure_dead_letters(self.context, self.entry, &main).await?;
+        let loaded = evolve::restore_columns(self.context, loaded, dlq::schema()).await?;
         let metadata = &loaded.metadata;
         let spec = Arc::clone(metadata.default_partition_spec());
         let target = Target::new(Arc::clone(metadata.current_schema()), spec)?;
@@ -437,32 +461,4 @@ fn sink_options(context: &Context) -> SinkOptions {
         inspect: context.options.inspect_rows.clone(),
         ..SinkOptions::default()
     }
-}
-
-/// How rows of a topic are built for the table as it is now.
-fn shapes(topic: &Topic, table: &LoadedTable, evolve: bool) -> Result<(Target, Values), Halt> {
-    let metadata = &table.metadata;
-    let schema = Arc::clone(metadata.current_schema());
-    let target = Target::new(Arc::clone(&schema), Arc::clone(metadata.default_partition_spec()))?;
-    let mode = match topic.options.table_mode {
-        TableMode::Raw => return Ok((target, Values::Raw)),
-        TableMode::Json => columns::Mode::Json,
-        TableMode::Auto | TableMode::Off => columns::Mode::Auto,
-    };
-    let conflict = match topic.options.table_type_conflict {
-        TypeConflict::Suffix => columns::Conflict::Sibling,
-        TypeConflict::Rest => columns::Conflict::Rest,
-        TypeConflict::Dlq => columns::Conflict::Dlq,
-    };
-    let options = columns::Options {
-        mode,
-        conflict,
-        max_columns: topic.options.table_max_columns as usize,
-        evolve,
-        system: vec![system::NAME.to_owned()],
-        ..columns::Options::default()
-    };
-    let plan = Plan::new(&schema, options)
-        .map_err(|error| Halt::Stop(StopState::ConfigError, error.to_string()))?;
-    Ok((target, Values::Json(Arc::new(plan))))
 }

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::table::commit::marker::Gap;
+use crate::tier::pending::Oldest;
 use crate::types::Offset;
 
 /// One partition's part of a table.
@@ -55,7 +56,7 @@ pub struct TableStatus {
     pub mode: String,
     /// `RUNNING`, `RETRYING`, `WAITING` (no row yet), `OFF`, `DRAINING`, or a stopped state.
     pub state: String,
-    /// Why it is not `RUNNING`.
+    /// Why it is not `RUNNING`, or why producers are refused.
     pub reason: Option<String>,
     /// The command that leaves a stopped state.
     pub resume: Option<String>,
@@ -87,26 +88,43 @@ pub struct TableStatus {
     pub gaps: Vec<Gap>,
     /// Data files of the last commit.
     pub last_files: Vec<FileStatus>,
+    /// `table.partition.spec`; a column of it that does not exist yet is waited for.
+    pub partition_spec: String,
     /// Columns of the table.
     pub columns: Vec<ColumnStatus>,
 }
 
 /// The place where a worker leaves its status.
 #[derive(Clone, Default)]
-pub(super) struct Cell(Arc<Mutex<TableStatus>>);
+pub(super) struct Cell(Arc<Mutex<Shown>>);
+
+#[derive(Default)]
+struct Shown {
+    status: TableStatus,
+    /// What waits longest; its age grows while nothing is published.
+    oldest: Option<Oldest>,
+}
 
 impl Cell {
     pub(super) fn get(&self) -> TableStatus {
-        self.0.lock().clone()
+        let shown = self.0.lock();
+        let mut status = shown.status.clone();
+        status.lag_ms = shown.oldest.map_or(0, |oldest| oldest.age_ms());
+        status
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut TableStatus)) {
-        change(&mut self.0.lock());
+        change(&mut self.0.lock().status);
+    }
+
+    /// Says since when something waits.
+    pub(super) fn waits_since(&self, oldest: Option<Oldest>) {
+        self.0.lock().oldest = oldest;
     }
 
     /// True if `name` means this table: its name with or without namespace, or its topic.
     pub(super) fn is_named(&self, name: &str) -> bool {
-        let status = self.0.lock();
+        let status = &self.0.lock().status;
         let short = status.table.rsplit('.').next().unwrap_or_default();
         !name.is_empty() && (status.table == name || short == name || status.topic == name)
     }

@@ -1,5 +1,5 @@
-//! The steps of a worker around its commits: what the log may give back, the pin limit, off and
-//! on again, the end of a deleted topic, status.
+//! The steps of a worker around its commits: what the log may give back, off and on again, the
+//! end of a deleted topic, status.
 
 use iceberg::spec::NestedFieldRef;
 use iceberg::spec::Type;
@@ -11,16 +11,16 @@ use crate::tier::ledger::put_entry;
 use crate::tier::lifecycle;
 use crate::tier::pending;
 use crate::tier::pending::Part;
+use crate::tier::pin::pinned;
 use crate::tier::status::ColumnStatus;
 use crate::tier::status::PartitionStatus;
 use crate::tier::worker::Next;
 use crate::tier::worker::Worker;
 use crate::topic::options::DeleteUntiered;
-use crate::topic::options::PinOverflow;
 use crate::topic::options::TableMode;
 
-/// Producers go on once this share of the pin limit is left, in percent.
-const PIN_EASED_PERCENT: u64 = 90;
+/// Tries to commit what waits before a table is off.
+const OFF_FAILURES_MAX: u32 = 5;
 
 impl Worker {
     /// Tells the log which offsets stream retention may pass.
@@ -33,11 +33,15 @@ impl Worker {
         }
     }
 
-    /// The table is switched off: the log need not wait for it.
+    /// The table is switched off: what was appended before is still committed, and the log need
+    /// not wait for what comes after.
     pub(super) async fn off(&mut self) -> Result<Next, Halt> {
-        if !self.entry.off && (self.entry.table.is_some() || !self.entry.ends.is_empty()) {
-            self.entry.off = true;
-            self.context.ledger.write(put_entry(&self.entry)).await?;
+        if !self.entry.off {
+            self.commit_before_off().await?;
+            let mut next = self.entry.clone();
+            next.off = true;
+            self.context.ledger.write(put_entry(&next)).await?;
+            self.entry = next;
         }
         self.set_blocked(None);
         for id in &self.topic.partitions {
@@ -47,6 +51,31 @@ impl Worker {
         }
         self.refuse_waiters();
         Ok(Next::Parked)
+    }
+
+    /// Commits what waited when the switch was seen. A table that stands still or keeps failing
+    /// is not waited for: its rows are part of the gap then.
+    async fn commit_before_off(&mut self) -> Result<(), Halt> {
+        let is_new = self.entry.table.is_none() && self.entry.ends.is_empty();
+        if self.entry.stop.is_some() || is_new || self.failures >= OFF_FAILURES_MAX {
+            return Ok(());
+        }
+        if self.prepared.is_some() {
+            self.settle(None).await?;
+        }
+        let now = self.parts();
+        let ends = self.off_at.get_or_insert_with(|| {
+            now.iter().map(|part| (part.index, part.high_watermark)).collect()
+        });
+        let before = |mut part: Part| {
+            part.high_watermark = ends.get(&part.index).copied().unwrap_or(part.next);
+            part
+        };
+        let parts: Vec<Part> = now.into_iter().map(before).collect();
+        if parts.iter().any(|part| part.offsets() > 0) {
+            self.commit(&parts).await?;
+        }
+        Ok(())
     }
 
     /// The table is on again: what was appended meanwhile is a recorded gap (rules 4.3).
@@ -65,65 +94,6 @@ impl Worker {
         self.context.ledger.write(put_entry(&next)).await?;
         self.entry = next;
         self.count_gaps(&gaps);
-        Ok(())
-    }
-
-    /// Holds the log to the pin limit of the topic.
-    pub(super) async fn check_overflow(&mut self) -> Result<(), Halt> {
-        let options = &self.topic.options;
-        let limit = options.table_pin_max_bytes.unwrap_or(self.context.options.pin_max_bytes);
-        let parts = self.parts();
-        let pinned: u64 = parts.iter().map(|part| part.bytes).sum();
-        let eased = limit / 100 * PIN_EASED_PERCENT;
-        match options.table_pin_overflow {
-            PinOverflow::Block if pinned > limit => {
-                let reason = format!("{pinned} bytes wait for the table, the limit is {limit}");
-                self.set_blocked(Some(reason));
-            }
-            PinOverflow::Block if self.blocked && pinned > eased => {}
-            PinOverflow::DropOldest if pinned > limit => {
-                self.set_blocked(None);
-                self.drop_oldest(&parts, pinned, eased).await?;
-            }
-            PinOverflow::Block | PinOverflow::DropOldest => self.set_blocked(None),
-        }
-        Ok(())
-    }
-
-    pub(super) fn set_blocked(&mut self, reason: Option<String>) {
-        if reason.is_none() && !self.blocked {
-            return;
-        }
-        self.blocked = reason.is_some();
-        for id in &self.topic.partitions {
-            if let Some(partition) = self.context.log.partition(*id) {
-                partition.set_blocked(reason.clone());
-            }
-        }
-    }
-
-    /// Gives up the oldest waiting records of each partition by its share.
-    async fn drop_oldest(&mut self, parts: &[Part], pinned: u64, eased: u64) -> Result<(), Halt> {
-        let excess = u128::from(pinned.saturating_sub(eased));
-        let mut gaps = Vec::new();
-        for part in parts.iter().filter(|part| part.offsets() > 0) {
-            let offsets = u128::from(part.offsets().unsigned_abs());
-            let dropped = (offsets * excess).div_ceil(u128::from(pinned.max(1))).min(offsets);
-            let dropped = i64::try_from(dropped).unwrap_or(i64::MAX);
-            if dropped > 0 {
-                gaps.push(gap(part, part.next + dropped, "overflow"));
-            }
-        }
-        let mut next = self.entry.clone();
-        for gap in &gaps {
-            next.record_gap(gap.clone())?;
-        }
-        self.context.ledger.write(put_entry(&next)).await?;
-        self.entry = next;
-        self.count_gaps(&gaps);
-        tracing::warn!(topic = %self.topic.name, pinned, "pin limit reached, oldest records dropped");
-        self.oldest = None;
-        self.release();
         Ok(())
     }
 
@@ -180,7 +150,10 @@ impl Worker {
         }
         self.entry = next;
         if dropped > 0 {
-            let table = self.entry.table.as_ref().map_or_else(String::new, |one| one.display());
+            let table = match &self.entry.table {
+                Some(table) => table.display(),
+                None => lifecycle::planned_name(&self.topic),
+            };
             let labels = [("table", table), ("reason", "deleted".to_owned())];
             ::metrics::counter!(metrics::TABLE_DROPPED, &labels).increment(dropped);
             tracing::warn!(topic = %self.topic.name, dropped, "records of a deleted topic dropped");
@@ -196,7 +169,7 @@ impl Worker {
         let parts = self.parts();
         let lag_ms = self.oldest.map_or(0, |oldest| oldest.age_ms());
         let pending: i64 = parts.iter().map(Part::offsets).sum();
-        let pinned: u64 = parts.iter().map(|part| part.bytes).sum();
+        let pinned = pinned(&parts);
         let table = match &self.entry.table {
             Some(table) => table.display(),
             None => lifecycle::planned_name(&self.topic),
@@ -206,7 +179,9 @@ impl Worker {
         ::metrics::gauge!(metrics::TABLE_PENDING_OFFSETS, &label).set(pending as f64);
         ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
         let (state, reason) = self.state();
+        self.show_state(&table, &state);
         let resume = self.entry.stop.as_ref().map(|stop| stop.state.resume_hint(&table));
+        self.cell.waits_since(self.oldest);
         self.cell.update(|status| {
             status.dead_letter_table = self.entry.dlq.as_ref().map(|dlq| dlq.display());
             status.topic = self.topic.name.to_string();
@@ -216,11 +191,11 @@ impl Worker {
             status.reason = reason;
             status.resume = resume;
             status.generation = self.entry.generation;
-            status.lag_ms = lag_ms;
             status.pending_offsets = pending;
             status.pinned_bytes = pinned;
             status.partitions = parts.iter().map(|part| self.partition_status(part)).collect();
             let last = self.entry.last.as_ref();
+            status.partition_spec = self.topic.options.table_partition_spec.clone();
             status.last_snapshot_id = last.and_then(|last| last.snapshot_id);
             status.last_commit_ms = last.map(|last| last.at_ms);
             status.commit_p95_ms = self.durations.p95_ms();
@@ -241,6 +216,19 @@ impl Worker {
             }
             status.table = table;
         });
+    }
+
+    /// One gauge per table and state: 1 for the state it is in, 0 for one that it was in.
+    fn show_state(&self, table: &str, state: &str) {
+        let gauge = |state: &str, value: f64| {
+            let labels = [("table", table.to_owned()), ("state", state.to_owned())];
+            ::metrics::gauge!(metrics::TABLE_STATE, &labels).set(value);
+        };
+        let before = self.cell.get().state;
+        if !before.is_empty() && before != state {
+            gauge(&before, 0.0);
+        }
+        gauge(state, 1.0);
     }
 
     fn partition_status(&self, part: &Part) -> PartitionStatus {
@@ -267,7 +255,7 @@ impl Worker {
         } else {
             "RUNNING"
         };
-        (name.to_owned(), self.failure.clone())
+        (name.to_owned(), self.failure.clone().or_else(|| self.blocked.clone()))
     }
 }
 
@@ -290,6 +278,6 @@ fn type_text(kind: &Type) -> String {
     }
 }
 
-fn gap(part: &Part, to: i64, reason: &str) -> Gap {
+pub(super) fn gap(part: &Part, to: i64, reason: &str) -> Gap {
     Gap { partition: part.index, from: part.next, to, reason: reason.to_owned() }
 }

@@ -330,6 +330,7 @@ async fn fill(
     watermark: Option<i64>,
     carried: Vec<marker::Gap>,
 ) -> Result<Finished, Halt> {
+    round.plan(&pieces);
     for piece in pieces {
         if let Err(halt) = round.take(piece).await {
             round.abandon().await;

@@ -22,10 +22,12 @@ use crate::tier::ledger::Entry;
 use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
 use crate::tier::ledger::put_entry;
+use crate::tier::lifecycle;
 use crate::tier::pending;
 use crate::tier::pending::Oldest;
 use crate::tier::pending::Part;
 use crate::tier::pending::millis;
+use crate::tier::pin::pinned;
 use crate::tier::plan;
 use crate::tier::plan::Cadence;
 use crate::tier::plan::Decision;
@@ -101,12 +103,19 @@ pub(super) struct Worker {
     pub(super) waiters: Vec<Waiter>,
     pub(super) failures: u32,
     pub(super) failure: Option<String>,
-    pub(super) blocked: bool,
+    /// Why producers are refused.
+    pub(super) blocked: Option<String>,
+    /// A commit was made since the pin limit was reached.
+    pub(super) tried_at_limit: bool,
     pub(super) since_maintenance: u64,
     /// Halved when a commit was too large for the ledger.
     pub(super) budget_shift: u32,
     /// The last round met rows that cannot be encoded.
     pub(super) careful: bool,
+    /// Where the partitions ended when the table was switched off.
+    pub(super) off_at: Option<Ends>,
+    /// The table is looked at even if nothing waits: somebody asked.
+    pub(super) look: bool,
 }
 
 /// Ends of a worker's life that the supervisor passes in.
@@ -139,7 +148,10 @@ impl Worker {
             waiters: Vec::new(),
             failures: 0,
             failure: None,
-            blocked: false,
+            blocked: None,
+            tried_at_limit: false,
+            off_at: None,
+            look: false,
             since_maintenance: 0,
             budget_shift: 0,
             careful: false,
@@ -209,6 +221,7 @@ impl Worker {
         if self.topic.options.table_mode == TableMode::Off {
             return self.off().await;
         }
+        self.off_at = None;
         if self.entry.off {
             self.on_again().await?;
         }
@@ -225,12 +238,18 @@ impl Worker {
             return Ok(Next::Again);
         }
         self.check_overflow().await?;
+        if std::mem::take(&mut self.look) && self.entry.table.is_some() {
+            let table =
+                lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
+            self.table = Some(table);
+        }
         let parts = self.parts();
         match self.decide(&parts) {
             Decision::Idle => Ok(Next::Idle),
             Decision::Wait(ms) => Ok(Next::Sleep(Duration::from_millis(ms.unsigned_abs()))),
             Decision::Commit(trigger) => {
                 tracing::debug!(topic = %self.topic.name, ?trigger, "table commit starts");
+                self.tried_at_limit = pinned(&parts) > self.pin_max_bytes();
                 self.commit(&parts).await?;
                 Ok(Next::Again)
             }
@@ -252,12 +271,13 @@ impl Worker {
         let cadence = Cadence {
             target_lag_ms: options.table_target_lag_ms,
             flush_bytes: options.table_flush_bytes,
+            pin_max_bytes: self.pin_max_bytes(),
             min_interval_ms: options.table_commit_min_interval_ms,
             jitter_permille: i64::from(self.topic.id.0.as_bytes()[15]) * 100 / 255,
         };
         let waiting = Waiting {
             oldest_age_ms: self.oldest.map(|oldest| oldest.age_ms()),
-            bytes: parts.iter().map(|part| part.bytes).sum(),
+            bytes: pinned(parts),
             flush: !self.waiters.is_empty(),
             since_commit_ms: self.last_commit.map(|at| millis(at.elapsed())),
             commit_p95_ms: self.durations.p95_ms(),
@@ -306,7 +326,7 @@ impl Worker {
         let parts = self.parts();
         let ends = parts.iter().map(|part| (part.index, part.high_watermark)).collect();
         self.waiters.push(Waiter { ends, done });
-        self.answer_waiters();
+        self.look = true;
         if self.topic.options.table_mode == TableMode::Off {
             self.refuse_waiters();
         }
@@ -360,8 +380,9 @@ impl Worker {
             // It stops again after a restart, by the same look at the table.
             tracing::warn!(topic = %self.topic.name, %error, "stopped state is not recorded");
         }
-        self.refuse_waiters();
+        // Who waited for the commit sees why it will not come.
         self.publish();
+        self.refuse_waiters();
     }
 
     /// The last commit before the program ends (rules 7.4); the caller bounds its time.

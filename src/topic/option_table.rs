@@ -266,14 +266,15 @@ pub const OPTIONS: &[OptionDef] = &[
         Kind::TableName,
         "",
         Effect::Active,
-        "Name of the table; empty makes it from the topic name.",
+        "Name of the table when it is made; empty makes it from the topic name. A table that \
+         exists keeps its name.",
     ),
     row(
         "table.namespace",
         Kind::Namespace,
         "streams",
         Effect::Active,
-        "Namespace of the table, parts joined by dots.",
+        "Namespace of the table when it is made, parts joined by dots.",
     ),
     row(
         "table.partition.spec",
@@ -281,7 +282,7 @@ pub const OPTIONS: &[OptionDef] = &[
         "",
         Effect::Active,
         "Partitioning of the table, such as `(hour(floe.timestamp))`; empty is \
-         unpartitioned.",
+         unpartitioned. It applies once all its columns exist.",
     ),
     row(
         "table.pin.max.bytes",

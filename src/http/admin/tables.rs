@@ -62,10 +62,11 @@ fn unknown(name: &str) -> Problem {
 fn problem(name: &str, error: &tier::Error) -> Problem {
     match error {
         tier::Error::UnknownTable(_) => unknown(name),
-        tier::Error::Stopped(_) | tier::Error::NotStopped | tier::Error::Duplicates { .. } => {
-            Problem::new("wrong_state", error.to_string())
-        }
-        tier::Error::TimedOut(_) => Problem::new("timeout", error.to_string()),
+        tier::Error::Stopped(_)
+        | tier::Error::NoTable
+        | tier::Error::NotStopped
+        | tier::Error::Duplicates { .. } => Problem::new("wrong_state", error.to_string()),
+        tier::Error::TimedOut { .. } => Problem::new("timeout", error.to_string()),
         tier::Error::Busy => Problem::new("overloaded", error.to_string()).retry_after(1),
         tier::Error::Closed => Problem::new("draining", error.to_string()).retry_after(5),
         _ => Problem::new("internal", error.to_string()),

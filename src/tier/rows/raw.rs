@@ -46,7 +46,7 @@ pub fn encode(schema: &Arc<ArrowSchema>, rows: &[Row<'_>]) -> Result<RecordBatch
     assemble(schema, columns, rows.len())
 }
 
-/// Adds the system column, unless its user dropped it.
+/// Adds the system column where the schema has it.
 pub(super) fn push_system(
     schema: &ArrowSchema,
     rows: &[Row<'_>],

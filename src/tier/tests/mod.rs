@@ -1,5 +1,6 @@
 //! Tiering over the real log, store and embedded catalog in a folder: records in, rows out.
 
+mod columns;
 mod harness;
 mod roads;
 mod stops;

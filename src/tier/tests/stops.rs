@@ -238,3 +238,92 @@ async fn the_pin_limit_blocks_producers_or_drops_the_oldest() {
         broker.stop(true).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn near_the_pin_limit_a_healthy_table_commits_instead_of_dropping() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let options = [
+        ("table.pin.max.bytes", "60000"),
+        ("table.pin.overflow", "drop_oldest"),
+        ("table.target.lag.ms", "86400000"),
+        ("table.commit.min.interval.ms", "0"),
+    ];
+    let ids = broker.topic("orders", &options).await;
+    broker.append(ids[0], &["first"]).await;
+    broker.flush("orders").await;
+    let value = "x".repeat(1_000);
+    for _ in 0..150 {
+        broker.append(ids[0], &[&value]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    broker.flush("orders").await;
+    assert_eq!(broker.status("orders").gap_offsets, 0);
+    assert_eq!(broker.offsets("orders").await.len(), 151);
+    assert!(broker.status("orders").commits > 2);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gap_of_a_table_that_was_off_is_what_was_appended_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    // One that was never on, one with a row that waits when it is switched off.
+    let never = broker.topic("never", &[("table.mode", "off")]).await;
+    let lag = [("table.target.lag.ms", "86400000")];
+    let waits = broker.topic("waits", &lag).await;
+    broker.append(waits[0], &["0"]).await;
+    broker.flush("waits").await;
+    broker.append(waits[0], &["1"]).await;
+    broker.set("waits", "table.mode", "off").await;
+    broker.until("waits", |status| status.commits == 2).await;
+    broker.until("never", |status| status.state == "OFF").await;
+    for (topic, id) in [("never", never[0]), ("waits", waits[0])] {
+        broker.append(id, &["private"]).await;
+        broker.set(topic, "table.mode", "auto").await;
+        broker.until(topic, |status| status.state != "OFF").await;
+        broker.append(id, &["public"]).await;
+        broker.flush(topic).await;
+    }
+    assert_eq!(broker.offsets("never").await, [(0, 1)]);
+    assert_eq!(broker.offsets("waits").await, [(0, 0), (0, 1), (0, 3)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_differ_in_case_only_do_not_collide_when_made_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    for round in 0..5 {
+        let (one, other) = (format!("Rc{round}"), format!("rc{round}"));
+        let ids = [broker.topic(&one, &[]).await[0], broker.topic(&other, &[]).await[0]];
+        for id in ids {
+            broker.append(id, &["1"]).await;
+        }
+        broker.flush(&one).await;
+        broker.flush(&other).await;
+    }
+    let mut names: Vec<_> =
+        broker.tiering.tables().into_iter().map(|status| status.table.to_lowercase()).collect();
+    let all = names.len();
+    names.sort();
+    names.dedup();
+    assert_eq!((names.len(), all), (10, 10));
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_notices_that_the_table_was_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[]).await;
+    broker.append(ids[0], &["1"]).await;
+    broker.flush("orders").await;
+    broker.catalog.drop_table(ident("orders"), false).await.unwrap();
+    let flushed = broker.tiering.flush("orders", BOUND).await;
+    assert!(matches!(flushed, Err(crate::tier::Error::Stopped(_))), "{flushed:?}");
+    assert_eq!(broker.status("orders").state, "TABLE_DROPPED");
+    let refused = broker.tiering.resume("orders", crate::tier::From::Table, false).await;
+    assert_eq!(refused, Err(crate::tier::Error::NoTable));
+    broker.stop(true).await;
+}

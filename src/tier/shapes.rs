@@ -1,0 +1,66 @@
+//! What a topic's rows look like in its table as it is now.
+
+use std::sync::Arc;
+
+use crate::schema::columns;
+use crate::schema::columns::Plan;
+use crate::table::catalog::LoadedTable;
+use crate::tier::context::Context;
+use crate::tier::context::Halt;
+use crate::tier::encode::Target;
+use crate::tier::encode::Values;
+use crate::tier::evolve;
+use crate::tier::ledger::StopState;
+use crate::tier::lifecycle;
+use crate::tier::rows::system;
+use crate::topic::Topic;
+use crate::topic::options::TableMode;
+use crate::topic::options::TypeConflict;
+
+/// The table with the columns that we write and the partition spec of the topic.
+///
+/// # Errors
+/// [`Halt`]: columns or a spec that cannot work stop the table.
+pub(super) async fn aligned(
+    context: &Context,
+    topic: &Topic,
+    table: LoadedTable,
+) -> Result<LoadedTable, Halt> {
+    let table = evolve::restore_columns(context, table, lifecycle::schema_of(topic)).await?;
+    evolve::align_spec(context, table, &topic.options.table_partition_spec).await
+}
+
+/// How rows of a topic are built for the table as it is now.
+///
+/// # Errors
+/// [`Halt`]: columns or a spec that cannot work stop the table.
+pub(super) fn shapes(
+    topic: &Topic,
+    table: &LoadedTable,
+    evolve: bool,
+) -> Result<(Target, Values), Halt> {
+    let metadata = &table.metadata;
+    let schema = Arc::clone(metadata.current_schema());
+    let target = Target::new(Arc::clone(&schema), Arc::clone(metadata.default_partition_spec()))?;
+    let mode = match topic.options.table_mode {
+        TableMode::Raw => return Ok((target, Values::Raw)),
+        TableMode::Json => columns::Mode::Json,
+        TableMode::Auto | TableMode::Off => columns::Mode::Auto,
+    };
+    let conflict = match topic.options.table_type_conflict {
+        TypeConflict::Suffix => columns::Conflict::Sibling,
+        TypeConflict::Rest => columns::Conflict::Rest,
+        TypeConflict::Dlq => columns::Conflict::Dlq,
+    };
+    let options = columns::Options {
+        mode,
+        conflict,
+        max_columns: topic.options.table_max_columns as usize,
+        evolve,
+        system: vec![system::NAME.to_owned()],
+        ..columns::Options::default()
+    };
+    let plan = Plan::new(&schema, options)
+        .map_err(|error| Halt::Stop(StopState::ConfigError, error.to_string()))?;
+    Ok((target, Values::Json(Arc::new(plan))))
+}
