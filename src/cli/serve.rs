@@ -157,7 +157,7 @@ fn announce(broker: &Broker) {
     output::line(format!(
         "  curl http://{http}/api/v1/topics/orders/events -d '{{\"id\":2,\"name\":\"bob\"}}'"
     ));
-    output::line("query the table a second later (pip install 'pyiceberg[pyarrow]'):");
+    output::line("query the table, first rows after a second (pip install 'pyiceberg[pyarrow]'):");
     output::line(format!(
         "  python3 -c \"from pyiceberg.catalog import load_catalog as c; \
          print(c('floe', type='rest', uri='http://{http}/iceberg')\
