@@ -53,6 +53,7 @@ async fn catalog(answers: &[(u16, Value)]) -> (RestCatalog, Script) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = Router::new().fallback(answer).with_state(script.clone());
+    #[allow(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
     tokio::spawn(async move { axum::serve(listener, app).await });
     let catalog = RestCatalog::new(options(&format!("http://{address}/root/v1/"))).unwrap();
     (catalog, script)
