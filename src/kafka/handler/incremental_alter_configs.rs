@@ -1,7 +1,7 @@
 //! IncrementalAlterConfigs (key 44, KIP-339), versions 0 and 1.
 //!
 //! Edits single options of a topic: SET 0, DELETE 1, APPEND 2, SUBTRACT 3. All edits of one topic
-//! are applied, or none. Broker options are read-only, as in AlterConfigs.
+//! are applied, or none. What it shares with AlterConfigs is in `alter_resources`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterC
 
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::handler::alter_configs::{check_alterable, key_twice, no_value, stands_twice};
+use crate::kafka::handler::alter_resources::{self, Edit, Resource, Wanted, key_twice, no_value};
 use crate::kafka::handler::{ItemError, duplicates, some_text};
 use crate::topic::OptionEdit;
 
@@ -22,37 +22,27 @@ pub(crate) async fn handle(
     _version: i16,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let key = |one: &AlterConfigsResource| (one.resource_type, one.resource_name.clone());
-    let twice = duplicates(request.resources.iter().map(key));
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let done = if twice.contains(&key(&resource)) {
-            Err(stands_twice())
-        } else {
-            alter(&context, &resource, request.validate_only).await
-        };
-        let response = AlterConfigsResourceResponse::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name);
-        responses.push(match done {
-            Ok(()) => response.with_error_message(None),
-            Err(error) => response
-                .with_error_code(error.code.code())
-                .with_error_message(some_text(error.message)),
-        });
-    }
-    IncrementalAlterConfigsResponse::default().with_responses(responses)
+    let wanted = request.resources.into_iter().map(wanted).collect();
+    let done = alter_resources::alter(&context, wanted, request.validate_only).await;
+    IncrementalAlterConfigsResponse::default()
+        .with_responses(done.into_iter().map(response).collect())
 }
 
-async fn alter(
-    context: &Context,
-    resource: &AlterConfigsResource,
-    validate_only: bool,
-) -> Result<(), ItemError> {
-    check_alterable(resource.resource_type)?;
-    let edits = edits(&resource.configs)?;
-    context.deps.topics.edit(&resource.resource_name, edits, validate_only).await?;
-    Ok(())
+fn wanted(resource: AlterConfigsResource) -> Wanted {
+    let edit = edits(&resource.configs).map(Edit::Each);
+    (Resource { kind: resource.resource_type, name: resource.resource_name }, edit)
+}
+
+fn response((resource, done): (Resource, Result<(), ItemError>)) -> AlterConfigsResourceResponse {
+    let response = AlterConfigsResourceResponse::default()
+        .with_resource_type(resource.kind)
+        .with_resource_name(resource.name);
+    match done {
+        Ok(()) => response.with_error_message(None),
+        Err(error) => {
+            response.with_error_code(error.code.code()).with_error_message(some_text(error.message))
+        }
+    }
 }
 
 fn edits(configs: &[AlterableConfig]) -> Result<Vec<OptionEdit>, ItemError> {

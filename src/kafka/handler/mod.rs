@@ -1,6 +1,7 @@
 //! One file per API. Each head says its versions, its behaviour, and what differs from Apache Kafka.
 
 pub(crate) mod alter_configs;
+mod alter_resources;
 pub(crate) mod api_versions;
 mod broker_configs;
 pub(crate) mod create_partitions;
