@@ -87,6 +87,7 @@ impl From<&AppendError> for ErrorCode {
             AppendError::InvalidProducerEpoch => Self::InvalidProducerEpoch,
             // Retriable without a limit other than the client's delivery time-out.
             AppendError::StorageFull(_) | AppendError::Blocked(_) => Self::KafkaStorageError,
+            AppendError::TooLarge { .. } => Self::MessageTooLarge,
             // The partition comes back when the broker does.
             AppendError::Closed => Self::LeaderNotAvailable,
         }
@@ -130,6 +131,7 @@ impl From<&topic::Error> for ErrorCode {
             topic::Error::InvalidName(_) => Self::InvalidTopicException,
             topic::Error::Exists(_) => Self::TopicAlreadyExists,
             topic::Error::Unknown(_) => Self::UnknownTopicOrPartition,
+            topic::Error::UnknownId(_) => Self::UnknownTopicId,
             topic::Error::InvalidPartitions(_) => Self::InvalidPartitions,
             topic::Error::InvalidConfig(_) => Self::InvalidConfig,
             topic::Error::PolicyViolation(_) => Self::PolicyViolation,

@@ -194,6 +194,7 @@ fn reason(error: &AppendError) -> &'static str {
         AppendError::OutOfOrderSequence => "out_of_order_sequence",
         AppendError::InvalidProducerEpoch => "invalid_producer_epoch",
         AppendError::StorageFull(_) => "storage_full",
+        AppendError::TooLarge { .. } => "too_large",
         AppendError::Closed => "closed",
         AppendError::Blocked(_) => "blocked",
     }

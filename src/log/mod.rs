@@ -94,6 +94,14 @@ pub enum AppendError {
     /// Free space is below the floor, or no next file is ready; retry later.
     #[error("storage is full: {0}")]
     StorageFull(String),
+    /// The append is larger than a file of the log can hold; no later try can succeed.
+    #[error("{bytes} bytes do not fit into the log at once, the limit is {limit}")]
+    TooLarge {
+        /// Its size on disk.
+        bytes: u64,
+        /// The limit, by `wal.file.bytes`.
+        limit: u64,
+    },
     /// Shutting down.
     #[error("the log is closed")]
     Closed,

@@ -138,6 +138,7 @@ impl Frames for WalFrames {
 fn wal_error(error: wal::Error) -> AppendError {
     match error {
         wal::Error::Closed => AppendError::Closed,
+        wal::Error::TooLarge { bytes, limit } => AppendError::TooLarge { bytes, limit },
         other => AppendError::StorageFull(other.to_string()),
     }
 }

@@ -35,26 +35,42 @@ struct Handle {
     cell: Cell,
 }
 
+#[derive(Default)]
+struct Workers {
+    by_topic: HashMap<TopicId, Handle>,
+    /// The newest change of topics that the workers were told of.
+    seen: u64,
+}
+
 /// All workers; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Supervisor {
     context: Context,
-    workers: Arc<Mutex<HashMap<TopicId, Handle>>>,
+    workers: Arc<Mutex<Workers>>,
     closing: CancellationToken,
     running: TaskTracker,
-    ended: Arc<Notify>,
+    ended: Arc<EndedWorkers>,
+}
+
+/// Topics whose workers ended since the last look.
+#[derive(Default)]
+struct EndedWorkers {
+    topics: Mutex<Vec<TopicId>>,
+    wake: Notify,
 }
 
 /// Tells the supervisor that a worker ended, by a panic too: a defect in tiering stops one table
 /// for a moment, not the broker (rules 4.9).
 struct Ended {
-    wake: Arc<Notify>,
+    topic: TopicId,
+    ended: Arc<EndedWorkers>,
     _running: TaskTrackerToken,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.wake.notify_one();
+        self.ended.topics.lock().push(self.topic);
+        self.ended.wake.notify_one();
     }
 }
 
@@ -80,7 +96,7 @@ impl Supervisor {
             tokio::select! {
                 () = self.closing.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-                () = self.ended.notified() => tokio::time::sleep(RESTART_PAUSE).await,
+                () = self.ended.wake.notified() => tokio::time::sleep(RESTART_PAUSE).await,
             }
         }
     }
@@ -90,18 +106,23 @@ impl Supervisor {
         self.closing.is_cancelled()
     }
 
-    /// Tells every worker what its topic is now, starts those that are missing.
+    /// Tells the workers of topics that changed what they are now, starts those that are missing.
     pub(super) fn look(&self) {
         if self.is_closing() {
             return;
         }
         // The lock comes first: an older list must not win over a newer one.
         let mut workers = self.workers.lock();
-        let live = self.context.topics.list().into_iter().map(|topic| (topic, false));
-        let draining = self.context.topics.draining().into_iter().map(|topic| (topic, true));
-        workers.retain(|_, handle| !handle.commands.is_closed());
-        for (topic, draining) in live.chain(draining) {
-            match workers.get(&topic.id) {
+        let topics = &self.context.topics;
+        let (newest, changed) = topics.changed_since(workers.seen);
+        workers.seen = newest;
+        let ended = std::mem::take(&mut *self.ended.topics.lock());
+        for id in &ended {
+            workers.by_topic.remove(id);
+        }
+        let again = ended.into_iter().filter_map(|id| topics.live_or_draining(id));
+        for (topic, draining) in changed.into_iter().chain(again) {
+            match workers.by_topic.get(&topic.id) {
                 Some(handle) => {
                     handle.views.send_if_modified(|view| {
                         let same = view.draining == draining && Arc::ptr_eq(&view.topic, &topic);
@@ -111,7 +132,7 @@ impl Supervisor {
                 }
                 None => {
                     let handle = self.spawn(&topic, draining);
-                    workers.insert(topic.id, handle);
+                    workers.by_topic.insert(topic.id, handle);
                 }
             }
         }
@@ -135,7 +156,11 @@ impl Supervisor {
             cell: cell.clone(),
         };
         let worker = Worker::new(self.context.clone(), wiring);
-        let ended = Ended { wake: Arc::clone(&self.ended), _running: self.running.token() };
+        let ended = Ended {
+            topic: topic.id,
+            ended: Arc::clone(&self.ended),
+            _running: self.running.token(),
+        };
         self.context.tasks.spawn_contained("tier-worker", async move {
             let _ended = ended;
             worker.run().await;
@@ -144,13 +169,13 @@ impl Supervisor {
     }
 
     pub(super) fn statuses(&self) -> Vec<TableStatus> {
-        self.workers.lock().values().map(|handle| handle.cell.get()).collect()
+        self.workers.lock().by_topic.values().map(|handle| handle.cell.get()).collect()
     }
 
     /// The table of that name; of a live and a deleted topic with one name the live one.
     pub(super) fn find(&self, name: &str) -> Option<(mpsc::Sender<Command>, Cell)> {
         let workers = self.workers.lock();
-        let named = workers.values().filter(|handle| handle.cell.is_named(name));
+        let named = workers.by_topic.values().filter(|handle| handle.cell.is_named(name));
         let best = named.min_by_key(|handle| handle.views.borrow().draining)?;
         Some((best.commands.clone(), best.cell.clone()))
     }

@@ -93,14 +93,21 @@ impl Exclusive {
         let topic = Arc::new(topic);
         self.commit(change, |registry| registry.put(Arc::clone(&topic))).await?;
         tracing::info!(topic = %topic.name, id = %topic.id, partitions = count, "topic created");
-        if topic.options.compacted {
-            tracing::warn!(topic = %topic.name, "there is no compaction yet, every record is kept");
-        }
+        warn_of_compaction(&topic);
         Ok(topic)
     }
 
     pub(crate) async fn delete(self, name: &str) -> Result<Arc<Topic>, Error> {
         let topic = self.existing(name)?;
+        self.drain(topic).await
+    }
+
+    pub(crate) async fn delete_by_id(self, id: TopicId) -> Result<Arc<Topic>, Error> {
+        let topic = self.registry().by_id(id).cloned().ok_or(Error::UnknownId(id))?;
+        self.drain(topic).await
+    }
+
+    async fn drain(self, topic: Arc<Topic>) -> Result<Arc<Topic>, Error> {
         let deleted_ms = self.inner.clock.now_ms();
         let change = registry::drain(&topic, deleted_ms)?;
         self.commit(change, |registry| registry.drain(Arc::clone(&topic), deleted_ms)).await?;
@@ -147,6 +154,7 @@ impl Exclusive {
         let topic = self.existing(name)?;
         let mut overrides = topic.overrides.clone();
         let server = &self.inner.settings.server;
+        check_each_once(&edits)?;
         edits.into_iter().try_for_each(|edit| apply_edit(&mut overrides, server, edit))?;
         self.reconfigure(&topic, &overrides, validate_only).await
     }
@@ -170,11 +178,15 @@ impl Exclusive {
         let overrides = self.inner.normalised(overrides)?;
         let server = &self.inner.settings.server;
         let options = TopicOptions::resolve(topic.name.as_str(), &overrides, server)?;
-        let topic = Arc::new(Topic { overrides, options, ..topic.clone() });
+        let old = topic;
+        let topic = Arc::new(Topic { overrides, options, ..old.clone() });
         if !validate_only {
             let change = registry::put(Change::new(), &topic)?;
             self.commit(change, |registry| registry.put(Arc::clone(&topic))).await?;
             tracing::info!(topic = %topic.name, "topic options changed");
+            if !old.options.compacted {
+                warn_of_compaction(&topic);
+            }
         }
         Ok(topic)
     }
@@ -286,8 +298,30 @@ impl Inner {
     }
 }
 
+fn warn_of_compaction(topic: &Topic) {
+    if topic.options.compacted {
+        tracing::warn!(topic = %topic.name, "there is no compaction yet, every record is kept");
+    }
+}
+
 fn created(partitions: &[PartitionId]) -> Change {
     partitions.iter().fold(Change::new(), |change, id| keys::create_partition(change, *id))
+}
+
+/// One option in two spellings would leave it to chance which edit counts.
+fn check_each_once(edits: &[OptionEdit]) -> Result<(), Error> {
+    let mut seen = BTreeSet::new();
+    for edit in edits {
+        let (OptionEdit::Set(key, _)
+        | OptionEdit::Delete(key)
+        | OptionEdit::Append(key, _)
+        | OptionEdit::Subtract(key, _)) = edit;
+        let key = option_value::definition(key)?.key;
+        if !seen.insert(key) {
+            return Err(Error::InvalidConfig(format!("{key} is changed twice")));
+        }
+    }
+    Ok(())
 }
 
 fn apply_edit(

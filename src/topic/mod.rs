@@ -65,6 +65,9 @@ pub enum Error {
     /// No such topic.
     #[error("topic {0} does not exist")]
     Unknown(String),
+    /// No topic with that id.
+    #[error("no topic has the id {0}")]
+    UnknownId(TopicId),
     /// Partition count out of bounds or not growing.
     #[error("{0}")]
     InvalidPartitions(String),
@@ -174,6 +177,24 @@ impl Topics {
         self.inner.registry.read().list()
     }
 
+    /// The topic that has this partition, and whether it is draining.
+    pub fn of_partition(&self, id: PartitionId) -> Option<(Arc<Topic>, bool)> {
+        let registry = self.inner.registry.read();
+        registry.of_partition(id).map(|owner| (Arc::clone(&owner.topic), owner.draining))
+    }
+
+    /// The topic of that id, and whether it is draining.
+    pub fn live_or_draining(&self, id: TopicId) -> Option<(Arc<Topic>, bool)> {
+        self.inner.registry.read().owner(id).map(|owner| (owner.topic, owner.draining))
+    }
+
+    /// Number of the newest change, and each topic that changed after change `seen` (0 is all) as it
+    /// is now, with whether it is draining. Costs what has changed, not what there is.
+    pub fn changed_since(&self, seen: u64) -> (u64, Vec<(Arc<Topic>, bool)>) {
+        let (newest, owners) = self.inner.registry.read().changed_since(seen);
+        (newest, owners.into_iter().map(|owner| (owner.topic, owner.draining)).collect())
+    }
+
     /// Partitions of all topics together.
     pub fn partition_count(&self) -> usize {
         self.inner.registry.read().partition_count()
@@ -195,6 +216,14 @@ impl Topics {
     pub async fn delete(&self, name: &str) -> Result<Arc<Topic>, Error> {
         let name = name.to_owned();
         self.serial(move |inner| async move { inner.delete(&name).await }).await
+    }
+
+    /// [`Topics::delete`] of the topic with this id: never of a later one with the same name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] and those of [`Topics::delete`].
+    pub async fn delete_by_id(&self, id: TopicId) -> Result<Arc<Topic>, Error> {
+        self.serial(move |inner| async move { inner.delete_by_id(id).await }).await
     }
 
     /// Raises the number of partitions to `total`.

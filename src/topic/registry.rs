@@ -40,12 +40,46 @@ pub(crate) struct Draining {
     pub(crate) deleted_ms: i64,
 }
 
-/// All topics.
+/// A topic, live or draining.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) draining: bool,
+}
+
+/// When each topic changed last, counted in changes.
+#[derive(Debug, Default)]
+struct Changes {
+    newest: u64,
+    by_number: BTreeMap<u64, TopicId>,
+    of_topic: HashMap<TopicId, u64>,
+}
+
+impl Changes {
+    fn add(&mut self, id: TopicId) {
+        self.forget(id);
+        self.newest += 1;
+        self.by_number.insert(self.newest, id);
+        self.of_topic.insert(id, self.newest);
+    }
+
+    fn forget(&mut self, id: TopicId) {
+        if let Some(number) = self.of_topic.remove(&id) {
+            self.by_number.remove(&number);
+        }
+    }
+}
+
+/// All topics. Every change costs what its own topic has of partitions, however many others there
+/// are.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     by_name: BTreeMap<String, Arc<Topic>>,
     by_id: HashMap<TopicId, Arc<Topic>>,
     draining: BTreeMap<TopicId, Draining>,
+    /// Live and draining topics.
+    by_partition: HashMap<PartitionId, Owner>,
+    changes: Changes,
     partitions: usize,
 }
 
@@ -81,6 +115,25 @@ impl Registry {
         self.by_id.get(&id)
     }
 
+    pub(crate) fn of_partition(&self, id: PartitionId) -> Option<&Owner> {
+        self.by_partition.get(&id)
+    }
+
+    /// The topic of that id, live or draining.
+    pub(crate) fn owner(&self, id: TopicId) -> Option<Owner> {
+        if let Some(topic) = self.by_id.get(&id) {
+            return Some(Owner { topic: Arc::clone(topic), draining: false });
+        }
+        let draining = self.draining.get(&id)?;
+        Some(Owner { topic: Arc::clone(&draining.topic), draining: true })
+    }
+
+    /// Number of the newest change, and the topics that changed after change `seen` as they are now.
+    pub(crate) fn changed_since(&self, seen: u64) -> (u64, Vec<Owner>) {
+        let later = self.changes.by_number.range(seen.saturating_add(1)..);
+        (self.changes.newest, later.filter_map(|(_, id)| self.owner(*id)).collect())
+    }
+
     pub(crate) fn list(&self) -> Vec<Arc<Topic>> {
         self.by_name.values().cloned().collect()
     }
@@ -104,6 +157,7 @@ impl Registry {
     /// Adds a topic, or replaces the one of the same name.
     pub(crate) fn put(&mut self, topic: Arc<Topic>) {
         self.partitions += topic.partitions.len();
+        self.own(&topic, false);
         self.by_id.insert(topic.id, Arc::clone(&topic));
         if let Some(old) = self.by_name.insert(topic.name.to_string(), topic) {
             self.partitions -= old.partitions.len();
@@ -120,11 +174,22 @@ impl Registry {
     }
 
     fn put_draining(&mut self, topic: Arc<Topic>, deleted_ms: i64) {
+        self.own(&topic, true);
         self.draining.insert(topic.id, Draining { topic, deleted_ms });
     }
 
+    fn own(&mut self, topic: &Arc<Topic>, draining: bool) {
+        self.changes.add(topic.id);
+        let owner = || Owner { topic: Arc::clone(topic), draining };
+        self.by_partition.extend(topic.partitions.iter().map(|id| (*id, owner())));
+    }
+
     pub(crate) fn forget(&mut self, id: TopicId) {
-        self.draining.remove(&id);
+        let Some(gone) = self.draining.remove(&id) else { return };
+        self.changes.forget(id);
+        for partition in &gone.topic.partitions {
+            self.by_partition.remove(partition);
+        }
     }
 }
 

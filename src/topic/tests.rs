@@ -191,6 +191,7 @@ async fn a_deleted_topic_is_hidden_at_once_and_its_name_is_free() {
     topics.delete("a").await.unwrap();
     assert!(topics.get("a").is_none() && topics.by_id(old.id).is_none());
     assert_eq!(topics.draining(), [Arc::clone(&old)]);
+    assert_eq!(topics.of_partition(old.partitions[1]), Some((Arc::clone(&old), true)));
     let again = topics.create(new("a", 1, &[]), false).await.unwrap();
     assert_ne!(again.id, old.id);
     assert_eq!(numbers(&again), [2]);
@@ -221,6 +222,9 @@ async fn a_drained_topic_leaves_nothing_behind() {
     topics.drained(gone.id).await.unwrap();
     topics.drained(gone.id).await.unwrap();
     assert!(topics.draining().is_empty());
+    assert_eq!(topics.of_partition(gone.partitions[0]), None);
+    assert_eq!(topics.of_partition(kept.partitions[0]), Some((Arc::clone(&kept), false)));
+    assert_eq!(topics.live_or_draining(gone.id), None);
     for space in [Space::Index, Space::Partition, Space::Producer] {
         for partition in &gone.partitions {
             assert_eq!(rig.store().scan(space, &keys::of_partition(*partition)).unwrap(), []);
@@ -229,6 +233,58 @@ async fn a_drained_topic_leaves_nothing_behind() {
         assert!(!rig.store().scan(space, &prefix).unwrap().is_empty());
     }
     assert_eq!(rig.store().scan(Space::Topic, b"").unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn only_topics_that_changed_are_told_and_each_once() {
+    let rig = Rig::new();
+    let topics = open(&rig);
+    let (start, none) = topics.changed_since(0);
+    assert_eq!((start, none.len()), (0, 0));
+    let a = topics.create(new("a", 1, &[]), false).await.unwrap();
+    let b = topics.create(new("b", 1, &[]), false).await.unwrap();
+    let (seen, both) = topics.changed_since(start);
+    assert_eq!(both, [(Arc::clone(&a), false), (Arc::clone(&b), false)]);
+    assert_eq!(topics.changed_since(seen), (seen, vec![]));
+    let grown = topics.grow("a", 3, false).await.unwrap();
+    assert_eq!(topics.of_partition(grown.partitions[0]), Some((Arc::clone(&grown), false)));
+    topics.delete("b").await.unwrap();
+    topics
+        .edit("a", vec![OptionEdit::Set("retention.ms".into(), "5".into())], false)
+        .await
+        .unwrap();
+    let (newest, changed) = topics.changed_since(seen);
+    assert!(newest > seen);
+    assert_eq!(changed, [(b.clone(), true), (topics.get("a").unwrap(), false)]);
+    topics.drained(b.id).await.unwrap();
+    assert_eq!(topics.changed_since(seen).1.len(), 1, "what is forgotten is not told of");
+    drop(topics);
+    let rig = rig.restart(|_, _| {});
+    assert_eq!(open(&rig).changed_since(0).1.len(), 1);
+}
+
+#[tokio::test]
+async fn one_option_in_two_spellings_is_not_edited_by_chance() {
+    let rig = Rig::new();
+    let topics = open(&rig);
+    topics.create(new("a", 1, &[]), false).await.unwrap();
+    let edits = vec![
+        OptionEdit::Set("table.mode".into(), "raw".into()),
+        OptionEdit::Delete("floe.table.mode".into()),
+    ];
+    let error = topics.edit("a", edits, false).await.unwrap_err();
+    assert_eq!(error, Error::InvalidConfig("table.mode is changed twice".to_owned()));
+}
+
+#[tokio::test]
+async fn an_id_deletes_its_own_topic_only() {
+    let rig = Rig::new();
+    let topics = open(&rig);
+    let old = topics.create(new("a", 1, &[]), false).await.unwrap();
+    assert_eq!(topics.delete_by_id(old.id).await.unwrap().id, old.id);
+    let again = topics.create(new("a", 1, &[]), false).await.unwrap();
+    assert_eq!(topics.delete_by_id(old.id).await.unwrap_err(), Error::UnknownId(old.id));
+    assert_eq!(topics.list(), [again]);
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ struct Alter {
 fn problem(error: &topic::Error) -> Problem {
     let code = match error {
         topic::Error::Exists(_) => "exists",
-        topic::Error::Unknown(_) => "unknown_topic",
+        topic::Error::Unknown(_) | topic::Error::UnknownId(_) => "unknown_topic",
         topic::Error::Store(_) => "internal",
         _ => "invalid_topic",
     };
@@ -96,6 +96,10 @@ pub(in crate::http) async fn alter(
         });
     }
     let mut topic = api.topics.get(&name).ok_or_else(|| unknown_topic(&name))?;
+    if let Some(total) = wish.partitions {
+        // A refusal must come before any part of the wish is done.
+        api.topics.grow(&name, total, true).await.map_err(|error| problem(&error))?;
+    }
     if !edits.is_empty() {
         topic = api.topics.edit(&name, edits, false).await.map_err(|error| problem(&error))?;
     }

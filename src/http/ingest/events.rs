@@ -1,7 +1,7 @@
 //! Turns events into record batches: key, partition, timestamp, ids. Pure.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -36,6 +36,10 @@ pub(super) struct Target {
     pub(super) partitions: usize,
     pub(super) max_message_bytes: usize,
     pub(super) now_ms: i64,
+    /// Times that the topic takes, milliseconds.
+    pub(super) timestamps_ms: RangeInclusive<i64>,
+    /// Every event needs a key: compaction could never find it otherwise.
+    pub(super) keyed: bool,
     pub(super) write_id: Uuid,
     /// Where events without a key go, all of one request together.
     pub(super) sticky: usize,
@@ -73,17 +77,17 @@ pub(super) fn build(
             code,
             message,
         };
-        let key = match key_of(placement, event) {
+        let key = match checked_key(placement, event, target) {
             Ok(key) => key,
             Err((field, message)) => {
-                result.errors.push(refused(Some(&field), "bad_key", message));
+                result.errors.push(refused(field.as_deref(), "bad_key", message));
                 continue;
             }
         };
-        let timestamp = match timestamp_of(placement, event, target.now_ms) {
+        let timestamp = match checked_timestamp(placement, event, target) {
             Ok(timestamp) => timestamp,
             Err((field, message)) => {
-                result.errors.push(refused(Some(&field), "bad_timestamp", message));
+                result.errors.push(refused(field.as_deref(), "bad_timestamp", message));
                 continue;
             }
         };
@@ -163,12 +167,40 @@ fn murmur2(data: &[u8]) -> u32 {
     hash ^ (hash >> 15)
 }
 
-type FieldError = (String, String);
+/// The field that is to blame, if one is, and why.
+type FieldError = (Option<String>, String);
+
+fn checked_key(
+    placement: &Placement,
+    event: &[u8],
+    target: &Target,
+) -> Result<Option<Vec<u8>>, FieldError> {
+    let key = key_of(placement, event)?;
+    if key.is_none() && target.keyed {
+        let message = "a compacted topic accepts no event without key".to_owned();
+        return Err((placement.key.clone(), message));
+    }
+    Ok(key)
+}
+
+fn checked_timestamp(
+    placement: &Placement,
+    event: &[u8],
+    target: &Target,
+) -> Result<i64, FieldError> {
+    let timestamp = timestamp_of(placement, event, target.now_ms)?;
+    if target.timestamps_ms.contains(&timestamp) {
+        return Ok(timestamp);
+    }
+    let (first, last) = (target.timestamps_ms.start(), target.timestamps_ms.end());
+    let message = format!("time {timestamp} is outside of what the topic takes, {first} to {last}");
+    Err((placement.timestamp.clone(), message))
+}
 
 fn key_of(placement: &Placement, event: &[u8]) -> Result<Option<Vec<u8>>, FieldError> {
     let Some(key) = &placement.key else { return Ok(None) };
     let Some(path) = key.strip_prefix("$.") else { return Ok(Some(key.clone().into_bytes())) };
-    let missing = || (key.clone(), format!("the event has no plain value at {key}"));
+    let missing = || (Some(key.clone()), format!("the event has no plain value at {key}"));
     let found = find(event, path).ok_or_else(missing)?;
     match found.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(&found)
@@ -182,7 +214,7 @@ fn key_of(placement: &Placement, event: &[u8]) -> Result<Option<Vec<u8>>, FieldE
 
 fn timestamp_of(placement: &Placement, event: &[u8], now_ms: i64) -> Result<i64, FieldError> {
     let Some(path) = &placement.timestamp else { return Ok(now_ms) };
-    let bad = || (path.clone(), format!("the event has no time at {path}"));
+    let bad = || (Some(path.clone()), format!("the event has no time at {path}"));
     let found = find(event, path.trim_start_matches("$.")).ok_or_else(bad)?;
     if let Ok(ms) = found.parse::<i64>() {
         return if ms >= 0 { Ok(ms) } else { Err(bad()) };
@@ -212,6 +244,8 @@ mod tests {
             partitions: 4,
             max_message_bytes: 1 << 20,
             now_ms: 1_000,
+            timestamps_ms: i64::MIN..=i64::MAX,
+            keyed: false,
             write_id: Uuid::now_v7(),
             sticky: 2,
         }
@@ -274,6 +308,23 @@ mod tests {
         }
         found.sort();
         assert_eq!(found, [(b"7".to_vec(), 1_704_067_200_000), (b"x".to_vec(), 5)]);
+    }
+
+    #[test]
+    fn events_that_the_topic_does_not_take_are_refused_one_by_one() {
+        let body = r#"[{"k":"a","t":900},{"k":null,"t":1000},{"k":"b","t":1101}]"#;
+        let placement = Placement {
+            key: Some("$.k".to_owned()),
+            timestamp: Some("$.t".to_owned()),
+            ..Placement::default()
+        };
+        let target = Target { timestamps_ms: 900..=1_100, keyed: true, ..target() };
+        let built = build(body.as_bytes(), &all(body), &placement, &target).unwrap();
+        let errors: Vec<_> =
+            built.errors.iter().map(|e| (e.index, e.code, e.field.as_deref())).collect();
+        let wanted = [(1, "bad_key", Some("$.k")), (2, "bad_timestamp", Some("$.t"))];
+        assert_eq!((built.accepted, &errors[..]), (1, &wanted[..]));
+        assert!(built.errors[1].message.contains("900 to 1100"), "{}", built.errors[1].message);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod events;
 mod split;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::Json;
@@ -22,6 +23,7 @@ use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, answer_in_time, request_id};
 use crate::log::{Append, AppendBatch, AppendError, Appended, Origin};
 use crate::runtime::metrics;
+use crate::topic::options::TopicOptions;
 use crate::topic::{self, NewTopic, Topic};
 
 use body::Decoded;
@@ -192,6 +194,8 @@ async fn prepare(
         max_message_bytes: topic.options.max_message_bytes as usize,
         now_ms: api.clock.now_ms(),
         write_id,
+        timestamps_ms: timestamps_ms(&topic.options, api.clock.now_ms()),
+        keyed: topic.options.compacted,
         // The last bytes of a version 7 UUID are random.
         sticky: usize::from(write_id.as_bytes()[15]) << 8 | usize::from(write_id.as_bytes()[14]),
     };
@@ -222,6 +226,16 @@ async fn prepare(
         return Ok(Prepared { batches, rejected, write_id, decoded });
     }
     Err(refusal(rejected))
+}
+
+/// What `message.timestamp.before.max.ms` and `after.max.ms` allow, inclusive; with `LogAppendTime`
+/// the sender's times do not count.
+fn timestamps_ms(options: &TopicOptions, now_ms: i64) -> RangeInclusive<i64> {
+    if options.log_append_time {
+        return i64::MIN..=i64::MAX;
+    }
+    let first = now_ms.saturating_sub(options.timestamp_before_max_ms);
+    first..=now_ms.saturating_add(options.timestamp_after_max_ms)
 }
 
 fn refusal(rejected: Vec<EventError>) -> Problem {
@@ -293,6 +307,7 @@ fn problem(error: &AppendError) -> Problem {
             Problem::new("storage_full", reason.clone()).retry_after(5)
         }
         AppendError::Blocked(reason) => Problem::new("table_behind", reason.clone()).retry_after(5),
+        AppendError::TooLarge { .. } => Problem::new("too_large", error.to_string()),
         // The log ended while the batch was on its way.
         AppendError::Closed => Problem::new("outcome_unknown", error.to_string()),
         AppendError::UnknownPartition => Problem::new("unknown_topic", error.to_string()),

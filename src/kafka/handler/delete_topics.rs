@@ -8,32 +8,54 @@ use std::sync::Arc;
 
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
-use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
+use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName as WireName};
+use uuid::Uuid;
 
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{ItemError, duplicates, some_text, wire_name};
-use crate::topic::Topic;
+use crate::topic::{self, Topic, Topics};
 use crate::types::TopicId;
+
+/// An entry of the request with the topic that it means.
+type Entry = (DeleteTopicState, Result<Arc<Topic>, ItemError>);
 
 pub(crate) async fn handle(
     context: Arc<Context>,
     version: i16,
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
-    let wanted = wanted(version, request);
-    let key = |topic: &DeleteTopicState| (topic.topic_id, topic.name.clone());
-    let twice = duplicates(wanted.iter().map(key));
-    let mut results = Vec::with_capacity(wanted.len());
-    for topic in wanted {
-        let done = if twice.contains(&key(&topic)) {
-            Err(ItemError::new(ErrorCode::InvalidRequest, "the topic stands twice in the request"))
-        } else {
-            delete(&context, &topic).await
+    let topics = &context.deps.topics;
+    let wanted = wanted(version, request).into_iter();
+    let entries: Vec<Entry> = wanted.map(|one| (one.clone(), find(topics, &one))).collect();
+    let twice = duplicates(entries.iter().map(identity));
+    let mut results = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let is_twice = twice.contains(&identity(&entry));
+        let (wanted, found) = entry;
+        let done = match found {
+            _ if is_twice => Err(ItemError::new(
+                ErrorCode::InvalidRequest,
+                "the topic stands twice in the request",
+            )),
+            Ok(topic) => delete(topics, &wanted, topic.id).await,
+            Err(error) => Err(error),
         };
-        results.push(result(topic, done));
+        if let Ok(topic) = &done {
+            let client = context.session.client;
+            tracing::debug!(topic = %topic.name, id = %topic.id, %client, "topic deleted");
+        }
+        results.push(result(wanted, done));
     }
     DeleteTopicsResponse::default().with_responses(results)
+}
+
+/// What makes two entries one topic: its id, whether it is named by that or by its name.
+fn identity((wanted, found): &Entry) -> (Uuid, Option<WireName>) {
+    match found {
+        Ok(topic) => (topic.id.0, None),
+        Err(_) => (wanted.topic_id, wanted.name.clone()),
+    }
 }
 
 fn wanted(version: i16, request: DeleteTopicsRequest) -> Vec<DeleteTopicState> {
@@ -44,26 +66,38 @@ fn wanted(version: i16, request: DeleteTopicsRequest) -> Vec<DeleteTopicState> {
     request.topic_names.into_iter().map(by_name).collect()
 }
 
-async fn delete(context: &Context, wanted: &DeleteTopicState) -> Result<Arc<Topic>, ItemError> {
-    let topics = &context.deps.topics;
-    let name = match (&wanted.name, wanted.topic_id.is_nil()) {
-        (Some(name), true) => name.to_string(),
-        (None, false) => {
-            let Some(topic) = topics.by_id(TopicId(wanted.topic_id)) else {
-                return Err(ItemError::new(ErrorCode::UnknownTopicId, "no topic has this id"));
-            };
-            topic.name.to_string()
-        }
-        _ => {
-            return Err(ItemError::new(
-                ErrorCode::InvalidRequest,
-                "a topic is named by its name or by its id",
-            ));
-        }
+async fn delete(
+    topics: &Topics,
+    wanted: &DeleteTopicState,
+    id: TopicId,
+) -> Result<Arc<Topic>, ItemError> {
+    let error = match topics.delete_by_id(id).await {
+        Ok(topic) => return Ok(topic),
+        Err(error) => error,
     };
-    let topic = topics.delete(&name).await?;
-    tracing::debug!(topic = name, id = %topic.id, client = %context.session.client, "topic deleted");
-    Ok(topic)
+    Err(match &wanted.name {
+        // Somebody else was faster; the client never spoke of an id.
+        Some(name) if error == topic::Error::UnknownId(id) => {
+            topic::Error::Unknown(name.to_string()).into()
+        }
+        _ => error.into(),
+    })
+}
+
+fn find(topics: &Topics, wanted: &DeleteTopicState) -> Result<Arc<Topic>, ItemError> {
+    match (&wanted.name, wanted.topic_id.is_nil()) {
+        (Some(name), true) => {
+            topics.get(name).ok_or_else(|| topic::Error::Unknown(name.to_string()).into())
+        }
+        (None, false) => {
+            let id = TopicId(wanted.topic_id);
+            topics.by_id(id).ok_or_else(|| topic::Error::UnknownId(id).into())
+        }
+        _ => Err(ItemError::new(
+            ErrorCode::InvalidRequest,
+            "a topic is named by its name or by its id",
+        )),
+    }
 }
 
 fn result(wanted: DeleteTopicState, done: Result<Arc<Topic>, ItemError>) -> DeletableTopicResult {
