@@ -2,6 +2,7 @@
 //! partition must not settle the type of a column that the next partition's would widen (rules
 //! 5.3).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::log::Log;
@@ -26,7 +27,7 @@ pub(super) async fn columns(
     log: &Log,
     job: &Job,
     batches: &Arc<Vec<StoredBatch>>,
-    others: &[Piece],
+    others: &VecDeque<Piece>,
 ) -> Vec<NewColumn> {
     let mut groups = vec![(job.clone(), Arc::clone(batches))];
     let mut bytes = 0;

@@ -4,6 +4,7 @@
 //! ledger's steps (`worker`).
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -85,7 +86,7 @@ pub(super) struct Round<'a> {
     poison: Vec<Range>,
     careful: bool,
     /// Pieces whose turn comes later.
-    ahead: Vec<Piece>,
+    ahead: VecDeque<Piece>,
     files: Files,
     dlq_files: Files,
     ranges: Vec<Range>,
@@ -128,7 +129,7 @@ impl<'a> Round<'a> {
             kept: None,
             poison: Vec::new(),
             careful: false,
-            ahead: Vec::new(),
+            ahead: VecDeque::new(),
             files,
             dlq_files,
             ranges: Vec::new(),
@@ -152,12 +153,12 @@ impl<'a> Round<'a> {
 
     /// What will be taken, in this order.
     pub(super) fn plan(&mut self, pieces: &[Piece]) {
-        self.ahead = pieces.to_vec();
+        self.ahead = pieces.iter().copied().collect();
     }
 
-    /// Takes one partition's piece.
+    /// Takes one partition's piece, the next of what was planned.
     pub(super) async fn take(&mut self, piece: Piece) -> Result<(), Halt> {
-        self.ahead.retain(|other| other.partition != piece.partition);
+        self.ahead.pop_front();
         let mut at = piece.from;
         let mut read_bytes = 0_u64;
         while at < piece.until && read_bytes < piece.bytes_max && !self.files.is_full() {
