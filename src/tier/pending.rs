@@ -64,7 +64,7 @@ pub(super) fn parts(log: &Log, topic: &Topic, entry: &Entry) -> Vec<Part> {
 
 /// About how many bytes lie from `next` on: the partition's share by offsets, at least 1 where
 /// records wait.
-fn bytes_from(handle: &Partition, next: Offset, high_watermark: Offset) -> u64 {
+pub(super) fn bytes_from(handle: &Partition, next: Offset, high_watermark: Offset) -> u64 {
     let start = handle.log_start_offset();
     let all = high_watermark.saturating_sub(start);
     let waiting = high_watermark.saturating_sub(next.max(start));

@@ -1,28 +1,123 @@
-//! The pin limit: how much of the log may wait for a table, and what happens there.
+//! The pin limit: how much of the log may wait for a table (`table.pin.max.bytes`), and what
+//! happens past it (`table.pin.overflow`).
+//!
+//! Owns: the word that makes the log refuse a topic's appends, giving up the oldest records.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::log::Log;
 use crate::tier::context::Halt;
 use crate::tier::ledger::put_entry;
+use crate::tier::pending;
 use crate::tier::pending::Part;
+use crate::tier::status::Cell;
 use crate::tier::upkeep::gap;
+use crate::tier::worker::View;
 use crate::tier::worker::Worker;
+use crate::topic::Topic;
 use crate::topic::options::PinOverflow;
+use crate::topic::options::TableMode;
 
-/// Producers go on once this share of the pin limit is left, in percent.
-const PIN_EASED_PERCENT: u64 = 90;
+/// Between two looks at the limit of a table that works, waits or stands still.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// About how many bytes of the log wait for the table.
-pub(super) fn pinned(parts: &[Part]) -> u64 {
-    parts.iter().map(|part| part.bytes).sum()
+/// Producers go on once no more than this share of the limit waits, in percent.
+const EASED_PERCENT: u64 = 90;
+
+/// The pin limit of one table; cheap to clone, all clones are used by its worker alone.
+#[derive(Clone)]
+pub(super) struct Pin {
+    log: Log,
+    max_bytes: u64,
+    cell: Cell,
+    refusing: Arc<AtomicBool>,
+}
+
+impl Pin {
+    /// `max_bytes` is the limit of topics that set none.
+    pub(super) fn new(log: Log, max_bytes: u64, cell: Cell) -> Self {
+        Self { log, max_bytes, cell, refusing: Arc::default() }
+    }
+
+    /// Bytes that may wait for the topic's table.
+    pub(super) fn limit(&self, topic: &Topic) -> u64 {
+        topic.options.table_pin_max_bytes.unwrap_or(self.max_bytes)
+    }
+
+    /// About how many bytes the log keeps because the table, as far as the log was told, does not
+    /// have them.
+    pub(super) fn pinned(&self, topic: &Topic) -> u64 {
+        let partitions = topic.partitions.iter().filter_map(|id| self.log.partition(*id));
+        let pinned = partitions.map(|partition| {
+            pending::bytes_from(&partition, partition.tiered_offset(), partition.high_watermark())
+        });
+        pinned.sum()
+    }
+
+    /// Refuses the topic's producers past the limit, takes them again a tenth below it.
+    pub(super) fn check(&self, topic: &Topic) {
+        if topic.options.table_pin_overflow != PinOverflow::Block {
+            return self.ease(topic);
+        }
+        let (pinned, limit) = (self.pinned(topic), self.limit(topic));
+        if pinned > limit {
+            self.refuse(topic, format!("{pinned} bytes wait for the table, the limit is {limit}"));
+        } else if pinned <= eased(limit) {
+            self.ease(topic);
+        }
+    }
+
+    /// Checks again and again. A catalog or a store that does not answer holds the worker in the
+    /// middle of a step; its log must not grow past the limit meanwhile.
+    pub(super) async fn watch(&self, views: watch::Receiver<View>) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let View { topic, draining } = views.borrow().clone();
+            if !draining && topic.options.table_mode != TableMode::Off {
+                self.check(&topic);
+            }
+        }
+    }
+
+    fn refuse(&self, topic: &Topic, reason: String) {
+        if !self.refusing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(topic = %topic.name, reason, "pin limit reached, producers are refused");
+        }
+        // Each time for all partitions: there may be new ones.
+        self.tell(topic, Some(&reason));
+    }
+
+    /// Takes the topic's producers again, if they were refused.
+    pub(super) fn ease(&self, topic: &Topic) {
+        if self.refusing.swap(false, Ordering::Relaxed) {
+            tracing::info!(topic = %topic.name, "producers are taken again");
+            self.tell(topic, None);
+        }
+    }
+
+    /// Makes the log refuse the topic's appends for `reason`, or take them.
+    pub(super) fn tell(&self, topic: &Topic, reason: Option<&String>) {
+        for partition in topic.partitions.iter().filter_map(|id| self.log.partition(*id)) {
+            partition.set_blocked(reason.cloned());
+        }
+        self.cell.update(|status| status.blocked = reason.cloned());
+    }
 }
 
 impl Worker {
     /// Holds the log to the pin limit of the topic.
     pub(super) async fn check_overflow(&mut self) -> Result<(), Halt> {
-        let limit = self.pin_max_bytes();
+        self.pin.check(&self.topic);
+        let limit = self.pin.limit(&self.topic);
         let parts = self.parts();
-        let pinned = pinned(&parts);
-        let eased = limit / 100 * PIN_EASED_PERCENT;
-        if pinned <= limit {
+        let waits = waiting(&parts);
+        if waits <= limit {
             self.tried_at_limit = false;
         }
         // A healthy table commits first; records are dropped where that did not help.
@@ -30,50 +125,20 @@ impl Worker {
             || self.entry.stop.is_some()
             || self.prepared.is_some()
             || self.tried_at_limit;
-        match self.topic.options.table_pin_overflow {
-            PinOverflow::Block if pinned > limit => {
-                let reason = format!("{pinned} bytes wait for the table, the limit is {limit}");
-                self.set_blocked(Some(reason));
-            }
-            PinOverflow::Block if self.blocked.is_some() && pinned > eased => {}
-            PinOverflow::DropOldest if pinned > limit && stuck => {
-                self.set_blocked(None);
-                self.drop_oldest(&parts, pinned, eased).await?;
-            }
-            PinOverflow::Block | PinOverflow::DropOldest => self.set_blocked(None),
+        let drops = self.topic.options.table_pin_overflow == PinOverflow::DropOldest;
+        if drops && waits > limit && stuck {
+            self.drop_oldest(&parts, waits, eased(limit)).await?;
         }
         Ok(())
     }
 
-    /// Bytes that the log may keep for the table.
-    pub(super) fn pin_max_bytes(&self) -> u64 {
-        self.topic.options.table_pin_max_bytes.unwrap_or(self.context.options.pin_max_bytes)
-    }
-
-    pub(super) fn set_blocked(&mut self, reason: Option<String>) {
-        match (&self.blocked, &reason) {
-            (None, None) => return,
-            (None, Some(reason)) => {
-                tracing::warn!(topic = %self.topic.name, reason, "producers are refused");
-            }
-            (Some(_), None) => tracing::info!(topic = %self.topic.name, "producers go on"),
-            (Some(_), Some(_)) => {}
-        }
-        self.blocked.clone_from(&reason);
-        for id in &self.topic.partitions {
-            if let Some(partition) = self.context.log.partition(*id) {
-                partition.set_blocked(reason.clone());
-            }
-        }
-    }
-
     /// Gives up the oldest waiting records of each partition by its share.
-    async fn drop_oldest(&mut self, parts: &[Part], pinned: u64, eased: u64) -> Result<(), Halt> {
-        let excess = u128::from(pinned.saturating_sub(eased));
+    async fn drop_oldest(&mut self, parts: &[Part], waits: u64, eased: u64) -> Result<(), Halt> {
+        let excess = u128::from(waits.saturating_sub(eased));
         let mut gaps = Vec::new();
         for part in parts.iter().filter(|part| part.offsets() > 0) {
             let offsets = u128::from(part.offsets().unsigned_abs());
-            let dropped = (offsets * excess).div_ceil(u128::from(pinned.max(1))).min(offsets);
+            let dropped = (offsets * excess).div_ceil(u128::from(waits.max(1))).min(offsets);
             let dropped = i64::try_from(dropped).unwrap_or(i64::MAX);
             if dropped > 0 {
                 gaps.push(gap(part, part.next + dropped, "overflow"));
@@ -88,10 +153,35 @@ impl Worker {
         self.count_gaps(&gaps);
         let dropped: u64 = gaps.iter().map(|gap| gap.to.abs_diff(gap.from)).sum();
         tracing::warn!(
-            topic = %self.topic.name, pinned, dropped, "pin limit reached, oldest records dropped"
+            topic = %self.topic.name, bytes = waits, dropped,
+            "pin limit reached, oldest records dropped"
         );
         self.oldest = None;
         self.release();
         Ok(())
+    }
+}
+
+/// About how many bytes of the log wait for the table.
+pub(super) fn waiting(parts: &[Part]) -> u64 {
+    parts.iter().map(|part| part.bytes).sum()
+}
+
+/// Bytes that may wait when producers go on, and that stay when the oldest records go.
+pub(super) fn eased(limit: u64) -> u64 {
+    // Without overflow for any limit, and near enough for small ones.
+    limit / 100 * EASED_PERCENT + limit % 100 * EASED_PERCENT / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_the_limit_must_be_free_again() {
+        for (limit, wanted) in [(0, 0), (1, 0), (10, 9), (99, 89), (1_000, 900)] {
+            assert_eq!(eased(limit), wanted, "{limit}");
+        }
+        assert!(eased(u64::MAX) < u64::MAX / 10 * 9 + 100);
     }
 }

@@ -56,7 +56,7 @@ pub struct TableStatus {
     pub mode: String,
     /// `RUNNING`, `RETRYING`, `WAITING` (no row yet), `OFF`, `DRAINING`, or a stopped state.
     pub state: String,
-    /// Why it is not `RUNNING`, or why producers are refused.
+    /// Why it is not `RUNNING`.
     pub reason: Option<String>,
     /// The command that leaves a stopped state.
     pub resume: Option<String>,
@@ -66,8 +66,10 @@ pub struct TableStatus {
     pub lag_ms: i64,
     /// Records that are not in the table.
     pub pending_offsets: i64,
-    /// About how many bytes the log keeps for them.
+    /// About how many bytes the log keeps for what is not in the table.
     pub pinned_bytes: u64,
+    /// Why producers of the topic are refused, if they are (`table.pin.overflow = block`).
+    pub blocked: Option<String>,
     /// By partition index.
     pub partitions: Vec<PartitionStatus>,
     /// The last snapshot of ours.

@@ -11,7 +11,6 @@ use crate::tier::ledger::put_entry;
 use crate::tier::lifecycle;
 use crate::tier::pending;
 use crate::tier::pending::Part;
-use crate::tier::pin::pinned;
 use crate::tier::status::ColumnStatus;
 use crate::tier::status::PartitionStatus;
 use crate::tier::worker::Next;
@@ -43,7 +42,7 @@ impl Worker {
             self.context.ledger.write(put_entry(&next)).await?;
             self.entry = next;
         }
-        self.set_blocked(None);
+        self.pin.ease(&self.topic);
         for id in &self.topic.partitions {
             if let Some(partition) = self.context.log.partition(*id) {
                 partition.set_tiered_offset(i64::MAX);
@@ -99,7 +98,7 @@ impl Worker {
 
     /// Settles a deleted topic: its waiting rows within a bound, then its log can go (rules 6.2).
     pub(super) async fn drain(&mut self) -> Result<Next, Halt> {
-        self.set_blocked(None);
+        self.pin.ease(&self.topic);
         if self.prepared.is_some() && self.entry.stop.is_none() {
             // Without time limit: its rows are counted once or not at all.
             self.settle(None).await?;
@@ -169,7 +168,7 @@ impl Worker {
         let parts = self.parts();
         let lag_ms = self.oldest.map_or(0, |oldest| oldest.age_ms());
         let pending: i64 = parts.iter().map(Part::offsets).sum();
-        let pinned = pinned(&parts);
+        let pinned = self.pin.pinned(&self.topic);
         let table = match &self.entry.table {
             Some(table) => table.display(),
             None => lifecycle::planned_name(&self.topic),
@@ -255,7 +254,7 @@ impl Worker {
         } else {
             "RUNNING"
         };
-        (name.to_owned(), self.failure.clone().or_else(|| self.blocked.clone()))
+        (name.to_owned(), self.failure.clone())
     }
 }
 

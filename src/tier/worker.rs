@@ -27,7 +27,9 @@ use crate::tier::pending;
 use crate::tier::pending::Oldest;
 use crate::tier::pending::Part;
 use crate::tier::pending::millis;
-use crate::tier::pin::pinned;
+use crate::tier::pin;
+use crate::tier::pin::Pin;
+use crate::tier::pin::waiting;
 use crate::tier::plan;
 use crate::tier::plan::Cadence;
 use crate::tier::plan::Decision;
@@ -38,7 +40,7 @@ use crate::tier::status::Cell;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
 
-/// Pause of a table that stands still, between two looks at its pin limit.
+/// Pause of a table that stands still.
 const STOPPED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Pauses after failures: doubled from the first to the second.
@@ -103,10 +105,9 @@ pub(super) struct Worker {
     pub(super) waiters: Vec<Waiter>,
     pub(super) failures: u32,
     pub(super) failure: Option<String>,
-    /// Why producers are refused.
-    pub(super) blocked: Option<String>,
     /// A commit was made since the pin limit was reached.
     pub(super) tried_at_limit: bool,
+    pub(super) pin: Pin,
     pub(super) since_maintenance: u64,
     /// Halved when a commit was too large for the ledger.
     pub(super) budget_shift: u32,
@@ -130,6 +131,8 @@ impl Worker {
     pub(super) fn new(context: Context, wiring: Wiring) -> Self {
         let View { topic, draining } = wiring.views.borrow().clone();
         let entry = Entry::new(topic.id, topic.name.as_str());
+        let pin_max_bytes = context.options.pin_max_bytes;
+        let pin = Pin::new(context.log.clone(), pin_max_bytes, wiring.cell.clone());
         Self {
             context,
             topic,
@@ -148,7 +151,7 @@ impl Worker {
             waiters: Vec::new(),
             failures: 0,
             failure: None,
-            blocked: None,
+            pin,
             tried_at_limit: false,
             off_at: None,
             look: false,
@@ -163,8 +166,10 @@ impl Worker {
         if !self.load().await {
             return;
         }
+        // A worker before this one may have ended while producers were refused.
+        self.pin.tell(&self.topic, None);
         loop {
-            let next = self.step().await;
+            let next = self.watched_step().await;
             self.publish();
             match next {
                 Ok(Next::Finished) | Err(Halt::Closed) => return,
@@ -174,9 +179,17 @@ impl Worker {
                 Ok(Next::Idle) => self.wait(None, true).await,
                 Ok(Next::Parked) => self.wait(None, false).await,
                 Err(Halt::Later(reason) | Halt::Poison(reason)) => {
+                Ok(Next::Sleep(pause)) => self.rest(pause).await,
+                Ok(Next::Idle) => {
+                    self.wait(None, true).await;
+                }
+                Ok(Next::Parked) => {
+                    self.wait(None, false).await;
+                }
+                Err(Halt::Later(reason)) => {
                     let pause = self.failed(reason);
                     self.publish();
-                    self.wait(Some(pause), false).await;
+                    self.rest(pause).await;
                 }
                 Err(Halt::Stop(state, reason)) => self.stopped(state, &reason).await,
             }
@@ -209,6 +222,15 @@ impl Worker {
                 () = self.closing.cancelled() => return false,
                 () = tokio::time::sleep(STOPPED_PAUSE) => {}
             }
+        }
+    }
+
+    /// A step that is held up for as long as it takes, but not the look at the pin limit.
+    async fn watched_step(&mut self) -> Result<Next, Halt> {
+        let (pin, views) = (self.pin.clone(), self.views.clone());
+        tokio::select! {
+            next = self.step() => next,
+            never = pin.watch(views) => match never {},
         }
     }
 
@@ -249,7 +271,7 @@ impl Worker {
             Decision::Wait(ms) => Ok(Next::Sleep(Duration::from_millis(ms.unsigned_abs()))),
             Decision::Commit(trigger) => {
                 tracing::debug!(topic = %self.topic.name, ?trigger, "table commit starts");
-                self.tried_at_limit = pinned(&parts) > self.pin_max_bytes();
+                self.tried_at_limit = waiting(&parts) > self.pin.limit(&self.topic);
                 self.commit(&parts).await?;
                 Ok(Next::Again)
             }
@@ -271,13 +293,13 @@ impl Worker {
         let cadence = Cadence {
             target_lag_ms: options.table_target_lag_ms,
             flush_bytes: options.table_flush_bytes,
-            pin_max_bytes: self.pin_max_bytes(),
+            pin_max_bytes: self.pin.limit(&self.topic),
             min_interval_ms: options.table_commit_min_interval_ms,
             jitter_permille: i64::from(self.topic.id.0.as_bytes()[15]) * 100 / 255,
         };
         let waiting = Waiting {
             oldest_age_ms: self.oldest.map(|oldest| oldest.age_ms()),
-            bytes: pinned(parts),
+            bytes: waiting(parts),
             flush: !self.waiters.is_empty(),
             since_commit_ms: self.last_commit.map(|at| millis(at.elapsed())),
             commit_p95_ms: self.durations.p95_ms(),
@@ -285,8 +307,31 @@ impl Worker {
         plan::decide(cadence, waiting)
     }
 
-    /// Waits for whatever comes first.
-    async fn wait(&mut self, pause: Option<Duration>, wake_on_append: bool) {
+    /// Waits for the end of `pause` or until told, and looks at the pin limit meanwhile.
+    async fn rest(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if !self.wait(Some(left.min(pin::LOOK_INTERVAL)), false).await {
+                return;
+            }
+            // The next step begins with a look of its own.
+            if Instant::now() >= until || self.closing.is_cancelled() {
+                return;
+            }
+            if self.draining || self.topic.options.table_mode == TableMode::Off {
+                continue;
+            }
+            if self.check_overflow().await.is_err() {
+                // The next step meets the same trouble and tells of it.
+                return;
+            }
+            self.publish();
+        }
+    }
+
+    /// Waits for whatever comes first; true if that was the end of `pause`.
+    async fn wait(&mut self, pause: Option<Duration>, wake_on_append: bool) -> bool {
         let parts = if wake_on_append { self.parts() } else { Vec::new() };
         let pause = async {
             match pause {
@@ -303,7 +348,7 @@ impl Worker {
                 None
             }
             command = self.commands.recv() => command,
-            () = pause => None,
+            () = pause => return true,
             () = pending::woken(&parts), if wake_on_append => None,
         };
         match command {
@@ -316,6 +361,7 @@ impl Worker {
             }
             None => {}
         }
+        false
     }
 
     fn flush(&mut self, done: oneshot::Sender<Result<(), Error>>) {
