@@ -165,12 +165,48 @@ fn value_name(kind: Kind) -> &'static str {
 fn file(path: &Path) -> Result<Settings, Error> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error(format!("cannot read {}: {error}", path.display())))?;
-    let table: toml::Table =
-        text.parse().map_err(|error| Error(format!("{} is not TOML: {error}", path.display())))?;
+    let table: toml::Table = text.parse().map_err(|error| {
+        let hint = nested_hint(&text);
+        Error(format!("{} is not TOML: {error}{hint}", path.display()))
+    })?;
     let mut settings = Settings::new();
     flatten("", &toml::Value::Table(table), &mut settings)
         .map_err(|error| Error(format!("{}: {error}", path.display())))?;
+    for (key, _) in nested() {
+        let Some(values) = settings.remove(&format!("{key}.{OWN_VALUE}")) else { continue };
+        if settings.insert(key.to_owned(), values).is_some() {
+            return Err(Error(format!("{}: {key} is set twice", path.display())));
+        }
+    }
     Ok(settings)
+}
+
+/// Name of a key's own value where TOML makes a table of it, because another key begins with it.
+const OWN_VALUE: &str = "path";
+
+/// Keys that another key begins with, and that one: in TOML no key is a value and a table at once.
+fn nested() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let keys = || OPTIONS.iter().map(|spec| spec.key);
+    let begins =
+        |key: &str, other: &str| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+    keys().flat_map(move |key| {
+        keys().filter(move |other| begins(key, other)).map(move |other| (key, other))
+    })
+}
+
+/// How to write keys that begin with one another, if `text` may have tried.
+fn nested_hint(text: &str) -> String {
+    let last = |key: &'static str| key.rsplit('.').next().unwrap_or_default();
+    let hints = nested()
+        .filter(|(key, other)| text.contains(last(key)) && text.contains(last(other)))
+        .map(|(key, other)| {
+            format!(
+                "\n{key} begins {other}: write them as {OWN_VALUE} and {} under [{key}], \
+                 or quote the longer key",
+                last(other)
+            )
+        });
+    hints.collect()
 }
 
 fn flatten(prefix: &str, value: &toml::Value, settings: &mut Settings) -> Result<(), String> {
@@ -222,6 +258,30 @@ mod tests {
         assert_eq!(settings["table.mode"], ["off"]);
         std::fs::write(&path, "a = 1.5").unwrap();
         assert!(file(&path).unwrap_err().0.contains("floe.toml"));
+    }
+
+    #[test]
+    fn a_key_that_begins_another_one_can_be_set_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floe.toml");
+        for text in [
+            "[data.dir]\npath = \"/x\"\nnetwork = \"allow\"\n",
+            "[data]\ndir.path = \"/x\"\ndir.network = \"allow\"\n",
+            "[data]\ndir = \"/x\"\n\"dir.network\" = \"allow\"\n",
+            "\"data.dir\" = \"/x\"\ndata.dir.network = \"allow\"\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let config = Config::resolve(&file(&path).unwrap(), &[]).unwrap();
+            assert_eq!(config.data_dir, Path::new("/x"), "{text}");
+            assert!(config.data_dir_network, "{text}");
+        }
+        std::fs::write(&path, "[data]\ndir = \"/x\"\ndir.network = \"allow\"\n").unwrap();
+        let error = file(&path).unwrap_err().0;
+        assert!(error.contains("path and network under [data.dir]"), "{error}");
+        std::fs::write(&path, "[data]\ndir = /x\n").unwrap();
+        assert!(!file(&path).unwrap_err().0.contains("[data.dir]"));
+        std::fs::write(&path, "\"data.dir\" = \"/x\"\ndata.dir.path = \"/y\"\n").unwrap();
+        assert!(file(&path).unwrap_err().0.contains("data.dir is set twice"));
     }
 
     #[test]

@@ -316,11 +316,20 @@ impl Reader<'_> {
             let pair = units::parse_host_port(address).map_err(|allowed| {
                 Error(format!("kafka.advertise = {value:?} is refused: {allowed}"))
             })?;
-            advertised.insert(name.to_owned(), pair);
+            if advertised.insert(name.to_owned(), pair).is_some() {
+                return Err(Error(format!(
+                    "kafka.advertise = {value:?} is refused: {name:?} has an address already"
+                )));
+            }
         }
         let mut listeners: Vec<KafkaListener> = Vec::new();
         for value in given {
             let (name, address) = named(value);
+            if name.is_empty() {
+                return Err(Error(format!(
+                    "{key} = {value:?} is refused: the name before = is empty"
+                )));
+            }
             let bind = units::parse_address(address)
                 .map_err(|allowed| Error(format!("{key} = {value:?} is refused: {allowed}")))?;
             if listeners.iter().any(|listener| listener.name == name) {
@@ -333,8 +342,11 @@ impl Reader<'_> {
             listeners.push(KafkaListener { name: name.to_owned(), bind, advertise });
         }
         if let Some((name, _)) = advertised.first_key_value() {
+            let names: Vec<&str> = listeners.iter().map(|one| one.name.as_str()).collect();
             return Err(Error(format!(
-                "kafka.advertise names {name:?}, but no listener has that name"
+                "kafka.advertise names {name:?}, but no listener has that name: it must be \
+                 NAME=HOST:PORT, the names are {}",
+                names.join(", ")
             )));
         }
         Ok(listeners)
@@ -400,8 +412,25 @@ mod tests {
         assert_eq!(config.kafka_listeners[0].advertise, None);
         assert_eq!(config.kafka_listeners[1].advertise, Some(("floe".to_owned(), 29092)));
         assert!(config.exposed_listener().is_some());
-        let stray = settings(&[("kafka.advertise", "x=floe:1")]);
-        assert!(Config::resolve(&stray, &[]).is_err());
+    }
+
+    #[test]
+    fn listeners_that_contradict_each_other_are_refused_with_their_names() {
+        for (pairs, named) in [
+            (&[("kafka.advertise", "x=floe:1")][..], &["\"x\"", "default"][..]),
+            (
+                &[("kafka.listen", "a=127.0.0.1:1"), ("kafka.advertise", "floe:1")],
+                &["default", "a"],
+            ),
+            (&[("kafka.listen", "127.0.0.1:1"), ("kafka.listen", "127.0.0.1:2")], &["default"]),
+            (&[("kafka.advertise", "floe:1"), ("kafka.advertise", "floe:2")], &["floe:2"]),
+            (&[("kafka.listen", "=127.0.0.1:1")], &["=127.0.0.1:1", "empty"]),
+            (&[("kafka.advertise", "floe")], &["floe", "HOST:PORT"]),
+            (&[("kafka.advertise", "floe:0")], &["floe:0", "HOST:PORT"]),
+        ] {
+            let error = Config::resolve(&settings(pairs), &[]).unwrap_err().0;
+            assert!(named.iter().all(|name| error.contains(name)), "{error}");
+        }
     }
 
     #[test]
