@@ -318,3 +318,47 @@ async fn limits_of_a_fetch_are_soft_for_the_first_partition_only() {
     }
     stack.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_append_time_is_stamped_told_and_found_again() {
+    use create_topics_request::{CreatableTopic, CreatableTopicConfig};
+    use list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+    let stack = Stack::start(&[]).await;
+    let mut client = stack.client().await;
+    let config = CreatableTopicConfig::default()
+        .with_name("message.timestamp.type".into())
+        .with_value(Some("LogAppendTime".into()));
+    let wanted = CreatableTopic::default()
+        .with_name(name("t"))
+        .with_num_partitions(1)
+        .with_replication_factor(1)
+        .with_configs(vec![config]);
+    let _: CreateTopicsResponse =
+        client.call(7, &CreateTopicsRequest::default().with_topics(vec![wanted])).await;
+    let before_ms = chrono::Utc::now().timestamp_millis();
+    let response: ProduceResponse =
+        client.call(9, &produce("t", -1, vec![(0, batch(&["a", "b"]))])).await;
+    let told_ms = response.responses[0].partition_responses[0].log_append_time_ms;
+    assert!((before_ms..=chrono::Utc::now().timestamp_millis()).contains(&told_ms), "{told_ms}");
+    let response: FetchResponse = client.call(12, &fetch("t", 0, 0, 0)).await;
+    let bytes = response.responses[0].partitions[0].records.clone().unwrap();
+    let header = floe::record::BatchHeader::parse(&bytes).unwrap();
+    assert!(header.is_log_append_time());
+    assert_eq!(header.max_timestamp, told_ms);
+    assert_eq!(floe::record::header::crc_of(&bytes), header.crc, "consumers check it");
+    let mut reader = floe::record::BatchReader::new();
+    let times: Vec<_> =
+        reader.records(&bytes).unwrap().map(|record| record.unwrap().timestamp).collect();
+    assert_eq!(times, [told_ms, told_ms]);
+    for (asked, wanted) in [(1_001, (0, told_ms)), (told_ms, (0, told_ms)), (told_ms + 1, (-1, -1))]
+    {
+        let partition = ListOffsetsPartition::default().with_timestamp(asked);
+        let topic =
+            ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+        let request = ListOffsetsRequest::default().with_topics(vec![topic]);
+        let response: ListOffsetsResponse = client.call(7, &request).await;
+        let part = &response.topics[0].partitions[0];
+        assert_eq!((part.offset, part.timestamp), wanted, "{asked}");
+    }
+    stack.stop().await;
+}
