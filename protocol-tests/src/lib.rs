@@ -1,9 +1,10 @@
 //! Harness for black-box tests: the real binary on free ports with its own data directory.
 
+pub mod clients;
 pub mod proxy;
-pub mod read;
 pub mod table;
 pub mod torture;
+pub mod wire;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct Floe {
     child: Child,
     dir: tempfile::TempDir,
+    data: PathBuf,
     kafka_port: u16,
     http_port: u16,
     flags: Vec<String>,
@@ -34,7 +36,8 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     probe.local_addr().expect("a bound socket has an address").port()
 }
@@ -42,13 +45,32 @@ fn free_port() -> u16 {
 impl Floe {
     /// Starts a server and waits until it is ready.
     pub async fn start(flags: &[&str]) -> Self {
+        let mut floe = Self::spawn(flags, None);
+        floe.wait_for("/readyz").await;
+        floe
+    }
+
+    /// Starts a server and waits until it turns; it need not take records.
+    pub async fn start_unready(flags: &[&str]) -> Self {
+        let mut floe = Self::spawn(flags, None);
+        floe.wait_for("/healthz").await;
+        floe
+    }
+
+    /// [`Floe::start`] with its data directory at `data`.
+    pub async fn start_in(data: &Path, flags: &[&str]) -> Self {
+        let mut floe = Self::spawn(flags, Some(data));
+        floe.wait_for("/readyz").await;
+        floe
+    }
+
+    fn spawn(flags: &[&str], data: Option<&Path>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
         let (kafka_port, http_port) = (free_port(), free_port());
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let child = spawn(dir.path(), kafka_port, http_port, &flags);
-        let mut floe = Self { child, dir, kafka_port, http_port, flags };
-        floe.wait_ready().await;
-        floe
+        let child = spawn(dir.path(), &data, kafka_port, http_port, &flags);
+        Self { child, dir, data, kafka_port, http_port, flags }
     }
 
     /// `bootstrap.servers`.
@@ -111,21 +133,28 @@ impl Floe {
 
     /// Starts it again on the same ports and data.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.dir.path(), self.kafka_port, self.http_port, &self.flags);
-        self.wait_ready().await;
+        self.child =
+            spawn(self.dir.path(), &self.data, self.kafka_port, self.http_port, &self.flags);
+        self.wait_for("/readyz").await;
     }
 
-    async fn wait_ready(&mut self) {
+    /// [`Floe::restart`] with other flags.
+    pub async fn restart_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.restart().await;
+    }
+
+    async fn wait_for(&mut self, path: &str) {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
-            if let Ok(response) = reqwest::get(self.url("/readyz")).await
+            if let Ok(response) = reqwest::get(self.url(path)).await
                 && response.status().is_success()
             {
                 return;
             }
             let ended = self.child.try_wait().expect("our own child can be asked");
             assert!(ended.is_none(), "the server ended: {ended:?}\n{}", self.log());
-            assert!(Instant::now() < deadline, "not ready\n{}", self.log());
+            assert!(Instant::now() < deadline, "no {path}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -143,29 +172,60 @@ impl Drop for Floe {
     }
 }
 
-fn spawn(dir: &Path, kafka_port: u16, http_port: u16, flags: &[String]) -> Child {
+fn spawn(dir: &Path, data: &Path, kafka_port: u16, http_port: u16, flags: &[String]) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.join("floe.log"))
         .expect("the log file can be opened");
     let errors = log.try_clone().expect("a file can be shared");
-    Command::new(binary())
-        .arg("serve")
-        .arg("--data-dir")
-        .arg(dir.join("data"))
-        .args(["--kafka-listen", &format!("127.0.0.1:{kafka_port}")])
-        .args(["--http-listen", &format!("127.0.0.1:{http_port}")])
-        .args(["--disk-free-min-bytes", "64MiB"])
-        .args(if flags.iter().any(|f| f == "--wal-file-bytes") {
-            &[][..]
-        } else {
-            &["--wal-file-bytes", "16MiB"][..]
-        })
+    let defaults = [
+        ("--kafka-listen", format!("127.0.0.1:{kafka_port}")),
+        ("--http-listen", format!("127.0.0.1:{http_port}")),
+        ("--disk-free-min-bytes", "64MiB".to_owned()),
+        ("--wal-file-bytes", "16MiB".to_owned()),
+    ];
+    let mut command = Command::new(binary());
+    command.arg("serve").arg("--data-dir").arg(data);
+    for (flag, value) in defaults {
+        if !flags.iter().any(|given| given == flag) {
+            command.args([flag, &value]);
+        }
+    }
+    command
         .args(flags)
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)
         .spawn()
         .expect("the binary can be started")
+}
+
+/// What `floe serve` prints and exits with where it does not start.
+pub fn refused_start(flags: &[&str]) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let output = Command::new(binary())
+        .args(["serve", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .args(flags)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary can be started");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Waits until `check` gives something; `what` names it where it does not come.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -4,31 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use protocol_tests::read::{Stored, read_all};
+use protocol_tests::clients::{Stored, create, producer, read_all};
 use protocol_tests::{Floe, WAIT_MAX};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
-
-fn producer(floe: &Floe, settings: &[(&str, &str)]) -> FutureProducer {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", floe.bootstrap());
-    config.set("message.timeout.ms", "60000");
-    for (key, value) in settings {
-        config.set(*key, *value);
-    }
-    config.create().expect("the settings are librdkafka's")
-}
-
-async fn create(floe: &Floe, topic: &str, partitions: i32) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", floe.bootstrap()).create().unwrap();
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-    let made = admin.create_topics(&[new], &AdminOptions::new()).await.unwrap();
-    assert!(made.iter().all(Result::is_ok), "{made:?}");
-}
+use rdkafka::producer::FutureRecord;
 
 fn assert_contiguous(stored: &[Stored]) {
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
@@ -71,7 +50,7 @@ async fn every_codec_and_every_acks_is_stored_once() {
     // acks=0 is not waited for by the client: the last batch may still be on its way.
     let deadline = Instant::now() + WAIT_MAX;
     let stored = loop {
-        let stored = read_all(&floe.bootstrap(), "codecs", 4);
+        let stored = read_all(&floe, "codecs", 4);
         if stored.len() >= sent.len() || Instant::now() > deadline {
             break stored;
         }
@@ -96,7 +75,7 @@ async fn bytes_come_back_as_they_were_sent() {
     producer.send(record.headers(headers).partition(0), WAIT_MAX).await.unwrap();
     let tombstone = FutureRecord::<[u8], [u8]>::to("bytes").key(b"gone").partition(0);
     producer.send(tombstone, WAIT_MAX).await.unwrap();
-    let stored = read_all(&floe.bootstrap(), "bytes", 4);
+    let stored = read_all(&floe, "bytes", 4);
     assert_eq!(stored[0].value.as_deref(), Some(&big[..]));
     assert_eq!(stored[0].key.as_deref(), Some(&[0, 255][..]));
     let wanted = [
@@ -112,7 +91,7 @@ async fn bytes_come_back_as_they_were_sent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_partitions_take_large_batches() {
     let floe = Floe::start(&[]).await;
-    create(&floe, "wide", 100).await;
+    create(&floe, "wide", 100, &[]).await;
     let settings = [("enable.idempotence", "true"), ("batch.size", "1000000"), ("linger.ms", "20")];
     let producer = producer(&floe, &settings);
     let mut pending = Vec::new();
@@ -125,7 +104,7 @@ async fn a_hundred_partitions_take_large_batches() {
     for delivery in pending {
         delivery.await.unwrap().unwrap();
     }
-    let stored = read_all(&floe.bootstrap(), "wide", 100);
+    let stored = read_all(&floe, "wide", 100);
     assert_eq!(stored.len(), 20_000);
     assert_contiguous(&stored);
     assert_eq!(rows(&floe.flush("wide").await), (20_000, 0));
@@ -134,7 +113,7 @@ async fn a_hundred_partitions_take_large_batches() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_kills_under_load_lose_and_double_nothing() {
     let mut floe = Floe::start(&["--table-target-lag", "1s"]).await;
-    create(&floe, "kills", 3).await;
+    create(&floe, "kills", 3, &[]).await;
     let settings = [
         ("enable.idempotence", "true"),
         ("linger.ms", "5"),
@@ -163,7 +142,7 @@ async fn ten_kills_under_load_lose_and_double_nothing() {
         floe.restart().await;
     }
     load.await.unwrap();
-    let stored = read_all(&floe.bootstrap(), "kills", 3);
+    let stored = read_all(&floe, "kills", 3);
     assert_contiguous(&stored);
     let values: BTreeSet<Vec<u8>> =
         stored.iter().filter_map(|record| record.value.clone()).collect();

@@ -175,10 +175,6 @@ impl Worker {
                 Ok(Next::Finished) | Err(Halt::Closed) => return,
                 _ if self.closing.is_cancelled() => break,
                 Ok(Next::Again) => {}
-                Ok(Next::Sleep(pause)) => self.wait(Some(pause), false).await,
-                Ok(Next::Idle) => self.wait(None, true).await,
-                Ok(Next::Parked) => self.wait(None, false).await,
-                Err(Halt::Later(reason) | Halt::Poison(reason)) => {
                 Ok(Next::Sleep(pause)) => self.rest(pause).await,
                 Ok(Next::Idle) => {
                     self.wait(None, true).await;
@@ -186,7 +182,7 @@ impl Worker {
                 Ok(Next::Parked) => {
                     self.wait(None, false).await;
                 }
-                Err(Halt::Later(reason)) => {
+                Err(Halt::Later(reason) | Halt::Poison(reason)) => {
                     let pause = self.failed(reason);
                     self.publish();
                     self.rest(pause).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{Known, PARTITIONS, Stage, TOPICS, World};
-use crate::read::read_all;
+use crate::clients::read_all;
 use crate::table;
 
 /// Longest wait until the tables have everything.
@@ -52,9 +52,7 @@ pub async fn all(stage: &Stage, world: &World) -> Result<Counts, String> {
     let mut counts = Counts::default();
     for (index, (topic, _)) in TOPICS.iter().enumerate() {
         settle(stage, topic).await?;
-        let bootstrap = stage.floe.bootstrap();
-        let stored = tokio::task::spawn_blocking(move || read_all(&bootstrap, topic, PARTITIONS));
-        let stored = stored.await.map_err(|error| format!("{topic} cannot be read: {error}"))?;
+        let stored = tokio::task::block_in_place(|| read_all(&stage.floe, topic, PARTITIONS));
         let mut log = BTreeMap::new();
         for record in &stored {
             let i = number(record.value.as_deref().unwrap_or_default());

@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::task::JoinHandle;
 
 use super::{Known, TOPICS, World};
-use crate::Floe;
+use crate::{Floe, clients};
 
 /// Longest that a record may wait for its acknowledgement.
 const DELIVERY_MAX_MS: &str = "300000";
@@ -25,21 +22,6 @@ const IN_FLIGHT_MAX: usize = 2_000;
 pub struct Load {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
-}
-
-/// Makes a topic with options.
-///
-/// # Panics
-/// If it cannot be made.
-pub async fn create(floe: &Floe, topic: &str, partitions: i32, options: &[(&str, &str)]) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", floe.bootstrap()).create().expect("settings");
-    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-    for (key, value) in options {
-        new = new.set(key, value);
-    }
-    let made = admin.create_topics(&[new], &AdminOptions::new()).await.expect("an answer");
-    assert!(made.iter().all(Result::is_ok), "{made:?}");
 }
 
 /// A value for topic `topic`: JSON with `i`, and in the topics that have dead letters now and
@@ -62,15 +44,14 @@ impl Load {
         let next = Arc::new(AtomicI64::new(0));
         let mut tasks = Vec::new();
         for topic in 0..TOPICS.len() {
-            let producer: FutureProducer = ClientConfig::new()
-                .set("bootstrap.servers", floe.bootstrap())
-                .set("enable.idempotence", "true")
-                .set("linger.ms", "5")
-                .set("message.timeout.ms", DELIVERY_MAX_MS)
-                .set("reconnect.backoff.max.ms", "200")
-                .set("compression.type", ["none", "lz4", "zstd"][topic % 3])
-                .create()
-                .expect("the settings are librdkafka's");
+            let settings = [
+                ("enable.idempotence", "true"),
+                ("linger.ms", "5"),
+                ("message.timeout.ms", DELIVERY_MAX_MS),
+                ("reconnect.backoff.max.ms", "200"),
+                ("compression.type", ["none", "lz4", "zstd"][topic % 3]),
+            ];
+            let producer = clients::producer(floe, &settings);
             let random = StdRng::seed_from_u64(seed ^ (topic as u64) << 32);
             let (stop, next, world) = (Arc::clone(&stop), Arc::clone(&next), Arc::clone(world));
             #[allow(clippy::disallowed_methods, reason = "joined by stop")]

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::Floe;
 use crate::proxy;
 use crate::proxy::Proxy;
+use crate::{Floe, clients};
 use check::Counts;
 
 /// Topics of every history with their table mode.
@@ -123,7 +123,7 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
     let mut random = StdRng::seed_from_u64(plan.seed);
     let mut stage = Stage::build(plan.catalog).await;
     for (topic, mode) in TOPICS {
-        load::create(&stage.floe, topic, PARTITIONS, &[("table.mode", mode)]).await;
+        clients::create(&stage.floe, topic, PARTITIONS, &[("table.mode", mode)]).await;
     }
     let world = Arc::new(World::default());
     let load = load::Load::start(&stage.floe, &world, plan.seed);
