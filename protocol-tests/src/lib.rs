@@ -204,15 +204,33 @@ fn spawn(dir: &Path, data: &Path, kafka_port: u16, http_port: u16, flags: &[Stri
 /// What `floe serve` prints and exits with where it does not start.
 pub fn refused_start(flags: &[&str]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
-    let output = Command::new(binary())
+    let path = dir.path().join("floe.log");
+    let log = std::fs::File::create(&path).expect("the log file can be made");
+    let errors = log.try_clone().expect("a file can be shared");
+    let mut child = Command::new(binary())
         .args(["serve", "--data-dir"])
         .arg(dir.path().join("data"))
         .args(flags)
         .stdin(Stdio::null())
-        .output()
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
         .expect("the binary can be started");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    let deadline = Instant::now() + WAIT_MAX;
+    let ended = loop {
+        let ended = child.try_wait().expect("our own child can be asked");
+        if ended.is_some() || Instant::now() > deadline {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let Some(ended) = ended else {
+        child.kill().expect("our own child can be killed");
+        child.wait().expect("our own child can be waited for");
+        panic!("it started with {flags:?}: {text}");
+    };
+    (ended.code(), text)
 }
 
 /// Waits until `check` gives something; `what` names it where it does not come.
