@@ -120,6 +120,7 @@ fn recover(config: &Config, components: &Components) -> Result<Found, Error> {
         queue_bytes: config.log_in_bytes,
         retention_interval: config.retention_check_interval,
         file_age_max_ms: i64::try_from(config.wal_file_age.as_millis()).unwrap_or(i64::MAX),
+        move_delay_ms: i64::try_from(config.wal_move_delay.as_millis()).unwrap_or(i64::MAX),
         producer_expiry_ms: i64::try_from(config.producer_id_expiration.as_millis())
             .unwrap_or(i64::MAX),
     };

@@ -79,6 +79,8 @@ pub struct Config {
     pub wal_file_bytes: u64,
     /// A file of the write-ahead log is closed at this age, so that retention can free it.
     pub wal_file_age: Duration,
+    /// Live records of a file that is less than half live for so long are moved.
+    pub wal_move_delay: Duration,
     /// Free space below which records are refused, bytes; none picks it by disk size.
     pub disk_free_min_bytes: Option<u64>,
     /// How often stream retention looks.
@@ -162,6 +164,7 @@ impl Config {
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,
             wal_file_age: read.duration("wal.file.age")?,
+            wal_move_delay: read.duration("wal.move.delay")?,
             disk_free_min_bytes: read.optional_bytes("disk.free.min.bytes")?,
             retention_check_interval: read.duration("retention.check.interval")?,
             producer_id_expiration: read.duration("producer.id.expiration")?,

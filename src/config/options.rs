@@ -129,6 +129,13 @@ pub const OPTIONS: &[OptionSpec] = &[
         "A file of the write-ahead log is closed at this age, so that retention can free it.",
     ),
     option(
+        "wal.move.delay",
+        Kind::Duration,
+        "5m",
+        "Records of a file of the write-ahead log that is less than half in use for so long are \
+         copied to a newer one, so that it can be freed.",
+    ),
+    option(
         "disk.free.min.bytes",
         Kind::Bytes,
         "",

@@ -135,6 +135,7 @@ impl Log {
             producer_epoch: header.producer_epoch,
             base_sequence: header.base_sequence,
             max_timestamp: header.max_timestamp,
+            moved_ms: None,
             ext: Bytes::new(),
             payload,
         };

@@ -20,8 +20,10 @@ const EXPIRY_INTERVAL_MS: i64 = 600_000;
 const ROLL_AGE_MIN_MS: i64 = 60_000;
 
 impl Log {
-    /// Runs the chores every `retention_interval` until the tasks stop.
+    /// Runs the chores every `retention_interval` until the tasks stop, and beside them what
+    /// moves live records out of old files.
     pub fn spawn_chores(&self, tasks: &Tasks) {
+        self.spawn_moving(tasks);
         let (log, group) = (self.clone(), tasks.clone());
         let interval = self.inner.options.retention_interval.max(Duration::from_millis(10));
         tasks.spawn("log-chores", async move {
@@ -197,7 +199,7 @@ fn bytes_between(
 }
 
 /// Runs a lookup off the async workers. A failed store is about to end the process.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     lookup: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, AppendError> {
     match tokio::task::spawn_blocking(lookup).await {

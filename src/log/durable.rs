@@ -36,6 +36,12 @@ impl OnDurable for Publisher {
             }
         }
         publish(current);
+        // Nothing new: only where the records lie changes, and the index will say it.
+        for run in wal::moved_runs(frames) {
+            if let Some(partition) = self.shared.partition(run.partition) {
+                partition.moved(run.end_offset);
+            }
+        }
     }
 }
 

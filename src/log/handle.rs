@@ -31,6 +31,8 @@ pub struct LogOptions {
     pub retention_interval: Duration,
     /// The current file is sealed at this age even if it is not full, milliseconds.
     pub file_age_max_ms: i64,
+    /// A file's live records are moved once it was less than half live for so long, milliseconds.
+    pub move_delay_ms: i64,
     /// Producers that were silent for so long are forgotten (`producer.id.expiration.ms`).
     pub producer_expiry_ms: i64,
 }
@@ -41,6 +43,7 @@ impl Default for LogOptions {
             queue_bytes: 32 << 20,
             retention_interval: Duration::from_secs(10),
             file_age_max_ms: 3_600_000,
+            move_delay_ms: 300_000,
             producer_expiry_ms: 86_400_000,
         }
     }

@@ -5,7 +5,7 @@
 //! does (it tells us the tiered offset).
 //!
 //! Reading order: `state` and `retention` (the rules), `sequence` and `durable` (who runs them),
-//! `partition` and `read`, `append`, `handle` (how it is opened), `chores`.
+//! `partition` and `read`, `append`, `handle` (how it is opened), `chores`, `moving`.
 
 use bytes::Bytes;
 
@@ -16,6 +16,7 @@ mod chores;
 mod directory;
 mod durable;
 mod handle;
+mod moving;
 mod partition;
 mod ports;
 mod producer_ids;

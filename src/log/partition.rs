@@ -182,9 +182,19 @@ impl Partition {
         self.recent_total.fetch_sub(dropped, Ordering::Relaxed);
     }
 
+    /// Runs that end at or below `end_offset` were moved, or lie before one that was: the index
+    /// has them, and knows where they are.
+    pub(crate) fn moved(&self, end_offset: Offset) {
+        let mut recent = self.recent.lock();
+        let gone = recent.partition_point(|run| run.base_offset < end_offset);
+        recent.drain(..gone);
+        drop(recent);
+        self.recent_total.fetch_sub(gone, Ordering::Relaxed);
+    }
+
     /// True if the index lacks runs that are durable.
     pub(crate) fn has_unapplied(&self, applied: Lsn) -> bool {
-        self.recent.lock().back().is_some_and(|run| end_lsn(run) > applied.0)
+        self.recent.lock().back().is_some_and(|run| run.end() > applied)
     }
 
     /// The recent run that holds `offset`.
@@ -229,11 +239,7 @@ impl Partition {
 /// Drops applied runs from the front, all but the last few; how many.
 fn prune(recent: &mut VecDeque<Run>, applied: Lsn) -> usize {
     let spare = recent.len().saturating_sub(RECENT_KEPT);
-    let gone = recent.iter().take(spare).take_while(|run| end_lsn(run) <= applied.0).count();
+    let gone = recent.iter().take(spare).take_while(|run| run.end() <= applied).count();
     recent.drain(..gone);
     gone
-}
-
-fn end_lsn(run: &Run) -> u64 {
-    run.lsn.0 + u64::from(run.disk_len)
 }

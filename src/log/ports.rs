@@ -5,7 +5,7 @@ use async_trait::async_trait;
 
 use crate::log::AppendError;
 use crate::types::{Lsn, Offset, OffsetRange, PartitionId};
-use crate::wal::{Request, Run, WrittenFrame};
+use crate::wal::{Request, Run, WalFile, WrittenFrame};
 
 /// The state of partitions: where runs lie, log starts, producers. Lookups block for
 /// microseconds, errors are the store's text and about to end the process.
@@ -51,6 +51,25 @@ pub(crate) enum RunError {
     Io(String),
 }
 
+/// How much of a file is still needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileUse {
+    pub(crate) file: WalFile,
+    /// Bytes of runs that the index points at.
+    pub(crate) live_bytes: u64,
+}
+
+/// Some of the live runs of a file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LivePage {
+    /// In order of position.
+    pub(crate) runs: Vec<Run>,
+    /// Where a live run starts whose first header is not sound.
+    pub(crate) unreadable: Vec<Lsn>,
+    /// Where to go on; none at the end.
+    pub(crate) next: Option<Lsn>,
+}
+
 /// The bytes.
 #[async_trait]
 pub(crate) trait Frames: Send + Sync {
@@ -68,6 +87,15 @@ pub(crate) trait Frames: Send + Sync {
 
     /// Seals the current file if its first frame is at least so old.
     async fn roll(&self, min_age_ms: i64) -> Result<(), AppendError>;
+
+    /// True if there is room for a file's worth of bytes without waiting for space. Cheap.
+    fn has_next(&self) -> bool;
+
+    /// The files that are written no more, in order. Blocks for microseconds.
+    fn sealed(&self) -> Vec<FileUse>;
+
+    /// The live runs in `[from, end)` of a file, at least `limit` if there are so many. Blocks.
+    fn live_runs(&self, from: Lsn, end: Lsn, limit: usize) -> Result<LivePage, String>;
 
     /// Frees files that nothing needs any more; how many.
     async fn reclaim(&self) -> Result<usize, String>;

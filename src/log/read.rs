@@ -122,7 +122,7 @@ impl Reader<'_> {
                 tracing::error!(partition = %run.partition, lsn = %run.lsn, reason, "stored run is corrupt");
                 self.frames.read_sound(run)
             }
-            Err(RunError::Absent) => Vec::new(),
+            Err(RunError::Absent) => self.moved_frames_of(run, from)?,
             Err(RunError::Io(error)) => return Err(ReadError::Io(error)),
         };
         let mut expected = from;
@@ -142,12 +142,34 @@ impl Reader<'_> {
             whole.push(frame);
         }
         if whole.is_empty() {
-            // A run whose file was freed lies below the log start by now.
+            // A run whose file was freed was moved, or lies below the log start by now.
             let range = OffsetRange { base: from, end: next };
             self.absent(range)?;
             return Err(ReadError::Corrupt(range));
         }
         Ok(whole)
+    }
+}
+
+impl Reader<'_> {
+    /// The frames of a run whose file is gone from the one that holds `from` on, from where the
+    /// index says now that they are: they were moved (rules 2.7). None if they were trimmed.
+    fn moved_frames_of(&self, run: &Run, from: Offset) -> Result<Vec<WrittenFrame>, ReadError> {
+        let id = self.partition.id();
+        let runs = self.state.runs(id, from, RUNS_PER_LOOKUP).map_err(ReadError::Io)?;
+        let mut frames = Vec::new();
+        for now in runs.iter().take_while(|now| now.base_offset < run.end_offset) {
+            match self.frames.read_run(now) {
+                Ok(more) => frames.extend(more),
+                Err(RunError::Corrupt(reason)) => {
+                    tracing::error!(partition = %id, lsn = %now.lsn, reason, "moved run is corrupt");
+                    frames.extend(self.frames.read_sound(now));
+                }
+                Err(RunError::Absent) => break,
+                Err(RunError::Io(error)) => return Err(ReadError::Io(error)),
+            }
+        }
+        Ok(frames)
     }
 }
 

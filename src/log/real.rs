@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::log::AppendError;
-use crate::log::ports::{Frames, RunError, State};
+use crate::log::ports::{FileUse, Frames, LivePage, RunError, State};
 use crate::log::state::last_append_ms;
 use crate::store::{self, Change, Counter, Space, Store, keys};
 use crate::types::{Lsn, Offset, OffsetRange, PartitionId};
@@ -114,18 +114,41 @@ impl Frames for WalFrames {
         self.wal.roll(min_age_ms).await.map_err(wal_error)
     }
 
+    fn has_next(&self) -> bool {
+        self.wal.has_next()
+    }
+
+    fn sealed(&self) -> Vec<FileUse> {
+        let files = sealed(&self.wal);
+        let live = self.store.live_bytes(&files);
+        let pair = |(file, live_bytes)| FileUse { file, live_bytes };
+        files.into_iter().zip(live).map(pair).collect()
+    }
+
+    fn live_runs(&self, from: Lsn, end: Lsn, limit: usize) -> Result<LivePage, String> {
+        let starts = self.store.live_starts(from, end, limit);
+        let mut page = LivePage {
+            next: starts.last().filter(|_| starts.len() >= limit).map(|last| Lsn(last.0 + 1)),
+            ..LivePage::default()
+        };
+        for lsn in starts {
+            match self.wal.key_at(lsn) {
+                // An entry that is elsewhere was trimmed or moved since.
+                Some((id, base)) => {
+                    let run = self.store.index_at(id, base).map_err(text)?;
+                    page.runs.extend(run.filter(|run| run.lsn == lsn));
+                }
+                None => page.unreadable.push(lsn),
+            }
+        }
+        Ok(page)
+    }
+
     async fn reclaim(&self) -> Result<usize, String> {
         let (wal, store) = (self.wal.clone(), self.store.clone());
         let reclaim = move || {
-            // The last one is written to.
-            let mut files = wal.list();
-            files.pop();
-            let files: Vec<wal::WalFile> = files
-                .iter()
-                .map(|file| wal::WalFile { first: file.first, end: file.end })
-                .collect();
             let mut freed = 0;
-            for file in store.reclaimable(&files).map_err(text)? {
+            for file in store.reclaimable(&sealed(&wal)).map_err(text)? {
                 // A leased file is tried again in the next round.
                 freed += usize::from(wal.release(file.first).map_err(|error| error.to_string())?);
             }
@@ -133,6 +156,13 @@ impl Frames for WalFrames {
         };
         tokio::task::spawn_blocking(reclaim).await.map_err(|error| error.to_string())?
     }
+}
+
+/// All files but the one that is written to.
+fn sealed(wal: &Wal) -> Vec<wal::WalFile> {
+    let mut files = wal.list();
+    files.pop();
+    files
 }
 
 fn wal_error(error: wal::Error) -> AppendError {
@@ -143,5 +173,7 @@ fn wal_error(error: wal::Error) -> AppendError {
     }
 }
 
+#[cfg(test)]
+mod moved_tests;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use crate::log::handle::prepare;
-use crate::log::ports::{Directory, Frames, PartitionOptions, RunError, State};
+use crate::log::ports::{Directory, FileUse, Frames, LivePage, PartitionOptions, RunError, State};
 use crate::log::{Append, AppendBatch, AppendError, Appended, Log, LogOptions, LogParts, Origin};
 use crate::record::{BatchBuilder, Codec, NewRecord};
 use crate::runtime::Clock;
@@ -156,6 +156,23 @@ impl FakeFrames {
         self.state.applied.store(inner.end, Ordering::Relaxed);
     }
 
+    /// Copies a frame to the end of the log, tells of it, and takes the old one away.
+    pub(crate) fn relocate(&self, id: PartitionId, offset: Offset) {
+        let mut inner = self.inner.lock();
+        let old = inner
+            .stored
+            .values()
+            .find(|frame| frame.draft.partition == id && frame.draft.base_offset == offset);
+        let old = old.unwrap().clone();
+        inner.stored.remove(&old.lsn.0);
+        let moved_ms = Some(old.append_ms);
+        let moved = inner.store(wal::FrameDraft { moved_ms, ..old.draft }, old.append_ms);
+        let end = Lsn(inner.end);
+        inner.parts.on_durable.durable(std::slice::from_ref(&moved), end);
+        self.state.runs.lock().insert((id, offset), moved.run());
+        self.state.applied.store(inner.end, Ordering::Relaxed);
+    }
+
     /// Makes the frame at this offset unreadable.
     pub(crate) fn corrupt(&self, id: PartitionId, offset: Offset) {
         let mut inner = self.inner.lock();
@@ -171,7 +188,7 @@ impl Inner {
         let disk_len = (96 + draft.payload.len()).next_multiple_of(32) as u32;
         let lsn = self.end;
         self.end += u64::from(disk_len);
-        let mut stored = WrittenFrame { lsn: Lsn(lsn), disk_len, append_ms, draft };
+        let mut stored = WrittenFrame { lsn: Lsn(lsn), disk_len, append_ms, more: false, draft };
         let mut payload = BytesMut::from(stored.draft.payload.as_ref());
         payload[..8].copy_from_slice(&stored.draft.base_offset.to_be_bytes());
         stored.draft.payload = payload.freeze();
@@ -201,6 +218,9 @@ impl Frames for FakeFrames {
         if inner.corrupt.iter().any(|lsn| (run.lsn.0..end).contains(lsn)) {
             return Err(RunError::Corrupt("bad".to_owned()));
         }
+        if !inner.stored.contains_key(&run.lsn.0) {
+            return Err(RunError::Absent);
+        }
         Ok(inner.stored.range(run.lsn.0..end).map(|(_, frame)| frame.clone()).collect())
     }
 
@@ -215,6 +235,18 @@ impl Frames for FakeFrames {
     async fn roll(&self, min_age_ms: i64) -> Result<(), AppendError> {
         self.rolled.lock().push(min_age_ms);
         Ok(())
+    }
+
+    fn has_next(&self) -> bool {
+        true
+    }
+
+    fn sealed(&self) -> Vec<FileUse> {
+        Vec::new()
+    }
+
+    fn live_runs(&self, _: Lsn, _: Lsn, _: usize) -> Result<LivePage, String> {
+        Ok(LivePage::default())
     }
 
     async fn reclaim(&self) -> Result<usize, String> {

@@ -35,6 +35,8 @@ metrics! {
     WAL_BYTES, Counter, "floe_wal_bytes_total", "Bytes written to the write-ahead log.";
     WAL_SYNC_SECONDS, Histogram, "floe_wal_sync_seconds", "Time of one fdatasync of the write-ahead log.";
     WAL_FILES, Gauge, "floe_wal_files", "Files of the write-ahead log on disk.";
+    WAL_FREED, Counter, "floe_wal_files_freed_total", "Files of the write-ahead log that were freed.";
+    WAL_MOVED_BYTES, Counter, "floe_wal_moved_bytes_total", "Bytes of live records copied out of old files of the write-ahead log.";
     WAL_FREE_BYTES, Gauge, "floe_disk_free_bytes", "Free bytes on the disk that holds the data directory.";
     LOG_RECORDS, Counter, "floe_log_records_total", "Records appended, by origin (kafka, http).";
     LOG_BYTES, Counter, "floe_log_bytes_total", "Bytes of record batches appended, by origin.";

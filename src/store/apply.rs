@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::store::db::Rotation;
-use crate::store::stage::Stage;
+use crate::store::stage::{Before, Stage};
 use crate::store::{Error, Shared, keys, lock};
 use crate::types::Lsn;
 use crate::wal::{Apply, WrittenFrame};
@@ -29,7 +29,7 @@ impl Applier {
         let applied = Lsn(shared.applied.load(Ordering::Acquire));
         let fresh = frames.partition_point(|frame| frame.lsn < applied);
         let mut stage = Stage::new(&shared.db);
-        stage.frames(&frames[fresh..], Lsn(0))?;
+        stage.frames(&frames[fresh..], Before::Everything)?;
         let mut staged = stage.into_writes()?;
         let end = end.max(applied);
         staged.meta(keys::META_WAL_APPLIED, keys::encode_u64(end.0));

@@ -153,6 +153,7 @@ fn draft(payload: Bytes) -> FrameDraft {
         producer_epoch: -1,
         base_sequence: -1,
         max_timestamp: 0,
+        moved_ms: None,
         ext: Bytes::new(),
         payload,
     }

@@ -1,6 +1,6 @@
 //! Which stretches of the log still have index entries that point into them.
 //!
-//! Owns: two bytes per run, gathered by 256 KiB of log, so that 100 GiB of log take some MiB of
+//! Owns: six bytes per run, gathered by 256 KiB of log, so that 100 GiB of log take some MiB of
 //! memory. Does not own: the entries (fjall) or the files (`wal`).
 
 use std::collections::BTreeMap;
@@ -16,9 +16,17 @@ const FRAME_ALIGN: u64 = 32;
 /// The live runs that start in one granule.
 #[derive(Debug, Default)]
 struct Granule {
-    /// Where each starts, in units of [`FRAME_ALIGN`] from the granule's begin; in no order.
-    starts: Vec<u16>,
+    /// In no order.
+    places: Vec<Place>,
     bytes: u64,
+}
+
+/// One run: where it starts, in units of [`FRAME_ALIGN`] from the granule's begin, and its bytes
+/// (halves of an `u32`, which would take two bytes of padding).
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: u16,
+    bytes: [u16; 2],
 }
 
 /// All live runs, by where they start.
@@ -30,7 +38,7 @@ pub(crate) struct LiveRuns {
 impl LiveRuns {
     pub(crate) fn add(&mut self, run: &Run) {
         let granule = self.granules.entry(run.lsn.0 / GRANULE_BYTES).or_default();
-        granule.starts.push(start_of(run.lsn));
+        granule.places.push(Place::of(run));
         granule.bytes += u64::from(run.disk_len);
     }
 
@@ -40,12 +48,12 @@ impl LiveRuns {
             return;
         };
         let start = start_of(run.lsn);
-        let Some(at) = granule.starts.iter().position(|other| *other == start) else {
+        let Some(at) = granule.places.iter().position(|other| other.start == start) else {
             return;
         };
-        granule.starts.swap_remove(at);
-        granule.bytes = granule.bytes.saturating_sub(u64::from(run.disk_len));
-        if granule.starts.is_empty() {
+        let place = granule.places.swap_remove(at);
+        granule.bytes = granule.bytes.saturating_sub(place.bytes());
+        if granule.places.is_empty() {
             self.granules.remove(&number);
         }
     }
@@ -53,17 +61,37 @@ impl LiveRuns {
     /// True if a run starts in `[first, end)`.
     pub(crate) fn any_in(&self, first: Lsn, end: Lsn) -> bool {
         self.within(first, end).any(|(number, granule)| {
-            let begin = number * GRANULE_BYTES;
-            granule.starts.iter().any(|start| {
-                let lsn = begin + u64::from(*start) * FRAME_ALIGN;
-                first.0 <= lsn && lsn < end.0
-            })
+            granule.places.iter().any(|place| is_in(place.lsn(number), first, end))
         })
     }
 
-    /// Bytes of live runs that start in `[first, end)` or share a granule with its ends.
+    /// Bytes of live runs that start in `[first, end)`.
     pub(crate) fn bytes_in(&self, first: Lsn, end: Lsn) -> u64 {
-        self.within(first, end).map(|(_, granule)| granule.bytes).sum()
+        let bytes = |(number, granule): (u64, &Granule)| {
+            let begin = number * GRANULE_BYTES;
+            if first.0 <= begin && begin + GRANULE_BYTES <= end.0 {
+                return granule.bytes;
+            }
+            let places = granule.places.iter();
+            places.filter(|place| is_in(place.lsn(number), first, end)).map(Place::bytes).sum()
+        };
+        self.within(first, end).map(bytes).sum()
+    }
+
+    /// At least `limit` places in `[first, end)` where live runs start, in order, if there are so
+    /// many.
+    pub(crate) fn starts_in(&self, first: Lsn, end: Lsn, limit: usize) -> Vec<Lsn> {
+        let mut starts: Vec<Lsn> = Vec::new();
+        for (number, granule) in self.within(first, end) {
+            if starts.len() >= limit {
+                break;
+            }
+            let of_granule = starts.len();
+            let places = granule.places.iter().map(|place| place.lsn(number));
+            starts.extend(places.filter(|lsn| is_in(*lsn, first, end)));
+            starts[of_granule..].sort_unstable();
+        }
+        starts
     }
 
     fn within(&self, first: Lsn, end: Lsn) -> impl Iterator<Item = (u64, &Granule)> {
@@ -71,6 +99,25 @@ impl LiveRuns {
         let end = end.0.div_ceil(GRANULE_BYTES).max(first);
         self.granules.range(first..end).map(|(number, granule)| (*number, granule))
     }
+}
+
+impl Place {
+    fn of(run: &Run) -> Self {
+        let halves = [run.disk_len as u16, (run.disk_len >> 16) as u16];
+        Self { start: start_of(run.lsn), bytes: halves }
+    }
+
+    fn bytes(&self) -> u64 {
+        u64::from(self.bytes[0]) | u64::from(self.bytes[1]) << 16
+    }
+
+    fn lsn(&self, granule: u64) -> Lsn {
+        Lsn(granule * GRANULE_BYTES + u64::from(self.start) * FRAME_ALIGN)
+    }
+}
+
+fn is_in(lsn: Lsn, first: Lsn, end: Lsn) -> bool {
+    first <= lsn && lsn < end
 }
 
 fn start_of(lsn: Lsn) -> u16 {
@@ -128,6 +175,35 @@ mod tests {
         let border = Lsn(GRANULE_BYTES + 96);
         assert!(!live.any_in(Lsn(0), border));
         assert!(live.any_in(border, Lsn(GRANULE_BYTES + 192)));
+    }
+
+    #[test]
+    fn bytes_are_exact_where_files_share_a_granule() {
+        let mut live = LiveRuns::default();
+        let large = 128 << 20;
+        live.add(&run(GRANULE_BYTES + 320, large));
+        live.add(&run(GRANULE_BYTES + 96, 160));
+        live.add(&run(GRANULE_BYTES, 96));
+        live.add(&run(2 * GRANULE_BYTES, 64));
+        let bytes = |from, to| live.bytes_in(Lsn(GRANULE_BYTES + from), Lsn(GRANULE_BYTES + to));
+        assert_eq!(bytes(0, 96), 96);
+        assert_eq!(bytes(96, 320), 160);
+        assert_eq!(bytes(320, GRANULE_BYTES), u64::from(large));
+        assert_eq!(bytes(0, GRANULE_BYTES + 32), 96 + 160 + u64::from(large) + 64);
+    }
+
+    #[test]
+    fn starts_come_in_order_and_in_bounds() {
+        let mut live = LiveRuns::default();
+        for lsn in [GRANULE_BYTES + 96, 32, GRANULE_BYTES, 3 * GRANULE_BYTES, 0] {
+            live.add(&run(lsn, 32));
+        }
+        let starts = |first, end, limit| -> Vec<u64> {
+            live.starts_in(Lsn(first), Lsn(end), limit).iter().map(|lsn| lsn.0).collect()
+        };
+        assert_eq!(starts(32, 3 * GRANULE_BYTES, 9), [32, GRANULE_BYTES, GRANULE_BYTES + 96]);
+        assert_eq!(starts(0, u64::MAX / 2, 2), [0, 32]);
+        assert_eq!(starts(64, GRANULE_BYTES, 9), [0u64; 0]);
     }
 
     #[test]

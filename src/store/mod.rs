@@ -216,6 +216,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
+mod moved_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod with_wal;

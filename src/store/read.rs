@@ -83,6 +83,16 @@ impl Store {
         runs.map(|pair| pair.and_then(|(key, value)| keys::decode_run(&key, &value))).collect()
     }
 
+    /// The run of a partition that begins at exactly `base_offset`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn index_at(&self, id: PartitionId, base_offset: Offset) -> Result<Option<Run>, Error> {
+        let key = keys::index(id, base_offset);
+        let value = self.shared.db.get(Space::Index, &key)?;
+        value.map(|value| keys::decode_run(&key, &value)).transpose()
+    }
+
     /// Recorded gaps of a partition, in order.
     ///
     /// # Errors

@@ -144,10 +144,16 @@ impl Store {
         files.iter().filter(|file| !live.any_in(file.first, file.end)).copied().collect()
     }
 
-    /// Bytes of each file that index entries point at, to the precision of 256 KiB at its ends.
+    /// Bytes of each file that index entries point at.
     pub fn live_bytes(&self, files: &[WalFile]) -> Vec<u64> {
         let live = lock(&self.shared.live);
         files.iter().map(|file| live.bytes_in(file.first, file.end)).collect()
+    }
+
+    /// Where runs start that index entries point at, from `first` on and below `end`, in order:
+    /// all of them, or at least `limit`.
+    pub fn live_starts(&self, first: Lsn, end: Lsn, limit: usize) -> Vec<Lsn> {
+        lock(&self.shared.live).starts_in(first, end, limit)
     }
 
     /// Syncs fjall if that is due. Blocks.

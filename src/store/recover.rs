@@ -19,7 +19,7 @@ use crate::store::apply::Applier;
 use crate::store::db::{Db, Limits, Rotation};
 use crate::store::reclaim::Upkeep;
 use crate::store::snapshot::{self, KEPT};
-use crate::store::stage::Stage;
+use crate::store::stage::{Before, Stage};
 use crate::store::sweep::{self, Damage};
 use crate::store::{Change, Error, Shared, Space, Store, keys};
 use crate::types::{Lsn, Offset, PartitionId};
@@ -195,8 +195,10 @@ impl Opening {
             FrameKind::State => self.buffered_bytes += frame.draft.payload.len(),
             FrameKind::Durable | FrameKind::Seal => return Ok(()),
         }
+        // A chain of moved frames counts as a whole; requests bound its length.
+        let goes_on = frame.more && frame.is_moved();
         self.buffer.push(frame);
-        if self.buffer.len() >= REPLAY_FRAMES || self.buffered_bytes >= REPLAY_BYTES {
+        if !goes_on && (self.buffer.len() >= REPLAY_FRAMES || self.buffered_bytes >= REPLAY_BYTES) {
             self.flush()?;
         }
         Ok(())
@@ -214,9 +216,11 @@ impl Opening {
     /// [`Error::Failed`].
     pub fn finish(mut self, end: Lsn, run: u32) -> Result<Opened, Error> {
         self.flush()?;
-        let swept = match sweep::sweep(&self.db, &mut self.rotation, &self.files, &self.damage) {
+        let (files, damage) = (&self.files, &self.damage);
+        let rebuilt = self.rebuild_from.is_some();
+        let swept = match sweep::sweep(&self.db, &mut self.rotation, files, damage, rebuilt) {
             Ok(swept) => swept,
-            Err(error) if self.rebuilding() => return Err(error),
+            Err(error) if rebuilt => return Err(error),
             Err(error) => {
                 // Damaged tables show here first. The next start finds none and rebuilds them.
                 drop(self.db);
@@ -264,9 +268,10 @@ impl Opening {
         let Some(last) = self.buffer.last() else {
             return Ok(());
         };
-        let end = Lsn(last.lsn.0 + u64::from(last.disk_len));
+        let end = last.end();
         let mut stage = Stage::new(&self.db);
-        stage.frames(&self.buffer, self.rebuild_from.unwrap_or(Lsn(0)))?;
+        stage
+            .frames(&self.buffer, self.rebuild_from.map_or(Before::Everything, Before::Snapshot))?;
         let mut staged = stage.into_writes()?;
         self.applied = self.applied.max(end);
         if self.rebuild_from.is_none() {

@@ -4,7 +4,8 @@
 //! Three rules keep what is derived in step, also on replay, where groups are cut differently:
 //! a partition exists as long as its log start is stored, and frames of others are ignored;
 //! index entries and gaps that end at or below a raised log start go with it; everything of a
-//! partition goes with its log start.
+//! partition goes with its log start. A moved run takes the place of the one entry that it is a
+//! copy of, and changes nothing else (rules 2.7): where that entry is gone, so are its records.
 //!
 //! Owns: these rules. Does not own: writing the batch (`apply`, `recover`).
 
@@ -18,6 +19,27 @@ use crate::types::{Lsn, Offset, PartitionId};
 use crate::wal::{self, FrameKind, Run, WrittenFrame};
 
 type Key = (Space, Vec<u8>);
+
+/// What is in the state before the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// All that the frames before them did.
+    Everything,
+    /// A metadata snapshot at this position and the index entries of the frames before them (a
+    /// rebuild): frames below it give entries alone. Groups are cut differently than when entries
+    /// were moved, so each frame has an entry of its own until the end of the rebuild.
+    Snapshot(Lsn),
+}
+
+impl Before {
+    /// Frames below are in the state, but for the index.
+    fn covered(self) -> Lsn {
+        match self {
+            Self::Everything => Lsn(0),
+            Self::Snapshot(lsn) => lsn,
+        }
+    }
+}
 
 /// Writes that are not in fjall yet.
 pub(crate) struct Stage<'a> {
@@ -50,18 +72,13 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Applies `frames` in order. Frames below `index_only_below` are in the state already and
-    /// give index entries alone (a rebuild from a snapshot).
-    pub(crate) fn frames(
-        &mut self,
-        frames: &[WrittenFrame],
-        index_only_below: Lsn,
-    ) -> Result<(), Error> {
+    /// Applies `frames` in order.
+    pub(crate) fn frames(&mut self, frames: &[WrittenFrame], before: Before) -> Result<(), Error> {
         for stretch in frames.chunk_by(|a, b| is_records(a) && is_records(b)) {
             let first = &stretch[0];
             if is_records(first) {
-                self.records(stretch, index_only_below)?;
-            } else if first.draft.kind == FrameKind::State && first.lsn >= index_only_below {
+                self.records(stretch, before)?;
+            } else if first.draft.kind == FrameKind::State && first.lsn >= before.covered() {
                 let change = codec::decode(&first.draft.payload).map_err(|error| {
                     Error::Failed(format!("state frame at {}: {error}", first.lsn))
                 })?;
@@ -88,8 +105,12 @@ impl<'a> Stage<'a> {
         Ok(Staged { writes: self.writes, added: self.added, removed: self.removed })
     }
 
-    fn records(&mut self, frames: &[WrittenFrame], index_only_below: Lsn) -> Result<(), Error> {
-        for run in wal::runs(frames) {
+    fn records(&mut self, frames: &[WrittenFrame], before: Before) -> Result<(), Error> {
+        let runs = match before {
+            Before::Everything => wal::runs(frames),
+            Before::Snapshot(_) => frames.iter().map(WrittenFrame::run).collect(),
+        };
+        for run in runs {
             let Some(loaded) = self.partition(run.partition)? else {
                 continue;
             };
@@ -97,11 +118,17 @@ impl<'a> Stage<'a> {
                 self.put_run(&run, loaded)?;
             }
         }
-        for frame in frames.iter().filter(|frame| frame.lsn >= index_only_below) {
+        if before == Before::Everything {
+            for run in wal::moved_runs(frames) {
+                self.replace_run(&run)?;
+            }
+        }
+        let fresh = |frame: &&WrittenFrame| frame.lsn >= before.covered() && !frame.is_moved();
+        for frame in frames.iter().filter(fresh) {
             let Some(mut loaded) = self.partition(frame.draft.partition)? else {
                 continue;
             };
-            let end_offset = frame.draft.base_offset + i64::from(frame.draft.record_count);
+            let end_offset = frame.end_offset();
             if end_offset > loaded.next_offset {
                 loaded.next_offset = end_offset;
                 loaded.dirty = true;
@@ -120,10 +147,30 @@ impl<'a> Stage<'a> {
         if run.base_offset < loaded.next_offset
             && let Some(old) = self.get(Space::Index, &key)?
         {
-            self.removed.push(keys::decode_run(&key, &old)?);
+            let old = keys::decode_run(&key, &old)?;
+            if old.lsn > run.lsn {
+                return Ok(());
+            }
+            self.removed.push(old);
         }
         self.writes.insert((Space::Index, key), Some(keys::encode_run(run)));
         self.added.push(*run);
+        Ok(())
+    }
+
+    /// Points the entry that `run` is a copy of at the copy.
+    fn replace_run(&mut self, run: &Run) -> Result<(), Error> {
+        let key = keys::index(run.partition, run.base_offset);
+        let Some(old) = self.get(Space::Index, &key)? else {
+            return Ok(());
+        };
+        let old = keys::decode_run(&key, &old)?;
+        let is_copy = (run.end_offset, run.disk_len) == (old.end_offset, old.disk_len);
+        if is_copy && old.lsn < run.lsn {
+            self.writes.insert((Space::Index, key), Some(keys::encode_run(run)));
+            self.removed.push(old);
+            self.added.push(*run);
+        }
         Ok(())
     }
 

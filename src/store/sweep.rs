@@ -1,5 +1,5 @@
-//! The walk over the index at every start: drops entries that point at nothing, counts the
-//! rest, and finds offsets that no frame holds.
+//! The walk over the index at every start: drops entries that point at nothing, joins those that a
+//! rebuild left one by one, counts the rest, and finds offsets that no frame holds.
 //!
 //! Owns: this walk. Does not own: what becomes of the gaps (they go through the log).
 
@@ -11,10 +11,10 @@ use crate::store::live::LiveRuns;
 use crate::store::recover::PartitionBoot;
 use crate::store::{Change, Error, Space};
 use crate::types::{Lsn, Offset, OffsetRange, PartitionId};
-use crate::wal::{Run, WalFile};
+use crate::wal::{RUN_BYTES_MAX, Run, WalFile};
 
-/// Entries that are dropped as one batch.
-const DROP_BATCH: usize = 4_096;
+/// Entries that are changed as one batch.
+const BATCH: usize = 4_096;
 
 /// Positions without a good frame.
 #[derive(Debug, Clone, Copy)]
@@ -40,31 +40,43 @@ struct Walked {
     bytes: u64,
 }
 
+/// Walks over the whole index. `rebuilt`: each frame has an entry of its own, see
+/// `stage::Before`.
 pub(crate) fn sweep(
     db: &Db,
     rotation: &mut Rotation,
     files: &[WalFile],
     damage: &[Damage],
+    rebuilt: bool,
 ) -> Result<Swept, Error> {
     let mut partitions = load(db)?;
     let mut live = LiveRuns::default();
-    let mut dropped: Vec<Vec<u8>> = Vec::new();
+    let mut changes = Changes { db, rotation, writes: Vec::new() };
+    let mut dropped = 0_u64;
+    let mut last = Joined::default();
     for pair in db.prefix(Space::Index, &[]) {
         let (key, value) = pair?;
         let run = keys::decode_run(&key, &value)?;
         match partitions.get_mut(&run.partition) {
             Some(walked) if run.end_offset > walked.log_start && there(&run, files, damage) => {
                 walked.pass(&run);
-                live.add(&run);
+                if rebuilt && last.join(&run) {
+                    changes.push(key.to_vec(), None)?;
+                } else {
+                    last.end(&mut live, &mut changes)?;
+                    last = Joined { run: Some(run), entries: 1 };
+                }
             }
-            _ => dropped.push(key.to_vec()),
+            _ => {
+                dropped += 1;
+                changes.push(key.to_vec(), None)?;
+            }
         }
     }
-    for batch in dropped.chunks(DROP_BATCH) {
-        db.write(rotation, batch.iter().map(|key| (Space::Index, key.as_slice(), None)))?;
-    }
-    if !dropped.is_empty() {
-        tracing::warn!(entries = dropped.len(), "dropped index entries that point at nothing");
+    last.end(&mut live, &mut changes)?;
+    changes.flush()?;
+    if dropped > 0 {
+        tracing::warn!(entries = dropped, "dropped index entries that point at nothing");
     }
     let mut gaps = Change::new();
     let mut boots = Vec::with_capacity(partitions.len());
@@ -103,9 +115,70 @@ fn load(db: &Db) -> Result<BTreeMap<PartitionId, Walked>, Error> {
     Ok(partitions)
 }
 
+/// Writes to the index that wait for a batch.
+struct Changes<'a> {
+    db: &'a Db,
+    rotation: &'a mut Rotation,
+    writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Changes<'_> {
+    fn push(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), Error> {
+        self.writes.push((key, value));
+        if self.writes.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        let writes = std::mem::take(&mut self.writes);
+        self.db.write(
+            self.rotation,
+            writes.iter().map(|(key, value)| (Space::Index, key.as_slice(), value.as_deref())),
+        )
+    }
+}
+
+/// The entry that may still grow.
+#[derive(Default)]
+struct Joined {
+    run: Option<Run>,
+    entries: u32,
+}
+
+impl Joined {
+    /// Adds `run` if it follows; frames of one group have one append time.
+    fn join(&mut self, run: &Run) -> bool {
+        let fits = |last: &&mut Run| {
+            last.is_followed_by(run)
+                && last.append_ms == run.append_ms
+                && last.disk_len.saturating_add(run.disk_len) <= RUN_BYTES_MAX
+        };
+        let Some(last) = self.run.as_mut().filter(fits) else {
+            return false;
+        };
+        last.join(run);
+        self.entries += 1;
+        true
+    }
+
+    fn end(&mut self, live: &mut LiveRuns, changes: &mut Changes<'_>) -> Result<(), Error> {
+        let Some(run) = self.run.take() else {
+            return Ok(());
+        };
+        live.add(&run);
+        if self.entries > 1 {
+            let key = keys::index(run.partition, run.base_offset);
+            changes.push(key, Some(keys::encode_run(&run)))?;
+        }
+        Ok(())
+    }
+}
+
 /// True if the frames of `run` can be there: its file is, and not all of it is damaged.
 fn there(run: &Run, files: &[WalFile], damage: &[Damage]) -> bool {
-    let end = Lsn(run.lsn.0 + u64::from(run.disk_len));
+    let end = run.end();
     let file = files.partition_point(|file| file.end <= run.lsn);
     files.get(file).is_some_and(|file| file.first <= run.lsn && end <= file.end)
         && !damage.iter().any(|damage| damage.first <= run.lsn && end <= damage.end)

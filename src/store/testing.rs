@@ -26,20 +26,26 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    fn push(&mut self, draft: FrameDraft, append_ms: i64) -> WrittenFrame {
-        let disk_len = (96 + draft.ext.len() + draft.payload.len()).next_multiple_of(32) as u64;
-        if self.end % self.file_bytes + disk_len > self.file_bytes {
-            self.end = self.end.next_multiple_of(self.file_bytes);
-        }
+    fn push(&mut self, draft: FrameDraft, append_ms: i64, more: bool) -> WrittenFrame {
+        let disk_len = disk_len(&draft);
+        self.make_room(disk_len);
         let frame = WrittenFrame {
             lsn: Lsn(self.end),
             disk_len: u32::try_from(disk_len).unwrap(),
-            append_ms,
+            append_ms: draft.moved_ms.unwrap_or(append_ms),
+            more,
             draft,
         };
         self.end += disk_len;
         self.frames.push(frame.clone());
         frame
+    }
+
+    /// Goes on in the next file if `bytes` and a seal do not fit into this one.
+    fn make_room(&mut self, bytes: u64) {
+        if self.end % self.file_bytes + bytes + SEAL_BYTES > self.file_bytes {
+            self.end = self.end.next_multiple_of(self.file_bytes);
+        }
     }
 
     pub(crate) fn files(&self) -> Vec<WalFile> {
@@ -58,6 +64,10 @@ impl Frames {
     }
 }
 
+fn disk_len(draft: &FrameDraft) -> u64 {
+    (96 + draft.ext.len() + draft.payload.len()).next_multiple_of(32) as u64
+}
+
 /// The log of a running store.
 pub(crate) struct FakeLog {
     state: Mutex<Option<(Applier, Frames)>>,
@@ -70,8 +80,17 @@ impl FakeLog {
         let mut state = lock(&self.state);
         let (applier, frames) = state.as_mut().ok_or(Error::Closed)?;
         let append_ms = self.clock.now_ms();
-        let written: Vec<_> =
-            drafts.into_iter().map(|draft| frames.push(draft, append_ms)).collect();
+        let last = drafts.len().saturating_sub(1);
+        if drafts.first().is_some_and(|draft| draft.moved_ms.is_some()) {
+            frames.make_room(drafts.iter().map(disk_len).sum());
+        }
+        let written: Vec<_> = (0..)
+            .zip(drafts)
+            .map(|(at, draft)| {
+                let more = draft.moved_ms.is_some() && at < last;
+                frames.push(draft, append_ms, more)
+            })
+            .collect();
         let end = Lsn(frames.end);
         applier.apply(&written, end).map_err(Error::Failed)?;
         let base_offsets = written.iter().map(|frame| frame.draft.base_offset).collect();
@@ -123,6 +142,8 @@ pub(crate) struct Opened_ {
 }
 
 pub(crate) const FILE_BYTES: u64 = 1 << 20;
+/// Keeps frames of two files from being neighbours.
+const SEAL_BYTES: u64 = 96;
 
 impl Rig {
     pub(crate) fn new() -> Self {
@@ -215,6 +236,7 @@ pub(crate) fn records(partition: u32, base_offset: Offset, count: u32) -> FrameD
         producer_epoch: -1,
         base_sequence: -1,
         max_timestamp: base_offset + 500,
+        moved_ms: None,
         ext: Bytes::new(),
         payload: Bytes::from(payload),
     }

@@ -168,6 +168,7 @@ impl Files {
             return Err(error);
         }
         self.fs.sync_dir(&self.wal_dir, SyncPoint::WalDir)?;
+        ::metrics::counter!(metrics::WAL_FREED).increment(1);
         self.count();
         self.changed.notify_all();
         Ok(true)
@@ -238,6 +239,11 @@ impl Files {
                 tracing::info!("records are taken again");
             }
         }
+    }
+
+    /// True if the file after the current one is there.
+    pub(crate) fn has_next(&self) -> bool {
+        matches!(self.state.lock().next, Next::Ready(_))
     }
 
     fn count(&self) {

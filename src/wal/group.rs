@@ -80,10 +80,11 @@ pub(crate) fn request_len(frames: &[FrameDraft]) -> u64 {
 }
 
 /// Single record frames first, by partition, so that the frames of a partition lie together and
-/// one index entry points at all of them; then chains and state in order of arrival.
+/// one index entry points at all of them; then chains, state and what is moved, in order of
+/// arrival.
 pub(crate) fn order(requests: &mut [Request]) {
     requests.sort_by_key(|request| match request.frames.as_slice() {
-        [frame] if frame.kind.is_records() => (0, frame.partition),
+        [frame] if frame.kind.is_records() && frame.moved_ms.is_none() => (0, frame.partition),
         _ => (1, PartitionId(0)),
     });
 }
@@ -99,6 +100,7 @@ pub(crate) fn control(kind: FrameKind) -> FrameDraft {
         producer_epoch: -1,
         base_sequence: -1,
         max_timestamp: -1,
+        moved_ms: None,
         ext: bytes::Bytes::new(),
         payload: bytes::Bytes::new(),
     }
@@ -127,6 +129,7 @@ impl Layout {
             } else {
                 None
             };
+            let append_ms = draft.moved_ms.unwrap_or(append_ms);
             // `Wal::append` has checked both lengths.
             let header = FrameHeader {
                 body_len: u32::try_from(body_len(&draft)).unwrap_or(u32::MAX),
@@ -144,11 +147,12 @@ impl Layout {
                 producer_epoch: draft.producer_epoch,
                 kind: draft.kind,
                 more: at < last,
-                moved: false,
+                moved: draft.moved_ms.is_some(),
                 ext_len: u16::try_from(draft.ext.len()).unwrap_or(u16::MAX),
             };
             let disk_len = header.disk_len();
-            let frame = WrittenFrame { lsn: Lsn(position), disk_len, append_ms, draft };
+            let frame =
+                WrittenFrame { lsn: Lsn(position), disk_len, append_ms, more: at < last, draft };
             position += u64::from(disk_len);
             self.bytes += u64::from(disk_len);
             self.items.push(Item { header: header.encode(), prefix, frame });

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::runtime::files::{SyncPoint, read_exact_at};
 use crate::runtime::{Clock, FailPoints, Tasks};
-use crate::types::Lsn;
+use crate::types::{Lsn, Offset, PartitionId};
 use crate::wal::apply::Applier;
 use crate::wal::files::{Files, FilesSetup, WalFile, make_first_file};
 use crate::wal::frame::{BODY_LEN_MAX, FrameHeader, HEADER_LEN, body_len};
@@ -275,6 +275,18 @@ impl Wal {
         salvage::read_sound(&self.files, self.log_id, run)
     }
 
+    /// Partition and base offset of the record frame at `lsn`, from its header; none if that is
+    /// not sound. Blocks.
+    pub fn key_at(&self, lsn: Lsn) -> Option<(PartitionId, Offset)> {
+        reader::key_at(&self.files, self.log_id, lsn)
+    }
+
+    /// True if the file after the current one is there: what is at most as large as a file can
+    /// be appended without waiting for space.
+    pub fn has_next(&self) -> bool {
+        self.files.has_next()
+    }
+
     /// Files in order of position; the last one is written to.
     pub fn list(&self) -> Vec<WalFile> {
         self.files.list()
@@ -325,6 +337,13 @@ impl Wal {
         }
         if request.frames.is_empty() {
             return Err(Error::Refused("a request without frames".into()));
+        }
+        let moved = request.frames.iter().filter(|frame| frame.moved_ms.is_some()).count();
+        if moved > 0
+            && (moved < request.frames.len()
+                || !request.frames.iter().all(|frame| frame.kind.is_records()))
+        {
+            return Err(Error::Refused("moved frames are records, and among themselves".into()));
         }
         for frame in &request.frames {
             let bytes = body_len(frame);

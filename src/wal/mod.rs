@@ -122,6 +122,9 @@ pub struct FrameDraft {
     pub base_sequence: i32,
     /// Greatest timestamp of the batch in milliseconds; kept for the index, not in the header.
     pub max_timestamp: i64,
+    /// The append time to keep, of a copy of a frame in an older file (rules 2.7), whose offsets
+    /// are set already; none for what is new. Milliseconds.
+    pub moved_ms: Option<i64>,
     /// Tag-length-value extension, at most 65,535 bytes.
     pub ext: Bytes,
     /// The record batch as received, or the state. While a batch is written its first 16 bytes
@@ -169,7 +172,8 @@ pub struct Ack {
 
 /// Frames that are written together as one chain: all or none survives a crash.
 pub struct Request {
-    /// At least one. More than one are chained by the `more` flag.
+    /// At least one. More than one are chained by the `more` flag. Moved ones come without new
+    /// ones: all frames of one index entry, in order.
     pub frames: Vec<FrameDraft>,
     /// Whom to tell.
     pub done: Done,
@@ -193,6 +197,8 @@ pub struct WrittenFrame {
     pub disk_len: u32,
     /// Broker time of the append, milliseconds.
     pub append_ms: i64,
+    /// The next frame belongs to the same chain.
+    pub more: bool,
     /// What it is. For record batches of a running log `payload` is empty (nobody needs it, so
     /// that memory is given back); in recovery it is there.
     pub draft: FrameDraft,
@@ -211,6 +217,36 @@ pub trait Apply: Send {
     /// # Errors
     /// Any error is fatal for the process: the text is its last line.
     fn apply(&mut self, frames: &[WrittenFrame], end: Lsn) -> Result<(), String>;
+}
+
+impl WrittenFrame {
+    /// Position after it.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.lsn.0.saturating_add(u64::from(self.disk_len)))
+    }
+
+    /// Offset after its records; of a state frame 0.
+    pub fn end_offset(&self) -> Offset {
+        self.draft.base_offset.saturating_add(i64::from(self.draft.record_count))
+    }
+
+    /// True for a copy of a frame in an older file.
+    pub fn is_moved(&self) -> bool {
+        self.draft.moved_ms.is_some()
+    }
+
+    /// The run of this frame alone.
+    pub fn run(&self) -> Run {
+        Run {
+            partition: self.draft.partition,
+            base_offset: self.draft.base_offset,
+            end_offset: self.end_offset(),
+            lsn: self.lsn,
+            disk_len: self.disk_len,
+            max_timestamp: self.draft.max_timestamp,
+            append_ms: self.append_ms,
+        }
+    }
 }
 
 /// Consecutive frames of one partition written by one group: what one index entry points at.
@@ -235,34 +271,65 @@ pub struct Run {
 /// A run is closed when it would pass this many bytes, so that one read stays bounded.
 pub const RUN_BYTES_MAX: u32 = 1 << 20;
 
-/// Joins neighbouring record frames of one partition into runs, in order of position.
+impl Run {
+    /// Position after its last frame.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.lsn.0.saturating_add(u64::from(self.disk_len)))
+    }
+
+    /// True if `next` begins where this run ends, in the log and in the partition.
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        self.partition == next.partition
+            && self.end_offset == next.base_offset
+            && self.end() == next.lsn
+    }
+
+    /// Adds the frames of `next`, which follows.
+    pub fn join(&mut self, next: &Self) {
+        self.end_offset = next.end_offset;
+        self.disk_len = self.disk_len.saturating_add(next.disk_len);
+        self.max_timestamp = self.max_timestamp.max(next.max_timestamp);
+    }
+}
+
+/// Joins neighbouring record frames of one partition into runs, in order of position. Moved
+/// frames are left out.
 pub fn runs(frames: &[WrittenFrame]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for frame in frames {
-        if !matches!(frame.draft.kind, FrameKind::Records | FrameKind::HttpRecords) {
+        if !frame.draft.kind.is_records() || frame.is_moved() {
             continue;
         }
-        let end_offset = frame.draft.base_offset + i64::from(frame.draft.record_count);
-        if let Some(last) = runs.last_mut()
-            && last.partition == frame.draft.partition
-            && last.end_offset == frame.draft.base_offset
-            && last.lsn.0 + u64::from(last.disk_len) == frame.lsn.0
-            && last.disk_len.saturating_add(frame.disk_len) <= RUN_BYTES_MAX
-        {
-            last.end_offset = end_offset;
-            last.disk_len += frame.disk_len;
-            last.max_timestamp = last.max_timestamp.max(frame.draft.max_timestamp);
+        let run = frame.run();
+        match runs.last_mut() {
+            Some(last)
+                if last.is_followed_by(&run)
+                    && last.disk_len.saturating_add(run.disk_len) <= RUN_BYTES_MAX =>
+            {
+                last.join(&run);
+            }
+            _ => runs.push(run),
+        }
+    }
+    runs
+}
+
+/// The runs of moved frames, one per chain: each took the place of one index entry (rules 2.7).
+/// A chain that lacks frames gives runs that are no such entry.
+pub fn moved_runs(frames: &[WrittenFrame]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut goes_on = false;
+    for frame in frames {
+        if !frame.is_moved() {
+            goes_on = false;
             continue;
         }
-        runs.push(Run {
-            partition: frame.draft.partition,
-            base_offset: frame.draft.base_offset,
-            end_offset,
-            lsn: frame.lsn,
-            disk_len: frame.disk_len,
-            max_timestamp: frame.draft.max_timestamp,
-            append_ms: frame.append_ms,
-        });
+        let run = frame.run();
+        match runs.last_mut() {
+            Some(last) if goes_on && last.is_followed_by(&run) => last.join(&run),
+            _ => runs.push(run),
+        }
+        goes_on = frame.more;
     }
     runs
 }

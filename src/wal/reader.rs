@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use crate::runtime::files::read_exact_at;
-use crate::types::Lsn;
+use crate::types::{Lsn, Offset, PartitionId};
 use crate::wal::files::Files;
 use crate::wal::frame::{FrameHeader, HEADER_LEN, crc32c, max_timestamp};
 use crate::wal::{FrameDraft, Run, WrittenFrame};
@@ -68,6 +68,17 @@ pub(crate) fn read_run(
     Ok(frames)
 }
 
+/// Partition and base offset in the header of the record frame at `lsn`; none if there is no such
+/// header, or it cannot be read.
+pub(crate) fn key_at(files: &Files, log_id: u64, lsn: Lsn) -> Option<(PartitionId, Offset)> {
+    let lease = files.lease(lsn).ok()??;
+    let mut bytes = [0; HEADER_LEN];
+    read_exact_at(&*lease.file, &mut bytes, lsn.0 - lease.first).ok()?;
+    let header = FrameHeader::decode(&bytes, log_id).ok()?;
+    (header.lsn == lsn && header.kind.is_records())
+        .then_some((header.partition, header.base_offset))
+}
+
 /// The frame that `bytes` (header to padding) hold, its body checked.
 pub(crate) fn take_frame(
     header: &FrameHeader,
@@ -88,6 +99,7 @@ pub(crate) fn take_frame(
         lsn: header.lsn,
         disk_len: header.disk_len(),
         append_ms: header.append_ms,
+        more: header.more,
         draft: FrameDraft {
             kind: header.kind,
             partition: header.partition,
@@ -97,6 +109,7 @@ pub(crate) fn take_frame(
             producer_epoch: header.producer_epoch,
             base_sequence: header.base_sequence,
             max_timestamp,
+            moved_ms: header.moved.then_some(header.append_ms),
             ext,
             payload,
         },

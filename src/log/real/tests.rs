@@ -25,16 +25,16 @@ impl Appender for ToWal {
     }
 }
 
-struct Running {
-    tasks: Tasks,
-    wal: Wal,
-    store: Store,
-    topics: Topics,
-    log: Log,
+pub(super) struct Running {
+    pub(super) tasks: Tasks,
+    pub(super) wal: Wal,
+    pub(super) store: Store,
+    pub(super) topics: Topics,
+    pub(super) log: Log,
 }
 
 /// Everything from the folder to the handle, as the broker does it.
-async fn start(dir: &Path, clock: &Clock) -> Running {
+pub(super) async fn start(dir: &Path, clock: &Clock) -> Running {
     let directory = Directory::open(Arc::new(Disk), dir, &DirectoryOptions::default()).unwrap();
     let (opened, recovered) = open_state(dir, clock, &directory);
     let (opening, parts) =
@@ -95,12 +95,12 @@ fn open_state(dir: &Path, clock: &Clock, directory: &Directory) -> (Opened, Reco
 }
 
 impl Running {
-    async fn topic(&self, name: &str) -> PartitionId {
+    pub(super) async fn topic(&self, name: &str) -> PartitionId {
         let new = NewTopic { name: name.to_owned(), ..NewTopic::default() };
         self.topics.create(new, false).await.unwrap().partitions[0]
     }
 
-    async fn append(
+    pub(super) async fn append(
         &self,
         id: PartitionId,
         batch: bytes::Bytes,
@@ -109,7 +109,7 @@ impl Running {
         Ok((done[0].base_offset, done[0].duplicate))
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         assert!(self.tasks.stop(std::time::Duration::from_secs(5)).await);
         tokio::task::spawn_blocking(move || {
             self.wal.shutdown();
@@ -269,7 +269,7 @@ async fn many_writers_and_readers_at_the_tail_agree_on_every_offset() {
     broker.stop().await;
 }
 
-fn damage(wal_dir: &Path, needle: &[u8]) {
+pub(super) fn damage(wal_dir: &Path, needle: &[u8]) {
     for entry in std::fs::read_dir(wal_dir).unwrap() {
         let path = entry.unwrap().path();
         let Ok(bytes) = std::fs::read(&path) else {

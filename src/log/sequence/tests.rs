@@ -14,6 +14,7 @@ fn frame(kind: FrameKind, partition: PartitionId, producer_id: i64) -> FrameDraf
         producer_epoch: 0,
         base_sequence: 0,
         max_timestamp: 0,
+        moved_ms: None,
         ext: Bytes::new(),
         payload: Bytes::new(),
     }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod moved;
 mod running;
 
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ pub(super) fn batch(partition: u32, text: &[u8]) -> FrameDraft {
         producer_epoch: -1,
         base_sequence: -1,
         max_timestamp: 77,
+        moved_ms: None,
         ext: Bytes::new(),
         payload: payload.into(),
     }
