@@ -1,6 +1,5 @@
 //! A broker in this process on a data directory that outlives it, and what a test asks of it.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -83,13 +82,24 @@ pub(crate) fn in_a_life<T>(body: impl Future<Output = T>) -> T {
 
 /// Makes a topic if it is not there.
 pub(crate) async fn topic(broker: &Broker, name: &str, partitions: i32) -> Arc<Topic> {
+    topic_with(broker, name, partitions, &[]).await
+}
+
+/// [`topic`] with options of its own.
+pub(crate) async fn topic_with(
+    broker: &Broker,
+    name: &str,
+    partitions: i32,
+    overrides: &[(&str, &str)],
+) -> Arc<Topic> {
     if let Some(topic) = broker.topics().get(name) {
         return topic;
     }
+    let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     let new = NewTopic {
         name: name.to_owned(),
         partitions: Some(partitions),
-        overrides: BTreeMap::new(),
+        overrides: overrides.iter().map(text).collect(),
     };
     broker.topics().create(new, false).await.unwrap()
 }

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod moved;
 mod power;
 mod state;
 mod tables;

@@ -18,8 +18,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::{
-    append, batch, components, config, copy_dir, eventually, flush, in_a_life, read_log, topic,
-    try_read_log, try_read_table, values,
+    Stored, append, batch, components, config, copy_dir, eventually, flush, in_a_life, read_log,
+    topic, topic_with, try_read_log, try_read_table, values,
 };
 
 const SEEDS: u64 = 24;
@@ -27,6 +27,8 @@ const LIVES: usize = 3;
 /// Seeds in which a missing sync must show.
 const SEEDS_MAX: u64 = 400;
 const TOPICS: [&str; 3] = ["a", "b", "c"];
+/// Keeps its records for ever: between those of the others, which go, they are moved.
+const KEEPER: &str = "a";
 const PARTITIONS: i32 = 3;
 
 /// A record as everybody names it: topic, partition index, offset.
@@ -45,7 +47,7 @@ struct World {
 }
 
 /// The folder of the state store as the last completed sync left it.
-struct Side {
+pub(crate) struct Side {
     state: PathBuf,
     copy: PathBuf,
     /// The power is off: no sync completes any more.
@@ -53,12 +55,12 @@ struct Side {
 }
 
 impl Side {
-    fn new(dir: &Path) -> Arc<Self> {
+    pub(crate) fn new(dir: &Path) -> Arc<Self> {
         let (state, copy) = (dir.join("data/state"), dir.join("state.synced"));
         Arc::new(Self { state, copy, off: Mutex::new(false) })
     }
 
-    fn persisted(&self) {
+    pub(crate) fn persisted(&self) {
         let off = self.off.lock().unwrap();
         if *off {
             return;
@@ -67,14 +69,14 @@ impl Side {
         copy_dir(&self.state, &self.copy);
     }
 
-    fn crash(&self, layer: &PowerLoss, seed: u64) {
+    pub(crate) fn crash(&self, layer: &PowerLoss, seed: u64) {
         let mut off = self.off.lock().unwrap();
         *off = true;
         layer.crash(seed).unwrap();
     }
 
     /// Leaves what a power loss leaves of the state: its last synced form, or nothing.
-    fn restore(&self, keep: bool) {
+    pub(crate) fn restore(&self, keep: bool) {
         let _ = std::fs::remove_dir_all(&self.state);
         if keep && self.copy.exists() {
             copy_dir(&self.copy, &self.state);
@@ -103,7 +105,7 @@ fn number(value: &str) -> Result<usize, String> {
 
 /// A folder in memory where there is one: the layer is what loses things, and the store's own
 /// syncs would take most of the time.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
@@ -169,6 +171,7 @@ impl History {
         let settings = [
             ("retention.ms", retention),
             ("retention.check.interval", "20ms"),
+            ("wal.move.delay", "1ms"),
             ("table.target.lag", "1s"),
             ("table.commit.min.interval", "0s"),
         ];
@@ -217,6 +220,9 @@ impl History {
         if !holes.is_empty() {
             return Err(format!("{name}: holes {holes:?}"));
         }
+        if name == KEEPER {
+            self.check_kept(&stored)?;
+        }
         let mut found = rows_of(broker, name).await?;
         let mut next: BTreeMap<i32, i64> = BTreeMap::new();
         for (partition, offset, value) in stored {
@@ -247,6 +253,23 @@ impl History {
         Ok(())
     }
 
+    /// What is kept for ever is in the log, in the table or not.
+    fn check_kept(&self, stored: &[Stored]) -> Checked {
+        let mut places: BTreeMap<(i32, i64), usize> = BTreeMap::new();
+        for (partition, offset, value) in stored {
+            places.insert((*partition, *offset), number(value)?);
+        }
+        let world = self.world.lock().unwrap();
+        let known = world.known.range((KEEPER, 0, 0)..=(KEEPER, i32::MAX, 0));
+        for ((_, partition, offset), value) in known {
+            let found = places.get(&(*partition, *offset));
+            if found != Some(value) {
+                return Err(format!("kept {partition} {offset} is {found:?}, not {value}"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_chains(&self) -> Checked {
         let world = self.world.lock().unwrap();
         let known: BTreeSet<usize> = world.known.values().copied().collect();
@@ -264,7 +287,9 @@ impl History {
         loop {
             let name = TOPICS[self.random.random_range(0..TOPICS.len())];
             let Some(topic) = broker.topics().get(name) else {
-                let made = topic(broker, name, PARTITIONS).await;
+                let kept = [("retention.ms", "-1")];
+                let overrides = if name == KEEPER { &kept[..] } else { &[] };
+                let made = topic_with(broker, name, PARTITIONS, overrides).await;
                 self.world.lock().unwrap().topics.insert(name, made.id);
                 continue;
             };
