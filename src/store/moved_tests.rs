@@ -255,6 +255,44 @@ async fn an_old_copy_never_wins_over_a_newer_one() {
     assert_eq!(places(&rig), newest);
 }
 
+/// A folder as it was, in the place of what it is.
+fn put_back(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if from.is_dir() {
+            put_back(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replay_over_an_older_fjall_takes_each_chain_as_a_whole() {
+    let rig = Rig::new();
+    rig.store().commit(create(1).and(create(2))).await.unwrap();
+    rig.produce(1, 0, &[1, 1, 1]);
+    let old = runs_of(&rig, P)[0];
+    rig.store().persist().unwrap();
+    let aside = tempfile::tempdir().unwrap();
+    put_back(&rig.dir.path().join("state"), aside.path());
+    // So many frames that a batch of the replay is full in the middle of the copy.
+    rig.produce(2, 0, &[1; 1_023]);
+    relocate(&rig, &old);
+    rig.produce(2, 1_023, &[1]);
+    let (before, was_live) = (contents(&rig), live(&rig));
+    let moved = runs_of(&rig, P)[0];
+    assert!(moved.lsn > old.lsn);
+    let rig = rig.restart(|_, dir| {
+        std::fs::remove_dir_all(dir.join("state")).unwrap();
+        put_back(aside.path(), &dir.join("state"));
+    });
+    assert!(!rig.opened.rebuilt && rig.opened.gaps.ops.is_empty());
+    assert_eq!((contents(&rig), runs_of(&rig, P)), (before, vec![moved]));
+    assert_eq!(live(&rig), was_live);
+}
+
 /// What happens to a store.
 #[derive(Debug, Clone)]
 enum Step {
