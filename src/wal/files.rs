@@ -56,6 +56,8 @@ pub(crate) struct State {
     current: u64,
     pub(crate) next: Next,
     pub(crate) stop: bool,
+    /// The log is asked to end: nobody waits any more for a file that cannot be made.
+    closing: bool,
     /// Sealed files whose rest can be cut: first position and end of the seal.
     pub(crate) cuts: Vec<WalFile>,
 }
@@ -104,6 +106,7 @@ impl Files {
             current,
             next: Next::Missing,
             stop: false,
+            closing: false,
             cuts,
         };
         Self {
@@ -175,7 +178,7 @@ impl Files {
     }
 
     /// Waits for the next file and gives it the name of position `first`. Its folder entry is not
-    /// durable yet. None if the log is stopping.
+    /// durable yet. None if the log is stopping, or closing and the file cannot be made.
     pub(crate) fn switch(&self, first: u64) -> io::Result<Option<(Arc<OpenFile>, u64)>> {
         let mut state = self.state.lock();
         let file = loop {
@@ -184,6 +187,13 @@ impl Files {
             }
             match std::mem::replace(&mut state.next, Next::Missing) {
                 Next::Ready(file) => break file,
+                Next::Failed(reason) if state.closing => {
+                    tracing::warn!(
+                        reason,
+                        "the log ends at the end of a file, what is queued is not written"
+                    );
+                    return Ok(None);
+                }
                 other => state.next = other,
             }
             self.urgent.store(true, Ordering::Relaxed);
@@ -210,6 +220,12 @@ impl Files {
     /// The seal of `file` is durable: what follows it in the file is cut in the background.
     pub(crate) fn sealed(&self, file: WalFile) {
         self.state.lock().cuts.push(file);
+        self.changed.notify_all();
+    }
+
+    /// Ends who waits for a file that cannot be made (a full disk), now or later.
+    pub(crate) fn close(&self) {
+        self.state.lock().closing = true;
         self.changed.notify_all();
     }
 

@@ -313,9 +313,10 @@ impl Wal {
         sealed.await.map_err(|_| Error::Closed)
     }
 
-    /// Ends the log: what is queued is written, made durable, marked, answered and applied.
-    /// Returns when the threads have ended. Blocks, at most as long as that takes.
+    /// Ends the log: what is queued is written, made durable, marked, answered and applied; if
+    /// the next file is needed and cannot be made, what is queued is dropped unanswered. Returns when the threads have ended. Blocks, at most as long as that takes.
     pub fn shutdown(&self) {
+        self.files.close();
         // Fails only if the sequencer has ended already.
         let queue = self.queue.clone();
         let sent = std::thread::scope(|scope| {

@@ -1,5 +1,6 @@
 //! A log that runs: order, answers, files, space, failures, reads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::*;
@@ -363,4 +364,40 @@ fn requests_that_race_with_the_end_of_the_log_are_all_told() {
         });
         bench.close();
     }
+}
+
+#[test]
+fn a_log_whose_next_file_cannot_be_made_still_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = PowerLoss::new(dir.path()).unwrap();
+    let data = dir.path().join("data");
+    let bench = Bench::open_with(Arc::new(fs.clone()), &data, Start::default(), small()).unwrap();
+    until("a next file", || bench.wal.has_next());
+    let full = Arc::new(AtomicBool::new(true));
+    fs.fail_next(Call::Create, Failure::NoSpace);
+    let filler = std::thread::spawn({
+        let (full, fs) = (Arc::clone(&full), fs.clone());
+        move || {
+            while full.load(Ordering::Relaxed) {
+                fs.fail_next(Call::Create, Failure::NoSpace);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    // The file that is ready is taken; after it there is none.
+    bench.append(vec![batch(1, b"a")]);
+    futures::executor::block_on(bench.wal.roll(0)).unwrap();
+    bench.append(vec![batch(1, &[0; 9_000])]);
+    let late = bench.send(vec![batch(1, &[0; 9_000])]);
+    let wal = bench.wal.clone();
+    let end = std::thread::spawn(move || wal.shutdown());
+    until("the end", || end.is_finished());
+    assert!(late.recv().is_err(), "it was not acknowledged");
+    full.store(false, Ordering::Relaxed);
+    filler.join().unwrap();
+    assert!(bench.told.lock().fatal.is_empty());
+    drop(bench);
+    let bench = Bench::open(&data);
+    assert_eq!(bench.frames.len(), 2);
+    bench.close();
 }
