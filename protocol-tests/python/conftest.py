@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["compat"]
 FLOE_BIN = os.environ["FLOE_BIN"]
 
 
@@ -103,6 +104,9 @@ class Floe:
         )
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
+
+    def post_json(self, path: str, value):
+        return self.post(path, json.dumps(value).encode(), {"content-type": "application/json"})
 
     def flush(self, topic: str):
         """Waits until everything appended so far is in the table."""
