@@ -3,6 +3,11 @@
 //! The one broker coordinates every group and every transactional id, so it answers itself for key
 //! types 0 (group) and 1 (transaction), and INVALID_REQUEST for others. It is there before groups
 //! are: librdkafka takes its presence as the sign that lz4 is understood.
+//!
+//! Clients that ask for a group's coordinator with version 0 or 1 (kafka-python 2, aiokafka) join without
+//! looking whether JoinGroup exists, and start over for ever when the connection closes. They get
+//! UNSUPPORTED_VERSION, which they show. Later versions must not: librdkafka would report it to
+//! consumers that only assign.
 
 use std::sync::Arc;
 
@@ -29,17 +34,19 @@ fn answer(
     host: &str,
     port: i32,
 ) -> FindCoordinatorResponse {
-    let known = matches!(request.key_type, 0 | 1);
-    let (code, node, host, port) = if known {
-        (ErrorCode::None, node, host, port)
-    } else {
-        (ErrorCode::InvalidRequest, -1, "", -1)
+    let (code, message) = match request.key_type {
+        0 if version < 2 => {
+            let message = some_text(format_args!("consumer groups are not supported yet"));
+            (ErrorCode::UnsupportedVersion, message)
+        }
+        0 | 1 => (ErrorCode::None, None),
+        other => {
+            let message = some_text(format_args!("unknown coordinator key type {other}"));
+            (ErrorCode::InvalidRequest, message)
+        }
     };
-    let message = if known {
-        None
-    } else {
-        some_text(format_args!("unknown coordinator key type {}", request.key_type))
-    };
+    let (node, host, port) =
+        if code == ErrorCode::None { (node, host, port) } else { (-1, "", -1) };
     if version < 4 {
         return FindCoordinatorResponse::default()
             .with_error_code(code.code())
@@ -69,9 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_and_transactions_are_coordinated_here() {
+    fn groups_and_transactions_are_coordinated_here_but_groups_of_old_clients_refused() {
         for version in 0..=4 {
-            for (key_type, code) in [(0, 0), (1, 0), (2, 42)] {
+            let group = if version < 2 { 35 } else { 0 };
+            for (key_type, code) in [(0, group), (1, 0), (2, 42)] {
                 let request = FindCoordinatorRequest::default()
                     .with_key_type(key_type)
                     .with_coordinator_keys(vec!["g".into()]);
