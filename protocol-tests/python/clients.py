@@ -34,6 +34,9 @@ class Client:
     idempotent: bool = True
     has_admin: bool = True
     has_transactions: bool = True
+    has_group_protocol: bool = False
+    # It sends what it was configured for, without looking what the broker has.
+    asks_for_versions: bool = True
     # What its own interface cannot say: "null_header", "header_order".
     lacks: frozenset = frozenset()
     # It reads empty keys, values and header values as absent ones.
@@ -118,17 +121,22 @@ def python_client(title, package, program, folder="python", version=None, **rest
     )
 
 
-def java_client(version):
+def java_client(version, **rest):
     jars = ENV / "java" / version
     options = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
     path = f"{jars}/*:{ENV / 'java' / 'classes'}"
-    return Client("Java kafka-clients", version, "java", ("java", *options, "-cp", path, "Client"))
+    return Client("Java kafka-clients", version, "java", ("java", *options, "-cp", path, "Client"), **rest)
 
 
 def go_client(title, module, program, **rest):
     text = (HERE.parent / "go" / "go.mod").read_text()
     version = re.search(rf"{re.escape(module)} v(\S+)", text).group(1)
     return Client(title, version, "go", (str(ENV / "go" / program),), **rest)
+
+
+def pinned(version):
+    """What deployments of old releases do: versions by configuration, whatever the broker advertises."""
+    return {"environment": {"SARAMA_VERSION": version}, "asks_for_versions": False}
 
 
 def node_version(name):
@@ -152,10 +160,19 @@ CLIENTS = [
     ),
     python_client("aiokafka", "aiokafka", "aio.py"),
     java_client("2.8.2"),
-    java_client("3.9.2"),
-    java_client("4.4.0"),
+    java_client("3.9.2", has_group_protocol=True),
+    java_client("4.4.0", has_group_protocol=True),
     go_client("franz-go", "github.com/twmb/franz-go", "franz"),
     go_client("sarama", "github.com/IBM/sarama", "sarama"),
+    go_client("sarama pinned to 2.8.0 without ApiVersions", "github.com/IBM/sarama", "sarama", **pinned("2.8.0")),
+    go_client(
+        "sarama pinned to 1.0.0 without ApiVersions",
+        "github.com/IBM/sarama",
+        "sarama",
+        **pinned("1.0.0"),
+        codecs=("none", "gzip", "snappy", "lz4"),
+        has_admin=False,
+    ),
     go_client("kafka-go", "github.com/segmentio/kafka-go", "kafkago", idempotent=False, reads_empty_as_null=True),
     Client(
         "kafkajs",

@@ -1,15 +1,19 @@
 """Collects what a run found and writes docs/compatibility.md from it (`--write-docs`).
 
 A test that belongs in the table has the marker `compat(what)`. Client and version come from its parameter
-`client`, or from the marker. `compat_note(text)` tells the result in other words than "works".
+`client`, or from the marker: (title, version), a Python package or a tool. `compat_note(text)` tells the result in other words than "works".
 """
 
+import importlib.metadata
+import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+PACKAGES = {"pyiceberg": "PyIceberg", "duckdb": "DuckDB", "polars": "Polars"}
 HEAD = """\
 # Compatibility
 
@@ -33,7 +37,7 @@ class Rows:
     def add(self, item, report):
         marker = item.get_closest_marker("compat")
         client = getattr(item, "callspec", None) and item.callspec.params.get("client")
-        title, version = (client.title, client.version) if client else marker.kwargs["client"]
+        title, version = (client.title, client.version) if client else named(marker.kwargs["client"])
         self.rows[item.nodeid] = (title, version, marker.args[0], result_of(item, report))
 
     def write(self):
@@ -47,9 +51,17 @@ class Rows:
 
 
 def binary():
-    import os
-
     return os.environ["FLOE_BIN"]
+
+
+def named(client):
+    """(title, version) of a marker: a Python package by its name, a tool by the first number it prints."""
+    if not isinstance(client, str):
+        return client
+    if client in PACKAGES:
+        return PACKAGES[client], importlib.metadata.version(client)
+    printed = subprocess.run([client, "-V"], capture_output=True, text=True)
+    return client, re.search(r"\d+\.\d+[.\d]*", printed.stdout + printed.stderr).group()
 
 
 def result_of(item, report):

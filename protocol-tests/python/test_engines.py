@@ -14,6 +14,7 @@ def events(floe, topic, rows):
     return floe.post(f"/api/v1/topics/{topic}/events", body, {"content-type": "application/x-ndjson"})
 
 
+@pytest.mark.compat("a table of its own: create, append, add column, delete, rename, purge", client="pyiceberg")
 def test_pyiceberg_has_its_own_tables(floe):
     catalog = floe.catalog()
     catalog.create_namespace("mine", {"owner": "ada"})
@@ -39,6 +40,7 @@ def test_pyiceberg_has_its_own_tables(floe):
     catalog.drop_namespace("mine")
 
 
+@pytest.mark.compat("appends to Floe's table between its commits", client="pyiceberg")
 def test_foreign_appends_between_our_commits_lose_and_double_nothing(floe):
     events(floe, "shared", [{"id": 1}, {"id": 2}])
     floe.flush("shared")
@@ -57,6 +59,7 @@ def test_foreign_appends_between_our_commits_lose_and_double_nothing(floe):
     assert_each_once([(row["partition"], row["offset"]) for row in ours])
 
 
+@pytest.mark.compat("reads, creates a table, inserts, while Floe writes", client="duckdb")
 def test_duckdb_reads_creates_and_inserts(floe):
     events(floe, "duck", [{"id": i, "name": f"n{i}"} for i in range(100)])
     floe.flush("duck")
@@ -87,6 +90,7 @@ def test_a_table_dropped_by_its_user_is_not_made_again_by_itself(floe_factory):
     assert floe.rows("streams.gone").column("id").to_pylist() == [2]
 
 
+@pytest.mark.compat("adds and renames columns of Floe's table between its commits", client="pyiceberg")
 def test_engines_alter_our_table_while_rows_land(floe_factory):
     floe = floe_factory("--table-target-lag", "1s")
     from pyiceberg.types import LongType, StringType
@@ -121,3 +125,18 @@ def test_engines_alter_our_table_while_rows_land(floe_factory):
     ]
     assert floe.catalog().load_table("streams.altered").properties["owner"] == "ada"
     assert floe.get("/api/v1/tables/streams.altered")["state"] == "RUNNING"
+
+
+@pytest.mark.compat("reads and filters a table while Floe writes it", client="polars")
+def test_polars_reads_a_table_while_rows_land(floe):
+    import polars
+
+    for batch in range(3):
+        events(floe, "frame", [{"id": i, "name": f"n{i}", "nested": {"a": [i]}} for i in range(batch * 100, batch * 100 + 100)])
+        floe.flush("frame")
+        frame = polars.scan_iceberg(floe.catalog().load_table("streams.frame"))
+        assert frame.select(polars.col("id").sum()).collect().item() == sum(range(batch * 100 + 100))
+    late = frame.filter(polars.col("id") >= 250).select("id", "name", "nested").sort("id").collect()
+    assert late.rows()[0] == (250, "n250", {"a": [250]}) and late.height == 50
+    keys = frame.select(polars.col("floe").struct.field("partition"), polars.col("floe").struct.field("offset")).collect()
+    assert keys.n_unique() == 300

@@ -4,6 +4,9 @@ import json
 import subprocess
 import time
 
+import pytest
+
+import batches
 from conftest import assert_each_once, eventually, offsets_of
 
 
@@ -13,6 +16,7 @@ def kcat(*arguments, data=None):
     return run.stdout
 
 
+@pytest.mark.compat("JSON as typed rows a second later, read back as a topic", client="kcat")
 def test_kcat_json_is_a_typed_row_a_second_later_and_reads_back_the_same(floe):
     lines = [b'{"id":1,"name":"ada","price":1.5,"ok":true}', b'{"id":2,"name":"bob","price":2.25,"ok":false}']
     kcat("-b", floe.bootstrap, "-t", "orders", "-P", data=b"\n".join(lines) + b"\n")
@@ -41,6 +45,31 @@ def test_kcat_json_is_a_typed_row_a_second_later_and_reads_back_the_same(floe):
     assert sorted(back.splitlines()) == sorted(lines)
 
 
+@pytest.mark.compat("every codec: keys, headers, null values; read back the same", client="kcat")
+def test_kcat_sends_every_codec_and_reads_back_the_same(floe):
+    expected = []
+    for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
+        flags = ["-K", ":", "-Z", "-H", f"codec={codec}", "-H", "h=2", "-p", "0", "-z", codec]
+        kcat("-b", floe.bootstrap, "-t", "codecs", "-P", *flags, data=f"a:{codec * 200}\ngone:\n".encode())
+        expected += [f"a|{codec * 200}|codec={codec},h=2", f"gone||codec={codec},h=2"]
+    assert [codec for codec, _ in batches.fetch(floe.bootstrap, "codecs", 0)] == list(batches.CODECS)
+    back = kcat("-b", floe.bootstrap, "-t", "codecs", "-C", "-e", "-q", "-o", "beginning", "-f", "%k|%s|%h\n")
+    assert back.decode().splitlines() == expected
+    floe.flush("codecs")
+    rows = floe.rows("streams.codecs").to_pylist()
+    assert sorted(row["_value"] or "" for row in rows) == sorted(line.split("|")[1] for line in expected)
+    assert [row["_value"] for row in rows if row["floe"]["key"] == b"gone"] == [None] * 5
+
+
+@pytest.mark.compat("consumer group", client="kcat")
+def test_kcat_is_told_that_there_are_no_groups(floe, compat_note):
+    kcat("-b", floe.bootstrap, "-t", "grouped", "-P", data=b"x\n")
+    run = subprocess.run(["kcat", "-b", floe.bootstrap, "-G", "g", "grouped"], capture_output=True, timeout=20)
+    said = run.stderr.decode().strip().splitlines()[-1]
+    compat_note(f"refused: {said}")
+    assert run.returncode != 0 and "not supported" in said
+
+
 def test_plain_text_is_a_row(floe):
     kcat("-b", floe.bootstrap, "-t", "hello", "-P", data=b"hello\n")
     floe.flush("hello")
@@ -48,6 +77,7 @@ def test_plain_text_is_a_row(floe):
     assert rows.column("_value").to_pylist() == ["hello"]
 
 
+@pytest.mark.compat("one event over HTTP, a row with its ids", client="curl")
 def test_the_curl_line_of_the_readme(floe):
     run = subprocess.run(
         ["curl", "-sS", "-f", f"{floe.url}/api/v1/topics/orders/events", "-d", '{"id": 3, "name": "eve"}'],

@@ -1,4 +1,5 @@
-// sarama, driven as python/drivers/wire.py tells. SARAMA_VERSION is what an application pins in its configuration.
+// sarama, driven as python/drivers/wire.py tells. SARAMA_VERSION is what an application pins in its
+// configuration; the releases of most deployments then ask for no version of the broker.
 package main
 
 import (
@@ -29,7 +30,7 @@ func config() *sarama.Config {
 		if err != nil {
 			panic(err)
 		}
-		options.Version = version
+		options.Version, options.ApiVersionsRequest = version, false
 	}
 	return options
 }
