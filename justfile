@@ -23,6 +23,10 @@ test:
 protocol-tests:
     protocol-tests/run
 
+# The same, and docs/compatibility.md from what it finds.
+compatibility:
+    protocol-tests/run --write-docs
+
 # Serve with embedded defaults.
 serve:
     cargo run --release -- serve

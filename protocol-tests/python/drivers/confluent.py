@@ -88,7 +88,8 @@ class Client:
     def transactions(self):
         producer = Producer({**self.base, "transactional.id": "t"})
         try:
-            producer.init_transactions(20)
+            # It retries whatever error it gets until this time-out, and then shows it.
+            producer.init_transactions(5)
         except KafkaException as error:
             return str(error)
 
