@@ -157,7 +157,7 @@ async function transactions() {
 }
 
 function within(work) {
-  return Promise.race([work, new Promise((resolve) => setTimeout(() => resolve(null), 20_000))]);
+  return Promise.race([work, new Promise((resolve) => setTimeout(() => resolve(null), 15_000))]);
 }
 
 const OPERATIONS = { produce, fetch, admin, subscribe, transactions };

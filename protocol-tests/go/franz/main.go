@@ -171,7 +171,7 @@ func subscribe(request wire.Request) (any, error) {
 		return nil, err
 	}
 	defer reader.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	fetched := reader.PollFetches(ctx)
 	if ctx.Err() != nil {
@@ -189,7 +189,7 @@ func transactions(wire.Request) (any, error) {
 	if err := sender.BeginTransaction(); err != nil {
 		return err.Error(), nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	err = sender.ProduceSync(ctx, kgo.StringRecord("x")).FirstErr()
 	if ctx.Err() != nil {

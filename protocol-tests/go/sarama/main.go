@@ -207,7 +207,7 @@ func subscribe(request wire.Request) (any, error) {
 	case err := <-ended:
 		_ = group.Close()
 		return wire.Text(err), nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(15 * time.Second):
 		return nil, nil
 	}
 }
@@ -230,7 +230,7 @@ func transactions(wire.Request) (any, error) {
 	select {
 	case err := <-ended:
 		return wire.Text(err), nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(15 * time.Second):
 		return nil, nil
 	}
 }

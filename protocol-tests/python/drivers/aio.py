@@ -98,9 +98,9 @@ class Client:
 
 
 async def within(work):
-    """The error that `work` ends with; None if it neither ends nor fails in 20 s."""
+    """The error that `work` ends with; None if it neither ends nor fails in 15 s."""
     try:
-        await asyncio.wait_for(work, 20)
+        await asyncio.wait_for(work, 15)
     except asyncio.TimeoutError:
         return None
     except Exception as error:

@@ -73,7 +73,7 @@ class Client:
     def subscribe(self, topic):
         consumer = Consumer({**self.base, "group.id": "g", "auto.offset.reset": "earliest"})
         consumer.subscribe([topic])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 15
         try:
             while time.monotonic() < deadline:
                 got = consumer.poll(0.5)

@@ -58,7 +58,7 @@ class Client:
 
     def subscribe(self, topic):
         consumer = KafkaConsumer(topic, bootstrap_servers=self.bootstrap, group_id="g")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 15
         try:
             while time.monotonic() < deadline:
                 if consumer.poll(timeout_ms=500):
@@ -77,7 +77,7 @@ class Client:
             return "not in this client"
         try:
             producer = KafkaProducer(
-                bootstrap_servers=self.bootstrap, transactional_id="t", max_block_ms=20_000
+                bootstrap_servers=self.bootstrap, transactional_id="t", max_block_ms=15_000
             )
             producer.init_transactions()
         except Exception as error:
