@@ -69,9 +69,9 @@ def result_of(item, report):
         return f"does not work yet: {report.wasxfail}"
     if report.skipped:
         return f"not run: {report.longrepr[2].removeprefix('Skipped: ')}"
-    if report.failed:
-        return "**fails**"
     notes = [text for name, text in item.user_properties if name == "compat"]
+    if report.failed:
+        return ": ".join(["**fails**", *notes])
     return "; ".join(notes) or "works"
 
 
