@@ -34,6 +34,8 @@ pub(crate) fn config(dir: &Path, more: &[(&str, &str)]) -> Config {
         ("wal.file.bytes", "1MiB"),
         ("disk.free.min.bytes", "1MiB"),
         ("retention.check.interval", "100ms"),
+        // Records of these tests are from 1970: no retention but where it is the test's matter.
+        ("retention.ms", "-1"),
     ];
     for (key, value) in base.iter().chain(more) {
         settings.insert((*key).to_owned(), vec![(*value).to_owned()]);
