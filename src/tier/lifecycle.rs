@@ -69,7 +69,9 @@ pub(super) async fn ensure_table(
     }
     let namespace = namespace_of(topic)?;
     context.catalog.ensure_namespace(&namespace).await?;
-    let wanted = TableIdent::new(namespace, wanted_name(topic));
+    // Names that differ only in case must not both look free, nor one that is being freed.
+    let _one_at_a_time = context.naming.lock().await;
+    let wanted = TableIdent::new(namespace, free_for(context, topic));
     plan_renames(context, entry, &wanted).await?;
     settle_renames(context, entry).await?;
     let loaded = make(context, entry, &wanted, schema_of(topic), Role::Main).await?;
@@ -98,6 +100,7 @@ pub(super) async fn ensure_dead_letters(
             Found::Replaced(_) | Found::Gone => {}
         }
     }
+    let _one_at_a_time = context.naming.lock().await;
     let name = naming::dlq_name(main.name());
     let wanted = TableIdent::new(main.namespace().clone(), name);
     let loaded = make(context, entry, &wanted, dlq::schema(), Role::DeadLetters).await?;
@@ -114,6 +117,16 @@ pub(super) fn schema_of(topic: &Topic) -> Result<Schema, iceberg::Error> {
     match topic.options.table_mode {
         TableMode::Raw => raw::schema(),
         _ => json::schema(),
+    }
+}
+
+/// The name that the topic's table asks for. A deleted topic leaves the name to the topic that
+/// was made again (rules 6.3).
+fn free_for(context: &Context, topic: &Topic) -> String {
+    let name = wanted_name(topic);
+    match context.topics.get(topic.name.as_str()) {
+        Some(live) if live.id != topic.id => naming::former_name(&name, topic.id),
+        _ => name,
     }
 }
 
@@ -171,8 +184,6 @@ async fn make(
     role: Role,
 ) -> Result<LoadedTable, Halt> {
     let schema = schema.map_err(|error| Halt::Later(error.to_string()))?;
-    // Names that differ only in case must not both look free.
-    let _one_at_a_time = context.naming.lock().await;
     let mut last = String::new();
     for _ in 0..NAME_TRIES {
         let names: Vec<String> = context

@@ -327,3 +327,29 @@ async fn a_flush_notices_that_the_table_was_dropped() {
     assert_eq!(refused, Err(crate::tier::Error::NoTable));
     broker.stop(true).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topic_whose_table_was_never_made_leaves_the_name_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    broker.fail_points.set("catalog.before_metadata", || Err("down".to_owned()));
+    let ids = broker.topic("orders", &[]).await;
+    let old = broker.topics.get("orders").unwrap().id;
+    broker.append(ids[0], &["1"]).await;
+    broker.topics.delete("orders").await.unwrap();
+    let fresh = broker.topic("orders", &[]).await;
+    broker.append(fresh[0], &["2"]).await;
+    broker.append(fresh[0], &["3"]).await;
+    broker.fail_points.clear("catalog.before_metadata");
+    broker.flush("orders").await;
+    assert_eq!(broker.status("orders").table, "streams.orders");
+    assert_eq!(broker.offsets("orders").await.len(), 2);
+    let waited = async {
+        while !broker.topics.draining().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, waited).await.expect("the old topic's row is committed");
+    assert_eq!(broker.offsets(&format!("orders__{}", old.short(8))).await.len(), 1);
+    broker.stop(true).await;
+}
