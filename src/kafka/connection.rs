@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kafka::codec::ResponseFrame;
 use crate::kafka::fault::Fault;
+use crate::kafka::memory::{FrameMemory, Share};
 use crate::kafka::options::Options;
 use crate::runtime::{ByteBudget, BytePermit};
 
@@ -49,9 +50,6 @@ pub(crate) trait Dispatch: Sync {
 /// Bytes asked from the socket while the size of the next frame is not known.
 const READ_CHUNK_BYTES: usize = 8 << 10;
 
-/// A frame up to this size gets its memory at once; a larger one as its bytes arrive.
-const RESERVE_BYTES_MAX: usize = 1 << 20;
-
 /// Answers that are ready are written together up to this size.
 const GATHER_BYTES_MAX: usize = 256 << 10;
 
@@ -61,7 +59,7 @@ const SLICES_MAX: usize = 64;
 struct Pending {
     reply: Reply,
     /// Memory of the request frame, held until its answer is made.
-    _permits: Option<(BytePermit, BytePermit)>,
+    _permits: Option<(BytePermit, Share)>,
 }
 
 /// What a connection needs besides its socket.
@@ -69,7 +67,7 @@ pub(crate) struct Shared<'a> {
     /// Limits.
     pub(crate) options: &'a Options,
     /// Bytes of request frames of all connections.
-    pub(crate) requests: &'a ByteBudget,
+    pub(crate) requests: &'a FrameMemory,
     /// Fires when the server stops.
     pub(crate) stop: &'a CancellationToken,
     /// Fired by the connection when no more requests will come: long polls answer at once.
@@ -120,12 +118,18 @@ async fn read_requests(
         };
         let Some(size) = size else { return Ok(()) };
         // Memory first, bytes after: a client waits here, not in our heap.
-        let permits = tokio::select! {
+        let own = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return Ok(()),
-            permits = acquire(&own, shared.requests, size) => permits,
+            own = own.acquire(size.min(own.capacity_bytes() / 2)) => own,
         };
-        let frame = read_body(&mut reader, &mut buffer, size, shared.options).await?;
+        let mut share = Share::default();
+        let frame = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Ok(()),
+            frame = read_body(&mut reader, &mut buffer, size, shared, &mut share) => frame?,
+        };
+        let permits = (own, share);
         let stage = dispatch.dispatch(frame).await?;
         let permits = if stage.parks { None } else { Some(permits) };
         in_flight.fetch_add(1, Ordering::Relaxed);
@@ -133,14 +137,6 @@ async fn read_requests(
             return Ok(());
         }
     }
-}
-
-/// Takes memory for a frame. A frame above half of a budget takes half: were it to need all of it, it
-/// would wait until every other request is answered, and everybody else would wait behind it.
-async fn acquire(own: &ByteBudget, all: &ByteBudget, size: usize) -> (BytePermit, BytePermit) {
-    let own = own.acquire(size.min(own.capacity_bytes() / 2)).await;
-    let all = all.acquire(size.min(all.capacity_bytes() / 2)).await;
-    (own, all)
 }
 
 /// Reads until the size of the next frame is known and legal. None: the client left between frames.
@@ -189,17 +185,24 @@ fn hint(size: i32) -> &'static str {
     }
 }
 
-/// Reads the rest of a frame. The buffer grows with the bytes that came, not with the announced size.
+/// Reads the rest of a frame. Buffer and share grow with the bytes that came, not with the announced
+/// size; the first bytes are those that every connection has room for.
 async fn read_body(
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     size: usize,
-    options: &Options,
+    shared: &Shared<'_>,
+    share: &mut Share,
 ) -> Result<Bytes, Fault> {
+    let options = shared.options;
     let deadline = Instant::now() + options.frame_timeout;
     while buffer.len() < size {
         let missing = size - buffer.len();
-        buffer.reserve(missing.min(RESERVE_BYTES_MAX.max(buffer.len())));
+        let step = missing.min(READ_CHUNK_BYTES.max(buffer.len()));
+        if buffer.len() >= READ_CHUNK_BYTES {
+            shared.requests.grow(share, buffer.len() + step).await;
+        }
+        buffer.reserve(step);
         let until = deadline.min(Instant::now() + options.stall_timeout);
         match timeout_at(until, reader.read_buf(buffer)).await {
             Err(_) => return Err(Fault::Stalled("a request frame")),
@@ -210,6 +213,7 @@ async fn read_body(
             }
         }
     }
+    shared.requests.grow(share, size).await;
     Ok(buffer.split_to(size).freeze())
 }
 

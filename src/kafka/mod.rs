@@ -16,6 +16,7 @@ mod fault;
 mod fetch_response;
 mod guard;
 mod handler;
+mod memory;
 mod options;
 mod server;
 

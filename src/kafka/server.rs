@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::kafka::connection::{self, Shared};
 use crate::kafka::dispatch::{Deps, Dispatcher, Session};
 use crate::kafka::fault::Fault;
-use crate::runtime::{ByteBudget, Tasks, metrics as names};
+use crate::kafka::memory::FrameMemory;
+use crate::runtime::{Tasks, metrics as names};
 
 /// A bound listener of the Kafka wire.
 pub struct Listener {
@@ -34,7 +35,7 @@ pub struct KafkaServer {
     tasks: Tasks,
     stop: CancellationToken,
     connections: Arc<Semaphore>,
-    requests: ByteBudget,
+    requests: FrameMemory,
 }
 
 impl KafkaServer {
@@ -43,7 +44,7 @@ impl KafkaServer {
     pub fn new(deps: Deps, tasks: Tasks, stop: CancellationToken) -> Self {
         let options = &deps.options;
         let connections = Arc::new(Semaphore::new(options.connections_max.max(1)));
-        let requests = ByteBudget::new(options.request_bytes_max);
+        let requests = FrameMemory::new(options.request_bytes_max);
         Self { deps, tasks, stop, connections, requests }
     }
 

@@ -45,7 +45,7 @@ struct Running {
     client: DuplexStream,
     fake: Arc<Fake>,
     stop: CancellationToken,
-    requests: ByteBudget,
+    requests: FrameMemory,
     end: tokio::task::JoinHandle<Result<(), Fault>>,
 }
 
@@ -68,7 +68,7 @@ fn start(options: Options, releases: Vec<oneshot::Receiver<()>>, pipe_bytes: usi
         releases: Mutex::new(releases),
         closing: closing.clone(),
     });
-    let requests = ByteBudget::new(options.request_bytes_max);
+    let requests = FrameMemory::new(options.request_bytes_max);
     let (dispatch, token, budget) = (Arc::clone(&fake), stop.clone(), requests.clone());
     let end = tokio::spawn(async move {
         let (reader, writer) = tokio::io::split(server);
@@ -157,6 +157,22 @@ async fn a_stalled_frame_gives_its_memory_back() {
     let fault = (&mut running.end).await.unwrap().unwrap_err();
     assert!(matches!(fault, Fault::Stalled(_)), "{fault}");
     assert_eq!(running.requests.used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_frame_that_is_only_announced_holds_nothing() {
+    let mut running = start(options(), vec![], 1 << 16);
+    running.client.write_all(&framed(&[b'e'; 1 << 20])[..500]).await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(running.requests.used_bytes(), 0);
+    running.client.write_all(&[b'e'; 100_000]).await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let used = running.requests.used_bytes();
+    assert!((100_000..250_000).contains(&used), "{used}");
 }
 
 #[tokio::test]
