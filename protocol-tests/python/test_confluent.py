@@ -179,3 +179,26 @@ def test_three_kills_under_load_lose_and_double_nothing(floe_factory):
     assert len(in_table) == len(set(in_table)), "an event is there twice"
     assert acknowledged <= set(in_table), "an acknowledged event is missing"
     assert set(in_table) <= acknowledged | unknown
+
+
+def test_a_transactional_producer_is_told_at_once_that_there_are_no_transactions(floe):
+    producer = Producer({"bootstrap.servers": floe.bootstrap, "transactional.id": "t1"})
+    began = time.monotonic()
+    try:
+        producer.init_transactions(30)
+        raise AssertionError("there are no transactions")
+    except KafkaException as error:
+        assert time.monotonic() - began < 5
+        assert "does not support transactions" in str(error), error
+        assert error.args[0].fatal()
+
+
+def test_far_timestamps_are_rows_as_they_are(floe):
+    producer = Producer({"bootstrap.servers": floe.bootstrap})
+    create(floe, "old", 1)
+    for stamp in (1, 253_402_300_799_999):
+        producer.produce("old", b"{}", timestamp=stamp)
+    assert producer.flush(10) == 0
+    floe.flush("old")
+    stamps = floe.rows("streams.old").column("floe").combine_chunks().field("timestamp").cast("int64")
+    assert sorted(stamps.to_pylist()) == [1_000, 253_402_300_799_999_000]

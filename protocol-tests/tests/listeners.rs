@@ -27,8 +27,7 @@ async fn told(address: &str) -> String {
     let request = FindCoordinatorRequest::default().with_key("g".into());
     let found = wire.call(3, &request).await;
     told.push(format!("{}:{}", found.host.as_str(), found.port));
-    let request =
-        FindCoordinatorRequest::default().with_key_type(1).with_coordinator_keys(vec!["t".into()]);
+    let request = FindCoordinatorRequest::default().with_coordinator_keys(vec!["g".into()]);
     let found = &wire.call(4, &request).await.coordinators[0];
     told.push(format!("{}:{}", found.host.as_str(), found.port));
     told.dedup();

@@ -202,6 +202,7 @@ impl Broker {
             request_bytes_max: config.kafka_in_bytes,
             fetch_bytes_in_flight_max: config.kafka_out_bytes,
             idle_timeout: config.kafka_idle_timeout,
+            stop_timeout: config.shutdown_timeout / 8,
             ..kafka::Options::default()
         };
         let deps = kafka::Deps::new(self.log.clone(), self.topics.clone(), clock.clone(), options);
@@ -214,6 +215,7 @@ impl Broker {
             config.http_connections_max,
             self.tasks.clone(),
             stop,
+            config.shutdown_timeout / 8,
         );
         self.tasks.spawn("http accept", serve);
     }
@@ -265,7 +267,8 @@ impl Broker {
         self.listeners_stop.cancel();
         self.tiering.shutdown(FINAL_COMMIT_MAX.min(bound)).await;
         if !self.tasks.stop(bound / 4).await {
-            tracing::warn!("some tasks did not end in time");
+            let tasks = self.tasks.running().join(", ");
+            tracing::warn!(tasks, "some tasks did not end in time");
         }
         let Self { wal, store, tasks, .. } = self;
         let ended = tokio::task::spawn_blocking(move || {

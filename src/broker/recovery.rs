@@ -1,5 +1,6 @@
 //! Opens log and state: recovers, then starts the write-ahead log's threads.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Components, Error};
@@ -77,11 +78,28 @@ pub(super) async fn open(
     Ok(Recovered { store, wal, log, topics })
 }
 
+/// Why the data directory cannot be used, and what to do.
+fn data_dir_error(data_dir: &Path, error: &wal::Error) -> Error {
+    use std::io::ErrorKind;
+    let wal::Error::Io { source, .. } = error else { return Error(error.to_string()) };
+    let advice = match source.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; name a folder that this user may write to"
+        }
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            "; it, or a part of its path, is a file: name a folder"
+        }
+        _ => "",
+    };
+    Error(format!("data.dir = {data_dir:?} cannot be used: {error}{advice}"))
+}
+
 fn recover(config: &Config, components: &Components) -> Result<Found, Error> {
     let failed = |error: wal::Error| Error::new("log", error);
     let options = DirectoryOptions { allow_network: config.data_dir_network };
     let files = Arc::clone(&components.files);
-    let directory = Directory::open(files, &config.data_dir, &options).map_err(failed)?;
+    let directory = Directory::open(files, &config.data_dir, &options)
+        .map_err(|error| data_dir_error(&config.data_dir, &error))?;
     let wal_files = directory.files().map_err(failed)?;
     let open_options = OpenOptions {
         data_dir: config.data_dir.clone(),
@@ -128,4 +146,22 @@ fn recover(config: &Config, components: &Components) -> Result<Found, Error> {
     let (opening, parts) =
         Log::open(&opened.store, &opened.partitions, clock, log_options).map_err(state)?;
     Ok(Found { directory, recovered, opened, opening, parts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::files::Disk;
+
+    #[test]
+    fn a_data_directory_that_cannot_be_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("afile");
+        std::fs::write(&file, "x").unwrap();
+        for data_dir in [file.clone(), file.join("below")] {
+            let opened = Directory::open(Arc::new(Disk), &data_dir, &DirectoryOptions::default());
+            let text = data_dir_error(&data_dir, &opened.unwrap_err()).to_string();
+            assert!(text.starts_with("data.dir = ") && text.contains("name a folder"), "{text}");
+        }
+    }
 }

@@ -79,7 +79,7 @@ impl Client {
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         if error.is_builder() {
-            return Failure::Usage(format!("--url {:?} is not a URL", self.url));
+            return Failure::Usage(wrong_url(&self.url));
         }
         Failure::Unreachable(format!(
             "no answer from {}: {}; is `floe serve` running? --url or FLOE_URL names another server",
@@ -118,6 +118,15 @@ impl Client {
     }
 }
 
+/// What is wrong with a URL that cannot be requested: mostly its scheme is forgotten.
+fn wrong_url(url: &str) -> String {
+    let hint = match url.contains("://") {
+        true => "it must begin with http:// or https://".to_owned(),
+        false => format!("did you mean http://{url}?"),
+    };
+    format!("--url {url:?} is not a URL of a server: {hint}")
+}
+
 /// The innermost cause of an error, which says what the system said.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -130,4 +139,21 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// Percent-encodes one path segment.
 pub(super) fn segment(name: &str) -> String {
     url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_without_scheme_is_shown_with_one() {
+        let http = reqwest::Client::new();
+        for url in ["127.0.0.1:38080", "localhost:8080"] {
+            let client = Client { url: url.to_owned(), http: http.clone(), json: false };
+            let failure = client.send(Method::GET, "/", None).await.unwrap_err();
+            let wanted = format!("did you mean http://{url}?");
+            assert!(failure.text().contains(&wanted), "{}", failure.text());
+            assert_eq!(failure.exit_code(), 2);
+        }
+    }
 }

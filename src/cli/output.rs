@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::config::units;
+
 /// One line of an answer.
 pub(super) fn line(text: impl std::fmt::Display) {
     println!("{text}");
@@ -47,11 +49,45 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) {
     }
 }
 
+/// The field `key` of a JSON object for a person: times of keys ending in `_ms` and sizes of those
+/// ending in `bytes` with their units, all else as [`cell`].
+pub(super) fn field(key: &str, value: &Value) -> String {
+    let Some(number) = value.as_u64() else { return cell(value) };
+    let is_moment = ["created_ms", "last_commit_ms", "at_ms"].contains(&key);
+    if key.ends_with("_ms") && is_moment {
+        let time = i64::try_from(number).ok().and_then(chrono::DateTime::from_timestamp_millis);
+        return time.map_or_else(
+            || cell(value),
+            |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        );
+    }
+    if key.ends_with("_ms") {
+        return units::human_ms(number);
+    }
+    if key.ends_with("bytes") { units::human_bytes(number) } else { cell(value) }
+}
+
 /// A JSON value as a cell: text without quotes, `-` for nothing.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_are_shown_with_units() {
+        assert_eq!(field("lag_ms", &json!(61_000)), "1 min 1 s");
+        assert_eq!(field("last_commit_ms", &json!(1_704_067_200_000_i64)), "2024-01-01T00:00:00Z");
+        assert_eq!(field("last_commit_ms", &Value::Null), "-");
+        assert_eq!(field("pinned_bytes", &json!(2_048)), "2.0 KiB");
+        assert_eq!(field("rows", &json!(2_048)), "2048");
     }
 }

@@ -79,9 +79,9 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let broker = start(&config).await?;
     announce(&broker);
     wait_for_signal().await?;
-    output::progress("stopping: draining, then the last commit");
+    tracing::info!("stopping: draining, then the last commit");
     stop(broker, &config).await;
-    output::progress("stopped");
+    tracing::info!("stopped");
     Ok(())
 }
 
@@ -124,7 +124,7 @@ fn collect_metrics() -> Option<PrometheusHandle> {
 pub(super) async fn stop(broker: Broker, config: &Config) {
     let bound = config.shutdown_timeout;
     if tokio::time::timeout(bound + Duration::from_millis(500), broker.stop(bound)).await.is_err() {
-        output::progress("the shutdown took too long; what is left is in the log");
+        tracing::warn!("the shutdown took too long; what is left is in the log");
     }
 }
 
@@ -164,7 +164,11 @@ fn announce(broker: &Broker) {
          .load_table('streams.orders').scan().to_arrow().to_pylist())\""
     ));
     output::line("");
-    output::line("ready");
+    // As `/readyz` says it.
+    match broker.log().admission() {
+        Ok(()) => output::line("ready"),
+        Err(reason) => output::line(format!("ready (no appends: {reason})")),
+    }
 }
 
 async fn wait_for_signal() -> Result<(), Failure> {

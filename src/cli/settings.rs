@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{Config, Error, Kind, OPTIONS, Settings};
 use crate::schema::partition_spec;
+use crate::table::storage;
 use crate::topic::option_table;
 use crate::topic::options;
 use crate::topic::options::TopicOptions;
@@ -91,6 +92,14 @@ pub(super) fn config(matches: &ArgMatches) -> Result<Config, Error> {
     }
     let topic_keys: Vec<&str> = topic_options().map(|option| option.0).collect();
     let mut config = Config::resolve(&settings, &topic_keys)?;
+    // For a catalog of others it is only a name.
+    if let Some(warehouse) = &config.warehouse
+        && config.catalog_uri.is_none()
+    {
+        storage::check_location(warehouse).map_err(|allowed| {
+            Error(format!("catalog.warehouse = {warehouse:?} is refused: {allowed}"))
+        })?;
+    }
     let given = &config.topic_defaults;
     let server = options::normalise(given, partition_spec::check)
         .and_then(|server| {

@@ -85,9 +85,9 @@ fn list(answer: &Value) {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|table| keys.iter().map(|key| output::cell(&table[key])).collect())
+        .map(|table| keys.iter().map(|key| output::field(key, &table[key])).collect())
         .collect();
-    output::table(&["TABLE", "TOPIC", "STATE", "LAG MS", "PENDING", "ROWS", "DEAD"], &rows);
+    output::table(&["TABLE", "TOPIC", "STATE", "LAG", "PENDING", "ROWS", "DEAD"], &rows);
 }
 
 fn describe(table: &Value) {
@@ -98,12 +98,17 @@ fn describe(table: &Value) {
                 for item in items {
                     let parts = item.as_object().into_iter().flatten();
                     let parts: Vec<String> = parts
-                        .map(|(key, value)| format!("{key} {}", output::cell(value)))
+                        .map(|(key, value)| format!("{} {}", label(key), output::field(key, value)))
                         .collect();
                     output::line(format!("  {}", parts.join(", ")));
                 }
             }
-            value => output::line(format!("{key}: {}", output::cell(value))),
+            value => output::line(format!("{}: {}", label(key), output::field(key, value))),
         }
     }
+}
+
+/// A key without its unit, which the value has.
+fn label(key: &str) -> &str {
+    key.strip_suffix("_ms").unwrap_or(key)
 }

@@ -144,11 +144,11 @@ fn list(answer: &Value) {
         .map(|topic| {
             ["name", "partitions", "records", "size_bytes", "table_mode"]
                 .iter()
-                .map(|key| output::cell(&topic[key]))
+                .map(|key| output::field(key, &topic[key]))
                 .collect()
         })
         .collect();
-    output::table(&["TOPIC", "PARTITIONS", "RECORDS", "BYTES", "TABLE MODE"], &rows);
+    output::table(&["TOPIC", "PARTITIONS", "RECORDS", "SIZE", "TABLE MODE"], &rows);
 }
 
 fn describe(topic: &Value, all: bool) {
@@ -162,9 +162,9 @@ fn describe(topic: &Value, all: bool) {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|partition| keys.iter().map(|key| output::cell(&partition[key])).collect())
+        .map(|partition| keys.iter().map(|key| output::field(key, &partition[key])).collect())
         .collect();
-    output::table(&["PARTITION", "LOG START", "HIGH WATERMARK", "TIERED", "BYTES"], &rows);
+    output::table(&["PARTITION", "LOG START", "HIGH WATERMARK", "TIERED", "SIZE"], &rows);
     let rows: Vec<Vec<String>> = topic["options"]
         .as_array()
         .into_iter()

@@ -209,8 +209,11 @@ fn topic_key<'k>(key: &str, topic_keys: &[&'k str]) -> Option<&'k str> {
 
 fn unknown(key: &str, topic_keys: &[&str]) -> Error {
     let known = OPTIONS.iter().map(|spec| spec.key).chain(topic_keys.iter().copied());
-    let nearest = known.min_by_key(|known| distance(key, known)).unwrap_or_default();
-    Error(format!("unknown option {key:?}; the nearest one is {nearest:?} (see floe serve --help)"))
+    let nearest = known.map(|known| (distance(key, known), known)).min();
+    // What is further off is no slip of the fingers, and a wrong hint is worse than none.
+    let near = nearest.filter(|(distance, _)| *distance <= 1 + key.len() / 5);
+    let hint = near.map(|(_, known)| format!("; did you mean {known:?}?")).unwrap_or_default();
+    Error(format!("unknown option {key:?}{hint} (see floe serve --help)"))
 }
 
 /// Edit distance, for the hint in an error.
@@ -296,6 +299,10 @@ impl Reader<'_> {
 
     fn duration(&self, key: &str) -> Result<Duration, Error> {
         self.parsed(key, |value| {
+            // Milliseconds are the unit of Kafka's options only; here a person would mean seconds.
+            if value.trim().bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err("it needs a unit, such as 250ms, 8s, 5m, 2h or 7d".to_owned());
+            }
             let ms = units::parse_duration_ms(value)?;
             u64::try_from(ms)
                 .ok()
@@ -385,6 +392,16 @@ mod tests {
     fn a_wrong_key_names_the_nearest() {
         let error = Config::resolve(&settings(&[("kafka.lisen", "x")]), &[]).unwrap_err();
         assert!(error.0.contains("kafka.lisen") && error.0.contains("kafka.listen"), "{error}");
+        let error = Config::resolve(&settings(&[("nonsense", "1")]), &["flush.ms"]).unwrap_err();
+        assert!(!error.0.contains("did you mean"), "{error}");
+    }
+
+    #[test]
+    fn a_duration_needs_its_unit() {
+        let error = Config::resolve(&settings(&[("shutdown.timeout", "5")]), &[]).unwrap_err();
+        assert!(error.0.contains("shutdown.timeout") && error.0.contains("unit"), "{error}");
+        let config = Config::resolve(&settings(&[("shutdown.timeout", "5s")]), &[]).unwrap();
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
     }
 
     #[test]

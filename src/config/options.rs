@@ -152,7 +152,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("store.cache.bytes", Kind::Bytes, "16MiB", "Block cache of the state store."),
     option("store.write.buffer.bytes", Kind::Bytes, "16MiB", "Write buffer of the state store."),
     option("tier.memory.bytes", Kind::Bytes, "64MiB", "Memory for making table files."),
-    option("shutdown.timeout", Kind::Duration, "8s", "Longest shutdown."),
+    option(
+        "shutdown.timeout",
+        Kind::Duration,
+        "8s",
+        "Longest shutdown; requests in flight get an eighth of it.",
+    ),
 ];
 
 /// A key without a unit at its end: `table.target.lag.ms` is `table.target.lag`.

@@ -45,6 +45,29 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(base.pow(exponent)).ok_or_else(allowed)
 }
 
+/// Bytes for a person: `1.9 GiB`, with one digit after the point from 1 KiB on.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: &[&str] = &["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let place = (bytes.max(1).ilog2() / 10) as usize;
+    if place == 0 {
+        return format!("{bytes} bytes");
+    }
+    let tenths = (u128::from(bytes) * 10) >> (10 * place);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[place])
+}
+
+/// Milliseconds for a person: `850 ms`, `12.3 s`, `5 min 20 s`, `3 h 5 min`, `2 d 4 h`.
+pub fn human_ms(ms: u64) -> String {
+    let (seconds, minutes, hours) = (ms / 1_000, ms / 60_000, ms / 3_600_000);
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{seconds}.{} s", ms % 1_000 / 100),
+        60_000..3_600_000 => format!("{minutes} min {} s", seconds % 60),
+        3_600_000..86_400_000 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{} d {} h", hours / 24, hours % 24),
+    }
+}
+
 /// An address to bind: `127.0.0.1:9092`, `[::1]:9092`, `localhost:9092`, `:9092`.
 ///
 /// # Errors
@@ -96,6 +119,15 @@ mod tests {
         for bad in ["", "x", "1xb", "-1", "1ib", "99999999999999999t"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn numbers_are_shown_as_people_read_them() {
+        let bytes = [0, 1_023, 1_024, 1_536, (2 << 30) - 1, u64::MAX].map(human_bytes);
+        let shown = ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "1.9 GiB", "15.9 EiB"];
+        assert_eq!(bytes, shown);
+        let times = [0, 999, 12_345, 320_000, 11_100_000, 187_200_000].map(human_ms);
+        assert_eq!(times, ["0 ms", "999 ms", "12.3 s", "5 min 20 s", "3 h 5 min", "2 d 4 h"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 
 use crate::http::problem::PROBLEMS;
@@ -34,19 +34,27 @@ pub(super) async fn problems() -> Html<String> {
     ))
 }
 
-pub(super) async fn welcome() -> Html<String> {
-    Html(page(
-        "Floe",
+pub(super) async fn welcome(headers: HeaderMap) -> Html<String> {
+    let host = host(&headers);
+    let send = format!(
         "<p>Streams in, Iceberg out.</p><pre>\
-         curl http://127.0.0.1:8080/api/v1/topics/orders/events -d '{\"id\": 1}'\n\
-         echo '{\"id\": 2}' | kcat -b 127.0.0.1:9092 -t orders -P</pre>\
-         <ul><li><a href=\"/api/v1/topics\">topics</a></li>\
+         curl http://{host}/api/v1/topics/orders/events -d '{{\"id\": 1}}'</pre>\
+         <p>Kafka producers send to the address of <code>kafka.listen</code>.</p>"
+    );
+    let links = "<ul><li><a href=\"/api/v1/topics\">topics</a></li>\
          <li><a href=\"/api/v1/tables\">tables</a></li>\
          <li><a href=\"/iceberg/v1/config\">Iceberg REST catalog</a></li>\
          <li><a href=\"/openapi.json\">API description</a></li>\
          <li><a href=\"/problems\">problems</a></li>\
-         <li><a href=\"/metrics\">metrics</a></li></ul>",
-    ))
+         <li><a href=\"/metrics\">metrics</a></li></ul>";
+    Html(page("Floe", &(send + links)))
+}
+
+/// The host and port that the browser came to; a placeholder where the header could be markup.
+fn host(headers: &HeaderMap) -> &str {
+    let sent = headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte);
+    sent.filter(|host| !host.is_empty() && host.bytes().all(legal)).unwrap_or("HOST:PORT")
 }
 
 fn page(title: &str, body: &str) -> String {
@@ -61,7 +69,47 @@ fn page(title: &str, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderMap, HeaderValue, header};
     use serde_json::Value;
+
+    use crate::tier::TableStatus;
+
+    #[tokio::test]
+    async fn the_first_page_and_the_document_name_no_port_of_their_own() {
+        let page = async |host: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            super::welcome(headers).await.0
+        };
+        assert!(page("box.local:38080").await.contains("curl http://box.local:38080/api/v1"));
+        assert!(!page("<script>").await.contains("<script>"));
+        for fixed in ["8080", "9092"] {
+            assert!(
+                !page("h").await.contains(fixed) && !super::DOCUMENT.contains(fixed),
+                "{fixed}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_document_has_every_field_of_a_table() {
+        let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
+        let described = document["components"]["schemas"]["Table"]["properties"].as_object();
+        let described: Vec<&String> = described.unwrap().keys().collect();
+        let sent = serde_json::to_value(TableStatus::default()).unwrap();
+        let sent: Vec<&String> = sent.as_object().unwrap().keys().collect();
+        assert_eq!(described, sent);
+    }
+
+    #[test]
+    fn the_document_has_every_code_of_an_event() {
+        let sources = [include_str!("ingest/events.rs"), include_str!("ingest/split.rs")];
+        let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
+        let codes = &document["components"]["schemas"]["EventError"]["properties"]["code"]["enum"];
+        for code in codes.as_array().unwrap() {
+            assert!(sources.iter().any(|source| source.contains(&code.to_string())), "{code}");
+        }
+    }
 
     #[test]
     fn the_document_is_json_and_describes_every_native_route() {

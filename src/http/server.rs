@@ -20,17 +20,17 @@ use crate::runtime::Tasks;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request line and headers, bytes.
 const HEADER_BYTES_MAX: usize = 24 << 10;
-/// How long requests in flight may take to end at shutdown.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
-
-/// Serves `router` on `listener` until `stop` fires, then drains.
+/// Serves `router` on `listener` until `stop` fires, then drains: requests in flight get
+/// `drain_max`, and what is open after that is closed.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     connections_max: usize,
     tasks: Tasks,
     stop: CancellationToken,
+    drain_max: Duration,
 ) {
+    let cut = CancellationToken::new();
     let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let graceful = Arc::new(GracefulShutdown::new());
     loop {
@@ -60,8 +60,9 @@ pub async fn serve(
             .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
             .into_owned();
         let watched = graceful.watch(connection);
+        let cut = cut.clone();
         tasks.spawn_contained("http connection", async move {
-            if let Err(error) = watched.await {
+            if let Some(Err(error)) = cut.run_until_cancelled(watched).await {
                 tracing::debug!(%peer, %error, "http connection ended");
             }
             drop(slot);
@@ -69,8 +70,9 @@ pub async fn serve(
     }
     drop(listener);
     if let Some(graceful) = Arc::into_inner(graceful) {
-        let _ = tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await;
+        let _ = tokio::time::timeout(drain_max, graceful.shutdown()).await;
     }
+    cut.cancel();
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

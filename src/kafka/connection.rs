@@ -90,15 +90,26 @@ pub(crate) async fn serve(
     let read = read_requests(reader, dispatch, shared, sender, &in_flight);
     let write = write_responses(writer, shared.options, receiver, &in_flight);
     tokio::pin!(read, write);
+    let whole = async {
+        tokio::select! {
+            // The writer ends first only by a fault: its queue stays open while the reader lives.
+            written = &mut write => return written,
+            end = &mut read => end?,
+        }
+        shared.closing.cancel();
+        timeout(shared.options.drain_timeout, write)
+            .await
+            .unwrap_or(Err(Fault::Stalled("the last answer")))
+    };
+    let cut = async {
+        shared.stop.cancelled().await;
+        tokio::time::sleep(shared.options.stop_timeout).await;
+    };
     tokio::select! {
-        // The writer ends first only by a fault: its queue stays open while the reader lives.
-        written = &mut write => return written,
-        end = &mut read => end?,
+        end = whole => end,
+        // The client does not read its answers, or waits for many: it asks again elsewhere.
+        () = cut => Ok(()),
     }
-    shared.closing.cancel();
-    timeout(shared.options.drain_timeout, write)
-        .await
-        .unwrap_or(Err(Fault::Stalled("the last answer")))
 }
 
 async fn read_requests(

@@ -38,8 +38,11 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// A whole request frame must have arrived this long after its first bytes.
     pub frame_timeout: Duration,
-    /// At shutdown, and when a client half-closes, answers in flight get this long.
+    /// When a client half-closes, answers in flight get this long.
     pub drain_timeout: Duration,
+    /// When the server stops, answers in flight get this long: a client that does not read them
+    /// must not hold up the end.
+    pub stop_timeout: Duration,
 }
 
 impl Default for Options {
@@ -61,6 +64,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(30),
             frame_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(5),
+            stop_timeout: Duration::from_secs(1),
         }
     }
 }

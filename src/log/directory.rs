@@ -28,4 +28,12 @@ impl Directory for TopicDirectory {
             retention_bytes: resolved.retention_bytes.filter(|_| !resolved.compacted),
         })
     }
+
+    fn place(&self, id: PartitionId) -> Option<(String, usize)> {
+        let topics = self.topics.list().into_iter().chain(self.topics.draining());
+        topics.into_iter().find_map(|topic| {
+            let index = topic.partitions.iter().position(|partition| *partition == id)?;
+            Some((topic.name.to_string(), index))
+        })
+    }
 }

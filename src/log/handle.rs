@@ -260,6 +260,7 @@ impl Log {
                 partition: &partition,
                 state: inner.shared.state.as_ref(),
                 frames: inner.frames.as_ref(),
+                directory: inner.directory.as_ref(),
             };
             work(&reader)
         };

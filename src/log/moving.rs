@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::log::chores::blocking;
 use crate::log::ports::{FileUse, RunError};
+use crate::log::read::tell_corrupt;
 use crate::log::{AppendError, Log};
 use crate::runtime::{Tasks, metrics as names};
 use crate::types::Lsn;
@@ -219,9 +220,7 @@ impl Log {
                 Err(RunError::Absent) => {}
                 Err(RunError::Corrupt(reason)) => {
                     piece.left += 1;
-                    let (partition, from, to) = (run.partition, run.base_offset, run.end_offset);
-                    tracing::error!(%partition, from, to, lsn = %run.lsn, reason,
-                        "stored run is corrupt, it is not moved");
+                    tell_corrupt(self.inner.directory.as_ref(), &run, &reason);
                 }
                 Err(RunError::Io(error)) => return Err(error),
             }

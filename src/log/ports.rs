@@ -118,4 +118,7 @@ pub(crate) struct PartitionOptions {
 pub(crate) trait Directory: Send + Sync {
     /// The options of a partition; none if no topic has it (any more).
     fn options(&self, id: PartitionId) -> Option<PartitionOptions>;
+
+    /// Name of its topic and its index there, for messages. Slow.
+    fn place(&self, id: PartitionId) -> Option<(String, usize)>;
 }

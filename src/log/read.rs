@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::log::ports::{Frames, RunError, State};
+use crate::log::ports::{Directory, Frames, RunError, State};
 use crate::log::{Origin, Partition, ReadError, ReadSlice, StoredBatch};
 use crate::types::{Offset, OffsetRange};
 use crate::wal::{FrameKind, Run, WrittenFrame};
@@ -23,6 +23,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) partition: &'a Partition,
     pub(crate) state: &'a dyn State,
     pub(crate) frames: &'a dyn Frames,
+    pub(crate) directory: &'a dyn Directory,
 }
 
 impl Reader<'_> {
@@ -119,7 +120,7 @@ impl Reader<'_> {
         let frames = match self.frames.read_run(run) {
             Ok(frames) => frames,
             Err(RunError::Corrupt(reason)) => {
-                tracing::error!(partition = %run.partition, lsn = %run.lsn, reason, "stored run is corrupt");
+                tell_corrupt(self.directory, run, &reason);
                 self.frames.read_sound(run)
             }
             Err(RunError::Absent) => self.moved_frames_of(run, from)?,
@@ -162,7 +163,7 @@ impl Reader<'_> {
             match self.frames.read_run(now) {
                 Ok(more) => frames.extend(more),
                 Err(RunError::Corrupt(reason)) => {
-                    tracing::error!(partition = %id, lsn = %now.lsn, reason, "moved run is corrupt");
+                    tell_corrupt(self.directory, now, &reason);
                     frames.extend(self.frames.read_sound(now));
                 }
                 Err(RunError::Absent) => break,
@@ -171,6 +172,21 @@ impl Reader<'_> {
         }
         Ok(frames)
     }
+}
+
+/// Says whose records are corrupt, in words of the user: topic and partition index.
+pub(crate) fn tell_corrupt(directory: &dyn Directory, run: &Run, reason: &str) {
+    let (topic, partition) = directory.place(run.partition).unzip();
+    tracing::error!(
+        topic,
+        partition,
+        from = run.base_offset,
+        to = run.end_offset,
+        internal_id = %run.partition,
+        lsn = %run.lsn,
+        reason,
+        "stored batches of a partition are corrupt"
+    );
 }
 
 /// Moves frames into `batches` while there is room; true if the read is complete.
@@ -207,3 +223,6 @@ fn stored(frame: WrittenFrame) -> StoredBatch {
         bytes: draft.payload,
     }
 }
+
+#[cfg(test)]
+mod tests;

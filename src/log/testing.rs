@@ -262,6 +262,10 @@ impl Directory for FakeDirectory {
     fn options(&self, id: PartitionId) -> Option<PartitionOptions> {
         self.0.lock().get(&id).copied()
     }
+
+    fn place(&self, id: PartitionId) -> Option<(String, usize)> {
+        self.0.lock().contains_key(&id).then(|| ("fake".to_owned(), id.0 as usize))
+    }
 }
 
 pub(crate) const OPTIONS: PartitionOptions = PartitionOptions {

@@ -6,17 +6,17 @@ use std::io::{self, Read, Write};
 
 use crate::record::snappy;
 
-/// No body decompresses to more, in bytes.
+/// No body decompresses to more, in bytes, whatever its size on the wire: honest data compresses a
+/// thousandfold and more. Memory is taken as bytes come out, so a bomb takes no more than it
+/// inflates to, and stops here.
 pub const CAP_BYTES_MAX: usize = 128 << 20;
 
 /// A buffer larger than this is not kept for the next batch, in bytes.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
-/// Most that a body of `wire_bytes` may decompress to: 1,000 times its size and 1 MiB, at most
-/// [`CAP_BYTES_MAX`].
-pub fn cap_of(wire_bytes: usize) -> usize {
-    wire_bytes.saturating_mul(1_000).saturating_add(1 << 20).min(CAP_BYTES_MAX)
-}
+/// Up to this factor, beyond the first MiB, the size that a frame claims is reserved at once. A
+/// claim above it may be true, but its memory is taken step by step.
+const CLAIM_FACTOR_MAX: usize = 100;
 
 /// How a body is compressed (attribute bits 0 to 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,7 +69,7 @@ pub enum CodecError {
     #[error("compression type {0} is unknown")]
     Unknown(u8),
     /// The body is larger than its cap.
-    #[error("the records take more than {cap} bytes when decompressed")]
+    #[error("the records take more than {cap} bytes when decompressed, the most of one batch")]
     TooLarge {
         /// The cap in bytes.
         cap: usize,
@@ -137,10 +137,11 @@ impl Decompressor {
     fn zstd(&mut self, body: &[u8], cap: usize) -> Result<(), Failure> {
         use zstd::zstd_safe;
         let context = self.zstd.get_or_insert_with(zstd_safe::DCtx::create);
+        let likely = body.len().saturating_mul(CLAIM_FACTOR_MAX).saturating_add(1 << 20);
         // One pass without a window, if the frame tells its size.
         if let Ok(Some(size)) = zstd_safe::get_frame_content_size(body)
             && let Ok(size) = usize::try_from(size)
-            && size <= cap
+            && size <= cap.min(likely)
         {
             self.buffer.reserve(size);
             if context.decompress(&mut self.buffer, body).is_ok() && self.buffer.len() == size {

@@ -322,7 +322,7 @@ fn check_fields(header: &BatchHeader) -> Result<(), ProduceRefusal> {
     let count = header.record_count;
     let codec = header.codec().map_err(ProduceRefusal::Codec)?;
     let body = header.size_bytes() - HEADER_BYTES;
-    let room = if codec == Codec::None { body } else { codec::cap_of(body) };
+    let room = if codec == Codec::None { body } else { codec::CAP_BYTES_MAX };
     let fits = usize::try_from(count).is_ok_and(|count| count <= room / RECORD_BYTES_MIN);
     if count <= 0 || header.last_offset_delta != count - 1 || !fits {
         return Err(ProduceRefusal::Count { count, last_offset_delta: header.last_offset_delta });
@@ -340,6 +340,30 @@ fn check_fields(header: &BatchHeader) -> Result<(), ProduceRefusal> {
     Ok(())
 }
 
+/// The rule of `message.timestamp.before.max.ms` and `after.max.ms`, for every way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimestampBounds {
+    /// `message.timestamp.before.max.ms`.
+    pub before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub after_max_ms: i64,
+    /// Broker time, milliseconds.
+    pub now_ms: i64,
+}
+
+impl TimestampBounds {
+    /// True if `timestamp` lies too far before the broker's time. -1 is "no timestamp" (source:
+    /// `RecordBatch.NO_TIMESTAMP`) and always within bounds.
+    pub fn is_too_early(&self, timestamp: i64) -> bool {
+        timestamp != -1 && self.now_ms.saturating_sub(timestamp) > self.before_max_ms
+    }
+
+    /// True if `timestamp` lies too far after the broker's time.
+    pub fn is_too_late(&self, timestamp: i64) -> bool {
+        timestamp != -1 && timestamp.saturating_sub(self.now_ms) > self.after_max_ms
+    }
+}
+
 fn check_timestamps(header: &BatchHeader, rules: &ProduceRules) -> Result<(), ProduceRefusal> {
     if rules.log_append_time {
         return Ok(());
@@ -349,13 +373,17 @@ fn check_timestamps(header: &BatchHeader, rules: &ProduceRules) -> Result<(), Pr
     }
     let now_ms = rules.now_ms;
     let refused = |timestamp| Err(ProduceRefusal::Timestamp { timestamp, now_ms });
-    // -1 is "no timestamp" (source: `RecordBatch.NO_TIMESTAMP`).
+    let bounds = TimestampBounds {
+        before_max_ms: rules.timestamp_before_max_ms,
+        after_max_ms: rules.timestamp_after_max_ms,
+        now_ms,
+    };
     let max = header.max_timestamp;
-    if max != -1 && max.saturating_sub(now_ms) > rules.timestamp_after_max_ms {
+    if bounds.is_too_late(max) {
         return refused(max);
     }
     let base = header.base_timestamp;
-    if base != -1 && now_ms.saturating_sub(base) > rules.timestamp_before_max_ms {
+    if bounds.is_too_early(base) {
         return refused(base);
     }
     Ok(())

@@ -15,7 +15,7 @@ mod varint;
 
 pub use batch::{BatchBuilder, NewRecord};
 pub use codec::{Codec, CodecError, Decompressor};
-pub use header::{BatchHeader, ProduceRefusal, ProduceRules, check_produced};
+pub use header::{BatchHeader, ProduceRefusal, ProduceRules, TimestampBounds, check_produced};
 pub use iter::{Headers, Record, RecordIter};
 pub use reader::BatchReader;
 

@@ -18,7 +18,7 @@ impl BatchReader {
     }
 
     /// The records of the batch at the start of `bytes`. The CRC is not checked: stored bytes
-    /// have their own. The body may take at most [`codec::cap_of`] bytes.
+    /// have their own. The body may take at most [`codec::CAP_BYTES_MAX`] bytes.
     ///
     /// # Errors
     /// [`RecordError::Header`] or [`RecordError::Codec`]; the iterator has its own errors.
@@ -26,7 +26,7 @@ impl BatchReader {
         let header = BatchHeader::parse(bytes)?;
         let body = bytes.get(HEADER_BYTES..header.size_bytes()).unwrap_or_default();
         let codec = header.codec().map_err(CodecError::Unknown)?;
-        let cap = codec::cap_of(body.len());
+        let cap = codec::CAP_BYTES_MAX;
         Ok(RecordIter::new(&header, self.decompressor.decompress(codec, body, cap)?))
     }
 }

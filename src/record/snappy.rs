@@ -11,6 +11,10 @@ const XERIAL_HEADER_BYTES: usize = 16;
 /// Block size of xerial's library; its readers accept any.
 const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 
+/// A block holds at most so many times its size: three bytes copy 64 (source: snappy's
+/// `format_description.txt`, copy with a 2-byte offset).
+const EXPANSION_MAX: usize = 22;
+
 /// Appends the plain bytes of `body` to `out`, at most `cap`.
 pub(crate) fn decompress(body: &[u8], out: &mut Vec<u8>, cap: usize) -> Result<(), Failure> {
     let mut decoder = snap::raw::Decoder::new();
@@ -37,6 +41,9 @@ fn block(
 ) -> Result<(), Failure> {
     let malformed = |error: snap::Error| Failure::Malformed(error.to_string());
     let size = snap::raw::decompress_len(data).map_err(malformed)?;
+    if size > data.len().saturating_mul(EXPANSION_MAX).saturating_add(64) {
+        return Err(Failure::Malformed("a block claims more bytes than it can hold".to_owned()));
+    }
     let start = out.len();
     let end = start.checked_add(size).filter(|end| *end <= cap).ok_or(Failure::TooLarge)?;
     out.resize(end, 0);

@@ -1,8 +1,9 @@
 //! Named tasks and threads: each is joined at shutdown, and one that fails stops the process
 //! with its name as the reason.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,7 +20,27 @@ pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     threads: Arc<Mutex<Vec<(String, JoinHandle<()>)>>>,
+    /// Tasks that have not ended, by name.
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     on_fatal: OnFatal,
+}
+
+/// Counts a task while it lives.
+struct Running {
+    name: &'static str,
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(self.name) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(self.name);
+            }
+        }
+    }
 }
 
 impl Tasks {
@@ -29,6 +50,7 @@ impl Tasks {
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             threads: Arc::default(),
+            running: Arc::default(),
             on_fatal,
         }
     }
@@ -54,7 +76,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let on_fatal = Arc::clone(&self.on_fatal);
-        let inner = self.tracker.spawn(task);
+        let inner = self.tracker.spawn(self.counted(name, task));
         self.tracker.spawn(async move {
             if let Err(error) = inner.await
                 && error.is_panic()
@@ -69,7 +91,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let inner = self.tracker.spawn(task);
+        let inner = self.tracker.spawn(self.counted(name, task));
         self.tracker.spawn(async move {
             if let Err(error) = inner.await
                 && error.is_panic()
@@ -77,6 +99,28 @@ impl Tasks {
                 tracing::error!(task = name, "task panicked");
             }
         });
+    }
+
+    fn counted<F>(&self, name: &'static str, task: F) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+        let running = Running { name, running: Arc::clone(&self.running) };
+        async move {
+            let _running = running;
+            task.await;
+        }
+    }
+
+    /// Names of the tasks that have not ended, with how many there are of each.
+    pub fn running(&self) -> Vec<String> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = |(name, count): (&&str, &usize)| match count {
+            1 => (*name).to_owned(),
+            count => format!("{name} ({count})"),
+        };
+        running.iter().map(name).collect()
     }
 
     /// Runs `body` on a named thread of its own, joined by [`Tasks::join_threads`]. A panic in
@@ -92,7 +136,7 @@ impl Tasks {
                 on_fatal(&format!("thread {thread_name} panicked"));
             }
         })?;
-        let mut threads = self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.push((name.to_owned(), handle));
         Ok(())
     }
@@ -107,13 +151,30 @@ impl Tasks {
     /// Joins the threads. They end when their queues close, so the parts that feed them must be
     /// dropped before. Blocks: call it outside of the async workers.
     pub fn join_threads(&self) {
-        let threads = std::mem::take(
-            &mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, handle) in threads {
             if handle.join().is_err() {
                 tracing::error!(thread = name, "thread ended by a panic");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tasks_that_do_not_end_are_named() {
+        let tasks = Tasks::for_tests();
+        for _ in 0..2 {
+            tasks.spawn("sleeper", std::future::pending());
+        }
+        tasks.spawn_contained("done", std::future::ready(()));
+        let stop = tasks.stop_token();
+        tasks.spawn("polite", async move { stop.cancelled().await });
+        assert!(!tasks.stop(Duration::from_millis(50)).await);
+        assert_eq!(tasks.running(), ["sleeper (2)"]);
     }
 }

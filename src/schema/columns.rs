@@ -109,6 +109,32 @@ pub(crate) enum Kind {
     Opaque,
 }
 
+impl Kind {
+    /// The type as Iceberg names it, without the types inside of it.
+    pub(crate) fn name(&self) -> String {
+        let name = match self {
+            Self::Boolean => "boolean",
+            Self::Int => "int",
+            Self::Long => "long",
+            Self::Float => "float",
+            Self::Double => "double",
+            Self::Decimal { precision, scale } => return format!("decimal({precision}, {scale})"),
+            Self::Date => "date",
+            Self::Time => "time",
+            Self::Timestamp { zoned: true } => "timestamptz",
+            Self::Timestamp { zoned: false } => "timestamp",
+            Self::Uuid => "uuid",
+            Self::String => "string",
+            Self::Binary => "binary",
+            Self::Struct(_) => "struct",
+            Self::List(_) => "list",
+            Self::Map(_) => "map",
+            Self::Opaque => "that JSON does not have",
+        };
+        name.to_owned()
+    }
+}
+
 /// What a column is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

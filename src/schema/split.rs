@@ -209,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn hours_of_times_before_1970_round_down() {
+        let function = create_transform_function(&iceberg::spec::Transform::Hour).unwrap();
+        let hour = 3_600_000_000_i64;
+        let times = [-1, -hour, -hour - 1, hour - 1];
+        let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("+00:00");
+        let hours = function.transform(Arc::new(times)).unwrap();
+        let hours = hours.as_primitive::<arrow_array::types::Int32Type>().values().to_vec();
+        assert_eq!(hours, [-1, -1, -2, 0]);
+    }
+
+    #[test]
     fn one_value_keeps_the_batch_whole() {
         assert_eq!(split("", 1).unwrap(), [(Struct::empty(), vec![0, 1, 2, 3, 4, 5])]);
         assert_eq!(split("void(region)", 1).unwrap().len(), 1);

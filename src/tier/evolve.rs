@@ -21,6 +21,9 @@ use crate::tier::context::Halt;
 use crate::tier::ledger::StopState;
 use crate::tier::restore;
 
+/// Names of new columns in a log line; the count says how many there are.
+const NAMES_LOGGED_MAX: usize = 20;
+
 /// Adds `columns` to the table and gives it as it is afterwards. After a conflict or an unknown
 /// answer it only reloads: the caller decodes again by what the table has then, which also takes
 /// up columns that somebody else added.
@@ -47,7 +50,10 @@ pub(super) async fn add_columns(
     let table = base.ident.to_string();
     ::metrics::counter!(metrics::TABLE_SCHEMA_CHANGES, "table" => table)
         .increment(columns.len() as u64);
-    tracing::info!(table = %base.ident, columns = columns.len(), "table has new columns");
+    let names: Vec<&str> =
+        columns.iter().take(NAMES_LOGGED_MAX).map(|column| column.name.as_str()).collect();
+    let (count, names) = (columns.len(), names.join(", "));
+    tracing::info!(table = %base.ident, columns = count, names, "table has new columns");
     Ok(loaded)
 }
 

@@ -81,6 +81,7 @@ impl Directory {
         if !options.allow_network {
             refuse_network(data_dir)?;
         }
+        refuse_foreign(&*fs, data_dir)?;
         let lock = take_lock(data_dir)?;
         fs.create_dir_all(&wal_dir).map_err(Error::io(format!("make {wal_dir:?}")))?;
         // Each new folder is an entry of its parent; a relative path starts in ".".
@@ -243,6 +244,29 @@ fn take_lock(data_dir: &Path) -> Result<fs::File, Error> {
     }
 }
 
+/// Names in a folder without `FORMAT` that are no foreign content: those of a first start that was
+/// cut short, and what a new ext4 file system holds.
+const UNFORMATTED_NAMES: &[&str] = &["LOCK", "FORMAT", "FORMAT.tmp", "wal", "lost+found"];
+
+/// Refuses a folder that belongs to something else: Floe would fill it and free what it thinks its own.
+fn refuse_foreign(fs: &dyn FileSystem, data_dir: &Path) -> Result<(), Error> {
+    if fs.exists(&data_dir.join("FORMAT")) {
+        return Ok(());
+    }
+    let entries = fs.list(data_dir).map_err(Error::io(format!("list {data_dir:?}")))?;
+    let names = entries.iter().filter_map(|path| path.file_name());
+    match names
+        .map(|name| name.to_string_lossy())
+        .find(|name| !UNFORMATTED_NAMES.contains(&name.as_ref()))
+    {
+        None => Ok(()),
+        Some(name) => Err(Error::Refused(format!(
+            "{data_dir:?} is not empty and no data directory of Floe (it has {name:?} and no FORMAT): \
+             name an empty folder, or one that does not exist yet"
+        ))),
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn refuse_network(data_dir: &Path) -> Result<(), Error> {
     let stat = rustix::fs::statfs(data_dir)
@@ -306,6 +330,20 @@ mod tests {
         fs::remove_file(&format).unwrap();
         fs::write(dir.path().join("wal").join(name_of(Lsn(0))), "x").unwrap();
         assert!(open(dir.path()).unwrap_err().to_string().contains("missing"));
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_refused_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let error = open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("thesis.tex") && error.contains("empty folder"), "{error}");
+        assert!(!dir.path().join("LOCK").exists() && !dir.path().join("wal").exists());
+        fs::remove_file(dir.path().join("thesis.tex")).unwrap();
+        open(dir.path()).unwrap();
+        fs::write(dir.path().join("note"), "x").unwrap();
+        open(dir.path()).unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::units::human_bytes;
 use crate::runtime::files::{SyncPoint, read_exact_at};
 use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::types::{Lsn, Offset, PartitionId};
@@ -405,8 +406,8 @@ fn open_files(
     let floor = Floor::of(options.free_floor_bytes, space.total_bytes);
     if floor.lowered {
         tracing::warn!(
-            floor_bytes = floor.bytes,
-            total_bytes = space.total_bytes,
+            floor = human_bytes(floor.bytes),
+            disk = human_bytes(space.total_bytes),
             "the disk is small: the floor of free space is lowered"
         );
     }

@@ -96,7 +96,7 @@ pub fn recover(directory: &Directory, start: Start, visit: Visit<'_>) -> Result<
     }
     let short = |file: &&WalFile| file.end.0 - file.first.0 < HEADER_LEN as u64;
     let short_files = files.iter().filter(short).map(|file| file.first).collect();
-    tracing::info!(run, %durable, end, frames = scan.frames, "log recovered");
+    tracing::info!(run, durable = durable.0, end, frames = scan.frames, "log recovered");
     Ok(Recovered {
         end: Lsn(end),
         durable,
@@ -186,6 +186,7 @@ impl<'a, 'v> Scan<'a, 'v> {
             return Ok(end);
         }
         rewrite(self.directory, files, from, end.0)?;
+        let known = self.frames;
         while self.walk.position < end.0 {
             let Step::Frame(_, frame) = self.walk.step(0, true)? else {
                 break;
@@ -193,7 +194,11 @@ impl<'a, 'v> Scan<'a, 'v> {
             self.good_end = self.walk.position;
             self.hand_out(frame)?;
         }
-        tracing::info!(from, to = end.0, "frames past the durable end adopted");
+        // After a clean stop only the last mark lies here, which says nothing to anybody.
+        let frames = self.frames - known;
+        if frames > 0 {
+            tracing::info!(from, to = end.0, frames, "frames past the durable end adopted");
+        }
         Ok(end)
     }
 

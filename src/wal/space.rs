@@ -1,5 +1,6 @@
 //! Free space: the floor below which no records are taken (rules 3.2). Pure.
 
+use crate::config::units::human_bytes;
 use crate::runtime::files::DiskSpace;
 
 const GIB: u64 = 1 << 30;
@@ -30,8 +31,9 @@ impl Floor {
     pub(crate) fn refusal(self, space: DiskSpace) -> Option<String> {
         (space.free_bytes < self.bytes).then(|| {
             format!(
-                "{} bytes are free on the disk of the data directory, the floor is {}",
-                space.free_bytes, self.bytes
+                "{} are free on the disk of the data directory, the floor (disk.free.min.bytes) is {}",
+                human_bytes(space.free_bytes),
+                human_bytes(self.bytes)
             )
         })
     }

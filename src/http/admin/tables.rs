@@ -48,6 +48,10 @@ pub(in crate::http) async fn resume(
     Path(name): Path<String>,
     body: Bytes,
 ) -> Result<Json<TableStatus>, Problem> {
+    if body.trim_ascii().is_empty() {
+        let detail = "the body is empty: send {\"from\": ...}, as the state of the table says";
+        return Err(Problem::new("bad_request", detail));
+    }
     let wish: Resume = parse(&body)?;
     let resumed = api.tiering.resume(&name, wish.from, wish.allow_duplicates).await;
     resumed.map_err(|error| problem(&name, &error))?;

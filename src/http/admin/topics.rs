@@ -62,7 +62,16 @@ pub(in crate::http) async fn create(
     State(api): State<Api>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
+    if body.trim_ascii().is_empty() {
+        let detail = "the body is empty: send at least {\"name\": \"TOPIC\"}";
+        return Err(Problem::new("bad_request", detail));
+    }
     let wish: Create = parse(&body)?;
+    // Kafka's -1 for the default is null here.
+    if let Some(count) = wish.partitions.filter(|count| *count < 1) {
+        let detail = format!("partitions = {count} is refused: at least 1, or leave it out");
+        return Err(Problem::new("invalid_topic", detail));
+    }
     let mut overrides = BTreeMap::new();
     for (key, value) in wish.options {
         if let Some(value) = text(&key, value)? {

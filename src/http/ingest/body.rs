@@ -24,8 +24,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 const SHARE_STEP_BYTES: usize = 256 << 10;
 /// Bytes that are decompressed between two looks at the limits.
 const INFLATE_STEP_BYTES: u64 = 64 << 10;
-/// A body may inflate by this factor beyond its first MiB.
-const INFLATION_MAX: usize = 100;
 
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +126,8 @@ pub(super) async fn read(
 }
 
 fn too_large(limit_bytes: usize) -> Problem {
-    Problem::new("too_large", format!("the body is larger than {limit_bytes} bytes"))
+    let detail = format!("the body is larger than http.body.max.bytes = {limit_bytes}");
+    Problem::new("too_large", detail)
 }
 
 async fn collect(
@@ -185,7 +184,6 @@ async fn refuse(body: Body, limit: usize, problem: Problem) -> Problem {
 }
 
 fn inflate(coding: Coding, wire: &[u8], limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
-    let cap = limit.min(wire.len().saturating_mul(INFLATION_MAX).saturating_add(1 << 20));
     let mut decoder: Box<dyn Read + '_> = match coding {
         Coding::Identity => Box::new(wire),
         Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(wire)),
@@ -202,8 +200,8 @@ fn inflate(coding: Coding, wire: &[u8], limit: usize, share: &mut Share) -> Resu
         if step.map_err(undecodable)? == 0 {
             return Ok(bytes.into());
         }
-        if bytes.len() > cap {
-            return Err(too_large(cap));
+        if bytes.len() > limit {
+            return Err(too_large(limit));
         }
         // The compressed body is held beside what comes out of it.
         if !share.grow_to(wire.len() + bytes.len()) {
@@ -269,6 +267,21 @@ mod tests {
         assert_eq!(
             inflate(Coding::Gzip, b"nonsense", 1 << 20, &mut share(8 << 20)).unwrap_err().code(),
             "bad_request"
+        );
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_body_however_well_it_compresses() {
+        let text = b"{\"a\":1}\n".repeat(1 << 20);
+        let small = zstd::encode_all(&text[..], 19).unwrap();
+        assert!(small.len() * 1_000 < text.len());
+        let body = inflate(Coding::Zstd, &small, text.len(), &mut share(16 << 20)).unwrap();
+        assert_eq!(body.len(), text.len());
+        let refused = inflate(Coding::Zstd, &small, text.len() - 1, &mut share(16 << 20));
+        let refused = format!("{:?}", refused.unwrap_err());
+        assert!(
+            refused.contains(&format!("http.body.max.bytes = {}", text.len() - 1)),
+            "{refused}"
         );
     }
 

@@ -1,14 +1,14 @@
 //! Turns events into record batches: key, partition, timestamp, ids. Pure.
 
 use std::collections::BTreeMap;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::http::problem::EventError;
-use crate::record::{BatchBuilder, Codec, NewRecord};
+use crate::record::{BatchBuilder, Codec, NewRecord, TimestampBounds};
 
 /// Header of the id that the server gives each event (rules 7.2).
 pub(super) const ID_HEADER: &[u8] = b"floe.id";
@@ -18,6 +18,9 @@ pub(super) const WRITE_ID_HEADER: &[u8] = b"floe.write_id";
 /// Bodies from this size are compressed in the log: the sender's JSON is not compressed yet.
 const COMPRESS_FROM_BYTES: usize = 4 << 10;
 
+/// Last millisecond of the year 9999, the last that RFC 3339 can write.
+const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;
+
 /// What a sender may say about its events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Placement {
@@ -25,7 +28,7 @@ pub(super) struct Placement {
     pub(super) key: Option<String>,
     /// Partition of all events.
     pub(super) partition: Option<usize>,
-    /// Path in each event of its time.
+    /// Path in each event of its time, without `$.`.
     pub(super) timestamp: Option<String>,
     /// Record headers of all events.
     pub(super) headers: Vec<(String, Vec<u8>)>,
@@ -36,8 +39,8 @@ pub(super) struct Target {
     pub(super) partitions: usize,
     pub(super) max_message_bytes: usize,
     pub(super) now_ms: i64,
-    /// Times that the topic takes, milliseconds.
-    pub(super) timestamps_ms: RangeInclusive<i64>,
+    /// How far times of events may be off; none where the log stamps its own.
+    pub(super) bounds: Option<TimestampBounds>,
     /// Every event needs a key: compaction could never find it otherwise.
     pub(super) keyed: bool,
     pub(super) write_id: Uuid,
@@ -84,7 +87,7 @@ pub(super) fn build(
                 continue;
             }
         };
-        let timestamp = match checked_timestamp(placement, event, target) {
+        let timestamp = match timestamp_of(placement, event, target) {
             Ok(timestamp) => timestamp,
             Err((field, message)) => {
                 result.errors.push(refused(field.as_deref(), "bad_timestamp", message));
@@ -183,20 +186,6 @@ fn checked_key(
     Ok(key)
 }
 
-fn checked_timestamp(
-    placement: &Placement,
-    event: &[u8],
-    target: &Target,
-) -> Result<i64, FieldError> {
-    let timestamp = timestamp_of(placement, event, target.now_ms)?;
-    if target.timestamps_ms.contains(&timestamp) {
-        return Ok(timestamp);
-    }
-    let (first, last) = (target.timestamps_ms.start(), target.timestamps_ms.end());
-    let message = format!("time {timestamp} is outside of what the topic takes, {first} to {last}");
-    Err((placement.timestamp.clone(), message))
-}
-
 fn key_of(placement: &Placement, event: &[u8]) -> Result<Option<Vec<u8>>, FieldError> {
     let Some(key) = &placement.key else { return Ok(None) };
     let Some(path) = key.strip_prefix("$.") else { return Ok(Some(key.clone().into_bytes())) };
@@ -212,16 +201,29 @@ fn key_of(placement: &Placement, event: &[u8]) -> Result<Option<Vec<u8>>, FieldE
     }
 }
 
-fn timestamp_of(placement: &Placement, event: &[u8], now_ms: i64) -> Result<i64, FieldError> {
-    let Some(path) = &placement.timestamp else { return Ok(now_ms) };
-    let bad = || (Some(path.clone()), format!("the event has no time at {path}"));
-    let found = find(event, path.trim_start_matches("$.")).ok_or_else(bad)?;
-    if let Ok(ms) = found.parse::<i64>() {
-        return if ms >= 0 { Ok(ms) } else { Err(bad()) };
+/// The time of an event: within 1970 to 9999, and within the topic's bounds as over Kafka.
+fn timestamp_of(placement: &Placement, event: &[u8], target: &Target) -> Result<i64, FieldError> {
+    let Some(path) = &placement.timestamp else { return Ok(target.now_ms) };
+    let bad = |why: String| (Some(format!("$.{path}")), why);
+    let none = || bad(format!("the event has no time at $.{path}: milliseconds or RFC 3339"));
+    let found = find(event, path).ok_or_else(none)?;
+    let ms = match found.parse::<i64>() {
+        Ok(ms) => ms,
+        Err(_) => {
+            let text: String = serde_json::from_str(&found).map_err(|_| none())?;
+            let time = chrono::DateTime::parse_from_rfc3339(&text).map_err(|_| none())?;
+            time.timestamp_millis()
+        }
+    };
+    if !(0..=TIMESTAMP_MS_MAX).contains(&ms) {
+        return Err(bad(format!("the time at $.{path} is before 1970 or after the year 9999")));
     }
-    let text: String = serde_json::from_str(&found).map_err(|_| bad())?;
-    let time = chrono::DateTime::parse_from_rfc3339(&text).map_err(|_| bad())?;
-    Ok(time.timestamp_millis())
+    let refused = |limit: &str| bad(format!("the time at $.{path} is further off than {limit}"));
+    match target.bounds {
+        Some(bounds) if bounds.is_too_late(ms) => Err(refused("message.timestamp.after.max.ms")),
+        Some(bounds) if bounds.is_too_early(ms) => Err(refused("message.timestamp.before.max.ms")),
+        _ => Ok(ms),
+    }
 }
 
 /// The JSON text at a dotted path of an object.
@@ -244,7 +246,7 @@ mod tests {
             partitions: 4,
             max_message_bytes: 1 << 20,
             now_ms: 1_000,
-            timestamps_ms: i64::MIN..=i64::MAX,
+            bounds: None,
             keyed: false,
             write_id: Uuid::now_v7(),
             sticky: 2,
@@ -290,7 +292,7 @@ mod tests {
         let body = r#"[{"u":{"id":7},"t":"2024-01-01T00:00:00Z"},{"u":{"id":"x"},"t":5},{"u":1}]"#;
         let placement = Placement {
             key: Some("$.u.id".to_owned()),
-            timestamp: Some("$.t".to_owned()),
+            timestamp: Some("t".to_owned()),
             ..Placement::default()
         };
         let built = build(body.as_bytes(), &all(body), &placement, &target()).unwrap();
@@ -310,21 +312,59 @@ mod tests {
         assert_eq!(found, [(b"7".to_vec(), 1_704_067_200_000), (b"x".to_vec(), 5)]);
     }
 
+    /// What becomes of an event whose time is `time`, JSON text.
+    fn stamped(time: &str, bounds: Option<TimestampBounds>) -> Result<i64, String> {
+        let placement = Placement { timestamp: Some("t".to_owned()), ..Placement::default() };
+        let target = Target { bounds, ..target() };
+        timestamp_of(&placement, format!("{{\"t\":{time}}}").as_bytes(), &target)
+            .map_err(|(field, message)| format!("{} {message}", field.unwrap()))
+    }
+
+    #[test]
+    fn times_before_1970_and_after_9999_are_refused_in_both_forms() {
+        assert_eq!(stamped("0", None), Ok(0));
+        assert_eq!(stamped("\"1970-01-01T00:00:00Z\"", None), Ok(0));
+        assert_eq!(stamped("253402300799999", None), Ok(TIMESTAMP_MS_MAX));
+        assert_eq!(stamped("\"9999-12-31T23:59:59.999Z\"", None), Ok(TIMESTAMP_MS_MAX));
+        for time in [
+            "-1",
+            "\"1969-12-31T23:59:59.999Z\"",
+            "253402300800000",
+            "\"9999-12-31T23:59:59-01:00\"",
+        ] {
+            let error = stamped(time, None).unwrap_err();
+            assert!(error.contains("before 1970 or after the year 9999"), "{time}: {error}");
+        }
+        for time in ["\"now\"", "1.5", "null", "{}"] {
+            assert!(stamped(time, None).unwrap_err().contains("no time at $.t"), "{time}");
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_the_topic_hold_for_events() {
+        let bounds = Some(TimestampBounds { before_max_ms: 100, after_max_ms: 50, now_ms: 1_000 });
+        assert_eq!(stamped("900", bounds), Ok(900));
+        assert_eq!(stamped("1050", bounds), Ok(1_050));
+        assert!(stamped("899", bounds).unwrap_err().contains("message.timestamp.before.max.ms"));
+        let late = stamped("\"1970-01-01T00:00:01.051Z\"", bounds).unwrap_err();
+        assert!(late.contains("message.timestamp.after.max.ms"), "{late}");
+    }
+
     #[test]
     fn events_that_the_topic_does_not_take_are_refused_one_by_one() {
         let body = r#"[{"k":"a","t":900},{"k":null,"t":1000},{"k":"b","t":1101}]"#;
         let placement = Placement {
             key: Some("$.k".to_owned()),
-            timestamp: Some("$.t".to_owned()),
+            timestamp: Some("t".to_owned()),
             ..Placement::default()
         };
-        let target = Target { timestamps_ms: 900..=1_100, keyed: true, ..target() };
+        let bounds = TimestampBounds { before_max_ms: 100, after_max_ms: 100, now_ms: 1_000 };
+        let target = Target { bounds: Some(bounds), keyed: true, ..target() };
         let built = build(body.as_bytes(), &all(body), &placement, &target).unwrap();
         let errors: Vec<_> =
             built.errors.iter().map(|e| (e.index, e.code, e.field.as_deref())).collect();
         let wanted = [(1, "bad_key", Some("$.k")), (2, "bad_timestamp", Some("$.t"))];
         assert_eq!((built.accepted, &errors[..]), (1, &wanted[..]));
-        assert!(built.errors[1].message.contains("900 to 1100"), "{}", built.errors[1].message);
     }
 
     #[test]

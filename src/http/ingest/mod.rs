@@ -5,99 +5,93 @@
 
 mod body;
 mod events;
+mod request;
 mod split;
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, header};
-use serde::Deserialize;
+use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, answer_in_time, request_id};
 use crate::log::{Append, AppendBatch, AppendError, Appended, Origin};
+use crate::record::TimestampBounds;
 use crate::runtime::metrics;
-use crate::topic::options::TopicOptions;
 use crate::topic::{self, NewTopic, Topic};
+use crate::types::TopicName;
 
 use body::Decoded;
 use events::{Batches, Placement, Target};
+use request::Parameters;
 use split::{Form, Split};
-
-/// What the query string may say.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Parameters {
-    key: Option<String>,
-    partition: Option<usize>,
-    timestamp: Option<String>,
-    on_error: Option<String>,
-    ack: Option<String>,
-}
 
 pub(super) async fn events(
     State(api): State<Api>,
     Path(name): Path<String>,
-    query: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let Query(parameters) =
-        query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
+    let Query(pairs) = query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
+    let parameters = Parameters::parse(pairs)?;
     if let Some(problem) = api.not_ready() {
         return Err(problem);
     }
-    let lenient = check(&parameters, &headers)?;
-    let topic = topic(&api, &name).await?;
-    let placement = placement(&parameters, &headers, &topic)?;
+    let placement = request::placement(&parameters, &headers)?;
+    let known = known_topic(&api, &name)?;
+    if let Some(topic) = &known {
+        request::check_partition(&placement, topic)?;
+    }
     let limit = api.options.body_max_bytes;
     let decoded = body::read(&headers, body, limit, &api.budget).await?;
     if decoded.bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::new("bad_request", "the body is empty: there is no event in it"));
+        return Err(no_event());
     }
-    let form = form(&headers, &decoded.bytes)?;
-    let prepared = prepare(&api, decoded, form, placement, &topic, lenient).await?;
+    let form = request::form(&headers, &decoded.bytes)?;
+    let split = split_body(&api, &decoded, form).await?;
+    if split.events.is_empty() && split.errors.is_empty() {
+        return Err(no_event());
+    }
+    let lenient = parameters.skips_invalid;
+    if !split.errors.is_empty() && (!lenient || split.events.is_empty()) {
+        count("rejected", split.errors.len());
+        return Err(refusal(split.errors));
+    }
+    // Only now: what is refused makes no topic.
+    let topic = match known {
+        Some(topic) => topic,
+        None => make_topic(&api, &name).await?,
+    };
+    request::check_partition(&placement, &topic)?;
+    let prepared = prepare(&api, decoded, split, placement, &topic, lenient).await?;
     answer_in_time(store(&api, &topic, prepared)).await
 }
 
-/// What is known from parameters and headers alone; true if valid events are stored without
-/// the invalid ones.
-fn check(parameters: &Parameters, headers: &HeaderMap) -> Result<bool, Problem> {
-    if headers.contains_key("idempotency-key") {
-        let detail = "Idempotency-Key is not supported yet; send without it";
-        return Err(Problem::new("not_implemented", detail));
-    }
-    match parameters.ack.as_deref() {
-        None | Some("durable") => {}
-        Some(other) => {
-            let detail = format!("ack={other} is not supported; durable is the only level");
-            return Err(Problem::new("bad_request", detail));
-        }
-    }
-    match parameters.on_error.as_deref() {
-        None | Some("reject") => Ok(false),
-        Some("skip") => Ok(true),
-        Some(other) => {
-            let detail = format!("on_error={other} is not one of reject, skip");
-            Err(Problem::new("bad_request", detail))
-        }
-    }
+fn no_event() -> Problem {
+    Problem::new("bad_request", "the body is empty: there is no event in it")
 }
 
-/// The topic, made if need be.
-async fn topic(api: &Api, name: &str) -> Result<Arc<Topic>, Problem> {
+/// The topic, if it is there; an error if it cannot be made either.
+fn known_topic(api: &Api, name: &str) -> Result<Option<Arc<Topic>>, Problem> {
     if let Some(topic) = api.topics.get(name) {
-        return Ok(topic);
+        return Ok(Some(topic));
     }
     if !api.options.auto_create_topics {
         return Err(super::unknown_topic(name));
     }
+    match TopicName::parse(name) {
+        Ok(_) => Ok(None),
+        Err(error) => Err(Problem::new("invalid_topic", error.to_string())),
+    }
+}
+
+async fn make_topic(api: &Api, name: &str) -> Result<Arc<Topic>, Problem> {
     let new = NewTopic { name: name.to_owned(), ..NewTopic::default() };
     match api.topics.create(new, false).await {
         Ok(topic) => Ok(topic),
@@ -110,67 +104,6 @@ async fn topic(api: &Api, name: &str) -> Result<Arc<Topic>, Problem> {
     }
 }
 
-fn placement(
-    parameters: &Parameters,
-    headers: &HeaderMap,
-    topic: &Topic,
-) -> Result<Placement, Problem> {
-    if let Some(partition) = parameters.partition
-        && partition >= topic.partitions.len()
-    {
-        let count = topic.partitions.len();
-        let detail = format!("{} has partitions 0 to {}", topic.name, count.saturating_sub(1));
-        return Err(Problem::new("invalid_partition", detail));
-    }
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let key = parameters.key.clone().or_else(|| text("x-kafka-key").map(ToOwned::to_owned));
-    let mut own = Vec::new();
-    for (name, value) in headers {
-        if let Some(name) = name.as_str().strip_prefix("x-kafka-header-") {
-            own.push((name.to_owned(), value.as_bytes().to_vec()));
-        }
-    }
-    let timestamp = parameters.timestamp.clone();
-    Ok(Placement { key, partition: parameters.partition, timestamp, headers: own })
-}
-
-/// How the body is to be read; JSON is recognised where the content type says nothing.
-fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
-    let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
-    let essence = essence.map(str::to_ascii_lowercase);
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && **byte != 0x1e);
-    match essence.as_deref() {
-        Some(
-            "application/x-ndjson"
-            | "application/ndjson"
-            | "application/jsonl"
-            | "application/json-lines"
-            | "application/json-seq",
-        ) => Ok(Form::Lines),
-        Some("application/json") => Ok(Form::Json),
-        None
-        | Some(
-            "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
-        ) if matches!(first, None | Some(b'[' | b'{')) => Ok(Form::Json),
-        None
-        | Some(
-            "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
-        ) => Err(Problem::new(
-            "unsupported_media_type",
-            "the body does not begin with [ or { and no content type says what it is; \
-                 send application/json or application/x-ndjson",
-        )),
-        Some(other) => Err(Problem::new(
-            "unsupported_media_type",
-            format!(
-                "content type {other:?} is not supported; send application/json or \
-                 application/x-ndjson"
-            ),
-        )),
-    }
-}
-
 /// Batches that are ready to append, with what was refused.
 struct Prepared {
     batches: Batches,
@@ -179,63 +112,68 @@ struct Prepared {
     decoded: Decoded,
 }
 
-async fn prepare(
-    api: &Api,
-    decoded: Decoded,
-    form: Form,
-    placement: Placement,
-    topic: &Arc<Topic>,
-    lenient: bool,
-) -> Result<Prepared, Problem> {
-    let events_max = api.options.events_max;
-    let write_id = Uuid::now_v7();
-    let target = Target {
-        partitions: topic.partitions.len(),
-        max_message_bytes: topic.options.max_message_bytes as usize,
-        now_ms: api.clock.now_ms(),
-        write_id,
-        timestamps_ms: timestamps_ms(&topic.options, api.clock.now_ms()),
-        keyed: topic.options.compacted,
-        // The last bytes of a version 7 UUID are random.
-        sticky: usize::from(write_id.as_bytes()[15]) << 8 | usize::from(write_id.as_bytes()[14]),
-    };
-    let body = decoded.bytes.clone();
-    let work = move || {
-        let Split { events, errors } = split::split(&body, form, events_max);
-        if !lenient && !errors.is_empty() {
-            let none = Batches { batches: Vec::new(), accepted: 0, errors: Vec::new() };
-            return Ok((none, errors));
-        }
-        events::build(&body, &events, &placement, &target).map(|batches| (batches, errors))
-    };
-    // Small bodies are done before another thread would have woken up.
-    let worked = if decoded.bytes.len() <= 64 << 10 {
+/// Runs work over a body off the async workers; small bodies are done before another thread
+/// would have woken up.
+async fn over_body<T: Send + 'static>(
+    body_bytes: usize,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, Problem> {
+    let worked = if body_bytes <= 64 << 10 {
         work()
     } else {
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
     };
-    let (mut batches, mut rejected) = worked.map_err(|reason| Problem::new("internal", reason))?;
+    worked.map_err(|reason| Problem::new("internal", reason))
+}
+
+async fn split_body(api: &Api, decoded: &Decoded, form: Form) -> Result<Split, Problem> {
+    let (body, events_max) = (decoded.bytes.clone(), api.options.events_max);
+    over_body(body.len(), move || Ok(split::split(&body, form, events_max))).await
+}
+
+fn count(result: &'static str, number: usize) {
+    ::metrics::counter!(metrics::HTTP_EVENTS, "result" => result).increment(number as u64);
+}
+
+async fn prepare(
+    api: &Api,
+    decoded: Decoded,
+    split: Split,
+    placement: Placement,
+    topic: &Arc<Topic>,
+    lenient: bool,
+) -> Result<Prepared, Problem> {
+    let write_id = Uuid::now_v7();
+    let now_ms = api.clock.now_ms();
+    let options = &topic.options;
+    let bounds = TimestampBounds {
+        before_max_ms: options.timestamp_before_max_ms,
+        after_max_ms: options.timestamp_after_max_ms,
+        now_ms,
+    };
+    let target = Target {
+        partitions: topic.partitions.len(),
+        max_message_bytes: options.max_message_bytes as usize,
+        now_ms,
+        keyed: options.compacted,
+        bounds: (!options.log_append_time).then_some(bounds),
+        write_id,
+        // The last bytes of a version 7 UUID are random.
+        sticky: usize::from(write_id.as_bytes()[15]) << 8 | usize::from(write_id.as_bytes()[14]),
+    };
+    let body = decoded.bytes.clone();
+    let Split { events, errors: mut rejected } = split;
+    let built =
+        over_body(body.len(), move || events::build(&body, &events, &placement, &target)).await;
+    let mut batches = built?;
     rejected.append(&mut batches.errors);
     rejected.sort_by_key(|error| error.index);
-    let count = |result: &'static str, number: usize| {
-        ::metrics::counter!(metrics::HTTP_EVENTS, "result" => result).increment(number as u64);
-    };
     count("rejected", rejected.len());
     if rejected.is_empty() || (lenient && batches.accepted > 0) {
         count("accepted", batches.accepted);
         return Ok(Prepared { batches, rejected, write_id, decoded });
     }
     Err(refusal(rejected))
-}
-
-/// What `message.timestamp.before.max.ms` and `after.max.ms` allow, inclusive; with `LogAppendTime`
-/// the sender's times do not count.
-fn timestamps_ms(options: &TopicOptions, now_ms: i64) -> RangeInclusive<i64> {
-    if options.log_append_time {
-        return i64::MIN..=i64::MAX;
-    }
-    let first = now_ms.saturating_sub(options.timestamp_before_max_ms);
-    first..=now_ms.saturating_add(options.timestamp_after_max_ms)
 }
 
 fn refusal(rejected: Vec<EventError>) -> Problem {

@@ -88,14 +88,14 @@ fn too_many(index: usize, offset_bytes: usize, events_max: usize) -> EventError 
 }
 
 fn json(text: &str, events_max: usize, split: &mut Split) {
-    // The array around the events is one level more.
-    if let Some(at) = deep_at(text.as_bytes(), DEPTH_MAX + 1) {
-        split.errors.push(syntax(0, at, format!("nested deeper than {DEPTH_MAX}")));
-        return;
-    }
     let mut cursor = Cursor { text, at: 0 };
     cursor.skip_space();
     let array = cursor.take('[');
+    // The array around the events is one level more.
+    if let Some(at) = deep_at(text.as_bytes(), DEPTH_MAX + usize::from(array)) {
+        split.errors.push(syntax(0, at, format!("nested deeper than {DEPTH_MAX}")));
+        return;
+    }
     cursor.skip_space();
     if array && cursor.take(']') {
         return cursor.expect_end(0, split);
@@ -254,6 +254,11 @@ mod tests {
         let nested = format!("{}1{}", "[".repeat(65), "]".repeat(65));
         assert_eq!(texts(&nested, Form::Json).1, 0, "64 levels inside of the array");
         assert_eq!(texts(&nested, Form::Lines).1, 1);
+        for form in [Form::Json, Form::Lines] {
+            let objects = |depth| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+            assert_eq!(texts(&objects(64), form).1, 0, "{form:?}");
+            assert_eq!(texts(&objects(65), form).1, 1, "{form:?}");
+        }
         let many = split(b"[1,2,3]", Form::Json, 2);
         assert_eq!((many.events.len(), many.errors[0].code), (2, "too_many_events"));
     }

@@ -208,6 +208,32 @@ async fn stop_answers_what_is_in_flight_and_wakes_long_polls() {
 }
 
 #[tokio::test]
+async fn stop_does_not_wait_for_a_client_that_never_reads() {
+    let options = Options { stop_timeout: Duration::from_millis(50), ..options() };
+    let mut running = start(options, vec![], 1 << 10);
+    running.client.write_all(&framed(&[b'e'; 8 << 10])).await.unwrap();
+    while running.fake.seen.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    running.stop.cancel();
+    let end = tokio::time::timeout(Duration::from_secs(3), &mut running.end).await;
+    end.expect("it waits").unwrap().unwrap();
+    assert_eq!(running.requests.used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn stop_does_not_wait_for_the_rest_of_a_frame() {
+    let mut running = start(options(), vec![], 1 << 16);
+    running.client.write_all(&framed(&[b'e'; 100_000])[..50_000]).await.unwrap();
+    while running.requests.used_bytes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    running.stop.cancel();
+    let end = tokio::time::timeout(Duration::from_millis(500), &mut running.end).await;
+    end.expect("it waits").unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_fault_ends_the_connection() {
     let mut running = start(options(), vec![], 1 << 16);
     running.client.write_all(&framed(b"f")).await.unwrap();

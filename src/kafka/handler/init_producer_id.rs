@@ -3,8 +3,8 @@
 //! Without transactional id: a producer id that was never handed out, epoch 0. The time-out is
 //! ignored then (clients send -1, 0 and the greatest integer), and so are the producer id and epoch
 //! of a client that recovers (KIP-360): it gets a new id, as from Apache Kafka. With a transactional
-//! id: UNSUPPORTED_VERSION, for transactions do not exist yet and must not be faked. Clients show that
-//! code at once; they would retry COORDINATOR_NOT_AVAILABLE until their time-out.
+//! id: TRANSACTIONAL_ID_AUTHORIZATION_FAILED, fatal for every client, for transactions do not exist
+//! and must not be faked. Clients meet the text of FindCoordinator before.
 
 use std::sync::Arc;
 
@@ -36,7 +36,11 @@ pub(crate) async fn handle(
 fn refusal(request: &InitProducerIdRequest) -> Option<ErrorCode> {
     let id = request.transactional_id.as_ref()?;
     // Source: `TransactionCoordinator.handleInitProducerId`.
-    Some(if id.is_empty() { ErrorCode::InvalidRequest } else { ErrorCode::UnsupportedVersion })
+    Some(if id.is_empty() {
+        ErrorCode::InvalidRequest
+    } else {
+        ErrorCode::TransactionalIdAuthorizationFailed
+    })
 }
 
 fn failed(code: ErrorCode) -> InitProducerIdResponse {
@@ -58,7 +62,8 @@ mod tests {
         request.transactional_id = None;
         assert_eq!(refusal(&request), None);
         request.transactional_id = Some(TransactionalId("t".into()));
-        assert_eq!(refusal(&request), Some(ErrorCode::UnsupportedVersion));
+        let fatal = ErrorCode::TransactionalIdAuthorizationFailed;
+        assert_eq!(refusal(&request), Some(fatal));
         request.transactional_id = Some(TransactionalId("".into()));
         assert_eq!(refusal(&request), Some(ErrorCode::InvalidRequest));
     }

@@ -116,6 +116,7 @@ async fn readers_find_records_whose_file_is_gone_where_the_index_says() {
         partition: &partition,
         state: rig.state.as_ref(),
         frames: rig.frames.as_ref() as &dyn Frames,
+        directory: rig.directory.as_ref(),
     };
     let frames = reader.frames_of(&stale, 2).unwrap();
     assert_eq!((frames.len(), frames[0].draft.base_offset, frames[0].append_ms), (1, 2, 1_000_000));

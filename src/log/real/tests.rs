@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::log::directory::TopicDirectory;
+use crate::log::ports::Directory as _;
 use crate::log::testing::{batch, one, produced};
 use crate::log::{AppendError, Log, LogOptions, ReadError};
 use crate::record::header::{BatchHeader, crc_of};
@@ -151,6 +153,8 @@ async fn records_offsets_and_producers_survive_a_restart() {
     assert_eq!(header.crc, crc_of(&slice.batches[2].bytes));
     assert_eq!(second.log.offset_for_timestamp(id, 15).await.unwrap(), Some((1, 20)));
     assert!(second.log.next_producer_id().await.unwrap() >= producer + 1_000);
+    let place = TopicDirectory::new(second.topics.clone()).place(id);
+    assert_eq!(place, Some(("orders".to_owned(), 0)), "messages name topic and index");
     second.stop().await;
 }
 

@@ -100,7 +100,7 @@ proptest! {
         damaged[at] = byte;
         let mut reader = BatchReader::new();
         if let Ok(iter) = reader.records(&damaged) {
-            let room = codec_room(damaged.len());
+            let room = crate::record::codec::CAP_BYTES_MAX / 7;
             prop_assert!(iter.take_while(Result::is_ok).count() <= room);
         }
         prop_assert!(read(&batch[..at]).is_err());
@@ -120,8 +120,28 @@ proptest! {
     }
 }
 
-fn codec_room(wire_bytes: usize) -> usize {
-    crate::record::codec::cap_of(wire_bytes) / 7
+#[test]
+fn a_batch_that_compresses_five_thousandfold_is_read() {
+    let value = vec![0_u8; 64 << 20];
+    let mut builder = BatchBuilder::new();
+    let record = NewRecord { key: None, value: Some(&value), headers: &[], timestamp: 1 };
+    builder.push(&record).unwrap();
+    let batch = builder.build(Codec::Zstd).unwrap();
+    assert!(batch.len() * 5_000 < value.len());
+    let mut reader = BatchReader::new();
+    let read = reader.records(&batch).unwrap().next().unwrap().unwrap();
+    assert_eq!(read.value.map(<[u8]>::len), Some(value.len()));
+}
+
+#[test]
+fn a_batch_beyond_the_cap_says_how_much_is_read() {
+    let value = vec![0_u8; crate::record::codec::CAP_BYTES_MAX];
+    let mut builder = BatchBuilder::new();
+    let record = NewRecord { key: None, value: Some(&value), headers: &[], timestamp: 1 };
+    builder.push(&record).unwrap();
+    let batch = builder.build(Codec::Zstd).unwrap();
+    let error = BatchReader::new().records(&batch).unwrap_err().to_string();
+    assert!(error.contains("134217728 bytes") && error.contains("one batch"), "{error}");
 }
 
 fn to_oracle(i: usize, (key, value, headers, timestamp): &Owned) -> oracle::Record {

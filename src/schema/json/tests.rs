@@ -182,6 +182,7 @@ fn conflict_policies_are_kept() {
     assert_eq!(table.rows(), [r#"{"a":3}"#]);
     let RowOutcome::Bad(bad) = &table.outcomes[2] else { panic!("{:?}", table.outcomes) };
     assert_eq!((bad.code.as_str(), bad.field_path.as_str()), ("TYPE_MISMATCH", "s.b"));
+    assert!(bad.message.contains("column s.b of type long"), "{}", bad.message);
     assert!(!bad.message.contains("secret"));
 }
 

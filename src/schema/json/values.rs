@@ -124,7 +124,11 @@ impl Reader<'_> {
                 let prefix = &self.plan.structs[shape.ordinal as usize].prefix;
                 return Err(Stop::Bad(Box::new(BadRecord {
                     code: BadCode::TypeMismatch,
-                    message: format!("the value at byte {start} does not fit its column"),
+                    message: format!(
+                        "the value at byte {start} does not fit column {prefix}{} of type {}",
+                        slot.name,
+                        slot.kind.name()
+                    ),
                     field_path: format!("{prefix}{}", slot.name),
                 })));
             }

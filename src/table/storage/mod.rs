@@ -18,7 +18,7 @@ use iceberg::io::{FileIO, FileIOBuilder};
 use iceberg_storage_opendal::OpenDalStorageFactory;
 
 pub use local::{LocalStorage, LocalStorageFactory};
-pub use path::{Scheme, scheme};
+pub use path::{Scheme, check_location, scheme};
 
 use crate::runtime::files::FileSystem;
 use crate::table::Error;

@@ -25,6 +25,19 @@ pub fn scheme(location: &str) -> Option<Scheme> {
     }
 }
 
+/// Refuses a location that no storage can serve.
+///
+/// # Errors
+/// What is allowed.
+pub fn check_location(location: &str) -> Result<(), String> {
+    let allowed = || "it must be an absolute path, file:///PATH or s3://BUCKET/PREFIX".to_owned();
+    match scheme(location) {
+        Some(Scheme::Local) => local_path(location).map(|_| ()).map_err(|_| allowed()),
+        Some(Scheme::S3) => Ok(()),
+        None => Err(allowed()),
+    }
+}
+
 /// The path of a local location. Nothing is unescaped: Iceberg's locations are opaque text.
 pub(super) fn local_path(location: &str) -> iceberg::Result<PathBuf> {
     let path = match location.strip_prefix("file:") {
@@ -53,6 +66,11 @@ mod tests {
         }
         for location in ["w/a", "file://host/a", "file:a", "s3://b/a", "", "/a\0b"] {
             assert!(local_path(location).is_err(), "{location}");
+        }
+        for (location, good) in
+            [("/w", true), ("s3://b/w", true), ("file://host/w", false), ("w", false), ("", false)]
+        {
+            assert_eq!(check_location(location).is_ok(), good, "{location}");
         }
         assert_eq!(scheme("s3://bucket/w"), Some(Scheme::S3));
         assert_eq!(scheme("s3a://bucket/w"), Some(Scheme::S3));

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! All fields are optional and always written by us, `id` and `write_id` only for HTTP events.
-//! A timestamp below 0, or too large for microseconds, is replaced by the append time with
-//! type 1. A header key that is not UTF-8 is written as `floe.hex:` and its bytes in hex.
+//! -1 is "no timestamp" (source: `RecordBatch.NO_TIMESTAMP`). It, and what microseconds cannot
+//! hold (beyond about 292,000 years from 1970), is replaced by the append time with type 1; all
+//! else is written as it came, times before 1970 too. A header key that is not UTF-8 is written as `floe.hex:` and its bytes in hex.
 
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ pub fn field(next_id: &mut i32) -> NestedFieldRef {
 pub fn timestamp(row: &Row<'_>) -> (i64, i32) {
     let append_us = row.append_ms.saturating_mul(1_000);
     match row.timestamp_ms.checked_mul(1_000) {
-        Some(us) if us >= 0 => (us, i32::from(row.is_append_time)),
+        Some(us) if row.timestamp_ms != -1 => (us, i32::from(row.is_append_time)),
         _ => (append_us, 1),
     }
 }
@@ -249,11 +250,16 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_that_say_nothing_become_the_append_time() {
+    fn only_timestamps_that_say_nothing_or_do_not_fit_become_the_append_time() {
         let cases = [
             (0, (0, 0)),
             (1_234, (1_234_000, 0)),
             (-1, (5_000_000, 1)),
+            (-2, (-2_000, 0)),
+            (-62_135_596_800_000, (-62_135_596_800_000_000, 0)),
+            (253_402_300_800_000, (253_402_300_800_000_000, 0)),
+            (i64::MAX / 1_000, (i64::MAX / 1_000 * 1_000, 0)),
+            (i64::MAX / 1_000 + 1, (5_000_000, 1)),
             (i64::MIN, (5_000_000, 1)),
             (i64::MAX, (5_000_000, 1)),
         ];

@@ -1,0 +1,206 @@
+//! What a request says besides its body: parameters, headers, content type. Pure.
+
+use axum::http::{HeaderMap, header};
+
+use crate::http::ingest::events::{ID_HEADER, Placement, WRITE_ID_HEADER};
+use crate::http::ingest::split::Form;
+use crate::http::problem::Problem;
+use crate::topic::Topic;
+
+/// What the query string may say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Parameters {
+    key: Option<String>,
+    partition: Option<usize>,
+    /// Path of the time in each event, without `$.`.
+    timestamp: Option<String>,
+    /// Valid events are stored without the invalid ones.
+    pub(super) skips_invalid: bool,
+}
+
+fn refused(name: &str, value: &str, allowed: &str) -> Problem {
+    Problem::new("bad_request", format!("parameter {name}={value} is refused: {allowed}"))
+}
+
+impl Parameters {
+    /// Reads `name=value` pairs, each name once.
+    pub(super) fn parse(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        let mut found = Self::default();
+        let mut seen: Vec<String> = Vec::new();
+        for (name, value) in pairs {
+            if seen.contains(&name) {
+                return Err(refused(&name, &value, "it is given twice"));
+            }
+            found.take(&name, value)?;
+            seen.push(name);
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, name: &str, value: String) -> Result<(), Problem> {
+        match (name, value.as_str()) {
+            ("key", _) => self.key = Some(value),
+            ("partition", text) => match text.parse() {
+                Ok(partition) => self.partition = Some(partition),
+                Err(_) => return Err(refused(name, text, "it must be a whole number from 0 on")),
+            },
+            ("timestamp", text) => match text.strip_prefix("$.").filter(|path| !path.is_empty()) {
+                Some(path) => self.timestamp = Some(path.to_owned()),
+                None => {
+                    let allowed = "it must be a path in each event, such as $.time";
+                    return Err(refused(name, text, allowed));
+                }
+            },
+            ("on_error", "reject") | ("ack", "durable") => {}
+            ("on_error", "skip") => self.skips_invalid = true,
+            ("on_error", text) => return Err(refused(name, text, "allowed are reject and skip")),
+            ("ack", text) => return Err(refused(name, text, "durable is the only level")),
+            _ => {
+                let known = "key, partition, timestamp, on_error, ack";
+                let detail = format!("parameter {name:?} is not known; there are {known}");
+                return Err(Problem::new("bad_request", detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the events go and what is stored with them.
+pub(super) fn placement(
+    parameters: &Parameters,
+    headers: &HeaderMap,
+) -> Result<Placement, Problem> {
+    if headers.contains_key("idempotency-key") {
+        let detail = "Idempotency-Key is not supported yet; send without it";
+        return Err(Problem::new("not_implemented", detail));
+    }
+    let bad = |detail: &str| Problem::new("bad_request", detail);
+    let mut key = parameters.key.clone();
+    if let Some(value) = headers.get("x-kafka-key") {
+        if key.is_some() {
+            return Err(bad("parameter key and header X-Kafka-Key both set the key: send one"));
+        }
+        let text = std::str::from_utf8(value.as_bytes());
+        key = Some(text.map_err(|_| bad("header X-Kafka-Key is not UTF-8"))?.to_owned());
+    }
+    let mut own = Vec::new();
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix("x-kafka-header-") else { continue };
+        if [ID_HEADER, WRITE_ID_HEADER].contains(&name.as_bytes()) {
+            let detail = format!("the record header {name} is reserved: the server sets it");
+            return Err(bad(&detail));
+        }
+        own.push((name.to_owned(), value.as_bytes().to_vec()));
+    }
+    let timestamp = parameters.timestamp.clone();
+    Ok(Placement { key, partition: parameters.partition, timestamp, headers: own })
+}
+
+/// Refuses a partition that the topic does not have.
+pub(super) fn check_partition(placement: &Placement, topic: &Topic) -> Result<(), Problem> {
+    let count = topic.partitions.len();
+    match placement.partition {
+        Some(partition) if partition >= count => {
+            let detail = format!("{} has partitions 0 to {}", topic.name, count.saturating_sub(1));
+            Err(Problem::new("invalid_partition", detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How the body is to be read; JSON is recognised where the content type says nothing.
+pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
+    let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
+    let essence = essence.map(str::to_ascii_lowercase);
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && **byte != 0x1e);
+    match essence.as_deref() {
+        Some(
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/json-lines"
+            | "application/json-seq",
+        ) => Ok(Form::Lines),
+        Some("application/json") => Ok(Form::Json),
+        None
+        | Some(
+            "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
+        ) if matches!(first, None | Some(b'[' | b'{')) => Ok(Form::Json),
+        None
+        | Some(
+            "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
+        ) => Err(Problem::new(
+            "unsupported_media_type",
+            "the body does not begin with [ or { and no content type says what it is; \
+                 send application/json or application/x-ndjson",
+        )),
+        Some(other) => Err(Problem::new(
+            "unsupported_media_type",
+            format!(
+                "content type {other:?} is not supported; send application/json or \
+                 application/x-ndjson"
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Parameters, String> {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Parameters::parse(pairs.collect()).map_err(|problem| format!("{problem:?}"))
+    }
+
+    fn placed(pairs: &[(&str, &str)], sent: &[(&str, &[u8])]) -> Result<Placement, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in sent {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        placement(&parse(pairs)?, &headers).map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[test]
+    fn a_bad_parameter_is_named_with_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("partition", "-1", "whole number"),
+            ("partition", "x", "whole number"),
+            ("timestamp", "now", "$.time"),
+            ("timestamp", "$.", "$.time"),
+            ("on_error", "x", "reject and skip"),
+            ("ack", "committed", "durable"),
+            ("Key", "x", "there are key"),
+        ] {
+            let error = parse(&[(name, value)]).unwrap_err();
+            assert!(error.contains(name) && error.contains(allowed), "{name}={value}: {error}");
+        }
+        assert!(parse(&[("key", "a"), ("key", "b")]).unwrap_err().contains("twice"));
+        let good = parse(&[("partition", "3"), ("timestamp", "$.a.b"), ("on_error", "skip")]);
+        let good = good.unwrap();
+        assert_eq!((good.partition, good.timestamp.as_deref()), (Some(3), Some("a.b")));
+        assert!(good.skips_invalid);
+    }
+
+    #[test]
+    fn key_and_record_headers_come_from_headers() {
+        let sent: &[(&str, &[u8])] =
+            &[("X-Kafka-Key", "ä".as_bytes()), ("X-Kafka-Header-Source", b"web")];
+        let found = placed(&[], sent).unwrap();
+        assert_eq!(found.key.as_deref(), Some("ä"));
+        assert_eq!(found.headers, [("source".to_owned(), b"web".to_vec())]);
+    }
+
+    #[test]
+    fn two_keys_and_reserved_headers_are_refused() {
+        assert!(placed(&[("key", "a")], &[("x-kafka-key", b"a")]).unwrap_err().contains("both"));
+        assert!(placed(&[], &[("x-kafka-key", b"\xff")]).unwrap_err().contains("UTF-8"));
+        for name in ["X-Kafka-Header-floe.id", "x-kafka-header-Floe.Write_Id"] {
+            assert!(placed(&[], &[(name, b"1")]).unwrap_err().contains("reserved"), "{name}");
+        }
+    }
+}
