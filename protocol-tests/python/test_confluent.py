@@ -181,18 +181,6 @@ def test_three_kills_under_load_lose_and_double_nothing(floe_factory):
     assert set(in_table) <= acknowledged | unknown
 
 
-def test_a_transactional_producer_is_told_at_once_that_there_are_no_transactions(floe):
-    producer = Producer({"bootstrap.servers": floe.bootstrap, "transactional.id": "t1"})
-    began = time.monotonic()
-    try:
-        producer.init_transactions(30)
-        raise AssertionError("there are no transactions")
-    except KafkaException as error:
-        assert time.monotonic() - began < 5
-        assert "does not support transactions" in str(error), error
-        assert error.args[0].fatal()
-
-
 def test_far_timestamps_are_rows_as_they_are(floe):
     producer = Producer({"bootstrap.servers": floe.bootstrap})
     create(floe, "old", 1)

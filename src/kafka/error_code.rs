@@ -30,8 +30,6 @@ pub enum ErrorCode {
     InvalidTopicException = 17,
     /// `acks` is none of -1, 0, 1.
     InvalidRequiredAcks = 21,
-    /// Something the cluster does not let anybody do.
-    ClusterAuthorizationFailed = 31,
     /// A record timestamp is outside the topic's bounds.
     InvalidTimestamp = 32,
     /// An ApiVersions request of an unknown version.
@@ -56,8 +54,6 @@ pub enum ErrorCode {
     InvalidProducerEpoch = 47,
     /// A transactional batch outside of a transaction.
     InvalidTxnState = 48,
-    /// The transactional id may not be used.
-    TransactionalIdAuthorizationFailed = 53,
     /// The disk is full or failed; retriable.
     KafkaStorageError = 56,
     /// The client knows an older leader epoch.

@@ -1,18 +1,13 @@
 //! FindCoordinator (key 10), versions 0 to 4.
 //!
-//! The one broker coordinates every group, so it answers itself for key type 0. It is there before
-//! groups are: librdkafka takes its presence as the sign that lz4 is understood.
+//! The one broker coordinates every group and every transactional id, so it answers itself for key
+//! types 0 (group) and 1 (transaction), and INVALID_REQUEST for others. It is there before groups
+//! are: librdkafka takes its presence as the sign that lz4 is understood.
 //!
 //! Clients that ask for a group's coordinator with version 0 or 1 (kafka-python 2, aiokafka) join without
 //! looking whether JoinGroup exists, and start over for ever when the connection closes. They get
 //! UNSUPPORTED_VERSION, which they show. Later versions must not: librdkafka would report it to
 //! consumers that only assign.
-//!
-//! Key type 1 (transaction) is CLUSTER_AUTHORIZATION_FAILED with a text, as there are no
-//! transactions: of all codes only this one ends `init_transactions` at once and shows the text in
-//! librdkafka (`rd_kafka_txn_handle_FindCoordinator`, fatal) and in Java (`TransactionManager`'s
-//! `FindCoordinatorHandler`, "unexpected error: <text>"). librdkafka tries most others again until
-//! its time-out. Other key types are INVALID_REQUEST.
 
 use std::sync::Arc;
 
@@ -22,9 +17,6 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinator
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{some_text, text};
-
-/// What a client that wants transactions shows its user.
-const NO_TRANSACTIONS: &str = "Floe does not support transactions: remove transactional.id";
 
 pub(crate) async fn handle(
     context: Arc<Context>,
@@ -47,8 +39,7 @@ fn answer(
             let message = some_text(format_args!("consumer groups are not supported yet"));
             (ErrorCode::UnsupportedVersion, message)
         }
-        0 => (ErrorCode::None, None),
-        1 => (ErrorCode::ClusterAuthorizationFailed, some_text(NO_TRANSACTIONS)),
+        0 | 1 => (ErrorCode::None, None),
         other => {
             let message = some_text(format_args!("unknown coordinator key type {other}"));
             (ErrorCode::InvalidRequest, message)
@@ -85,24 +76,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_of_new_clients_are_coordinated_here_and_transactions_are_refused_for_good() {
+    fn groups_and_transactions_are_coordinated_here_but_groups_of_old_clients_refused() {
         for version in 0..=4 {
             let group = if version < 2 { 35 } else { 0 };
-            for (key_type, code) in [(0, group), (1, 31), (2, 42)] {
+            for (key_type, code) in [(0, group), (1, 0), (2, 42)] {
                 let request = FindCoordinatorRequest::default()
                     .with_key_type(key_type)
                     .with_coordinator_keys(vec!["g".into()]);
                 let response = answer(version, &request, 1, "h", 9092);
                 response.encode(&mut BytesMut::new(), version).unwrap();
-                let (got, text) = if version < 4 {
-                    (response.error_code, response.error_message)
+                let got = if version < 4 {
+                    response.error_code
                 } else {
-                    let one = response.coordinators[0].clone();
-                    (one.error_code, one.error_message)
+                    response.coordinators[0].error_code
                 };
                 assert_eq!(got, code, "version {version}");
-                let said = text.is_some_and(|text| text.contains("does not support transactions"));
-                assert_eq!(said, key_type == 1);
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Without transactional id: a producer id that was never handed out, epoch 0. The time-out is
 //! ignored then (clients send -1, 0 and the greatest integer), and so are the producer id and epoch
 //! of a client that recovers (KIP-360): it gets a new id, as from Apache Kafka. With a transactional
-//! id: TRANSACTIONAL_ID_AUTHORIZATION_FAILED, fatal for every client, for transactions do not exist
-//! and must not be faked. Clients meet the text of FindCoordinator before.
+//! id: UNSUPPORTED_VERSION, for transactions do not exist yet and must not be faked. Clients show that
+//! code at once; they would retry COORDINATOR_NOT_AVAILABLE until their time-out.
 
 use std::sync::Arc;
 
@@ -36,11 +36,7 @@ pub(crate) async fn handle(
 fn refusal(request: &InitProducerIdRequest) -> Option<ErrorCode> {
     let id = request.transactional_id.as_ref()?;
     // Source: `TransactionCoordinator.handleInitProducerId`.
-    Some(if id.is_empty() {
-        ErrorCode::InvalidRequest
-    } else {
-        ErrorCode::TransactionalIdAuthorizationFailed
-    })
+    Some(if id.is_empty() { ErrorCode::InvalidRequest } else { ErrorCode::UnsupportedVersion })
 }
 
 fn failed(code: ErrorCode) -> InitProducerIdResponse {
@@ -62,8 +58,7 @@ mod tests {
         request.transactional_id = None;
         assert_eq!(refusal(&request), None);
         request.transactional_id = Some(TransactionalId("t".into()));
-        let fatal = ErrorCode::TransactionalIdAuthorizationFailed;
-        assert_eq!(refusal(&request), Some(fatal));
+        assert_eq!(refusal(&request), Some(ErrorCode::UnsupportedVersion));
         request.transactional_id = Some(TransactionalId("".into()));
         assert_eq!(refusal(&request), Some(ErrorCode::InvalidRequest));
     }
