@@ -47,6 +47,9 @@ const STOPPED_PAUSE: Duration = Duration::from_secs(5);
 const FAILURE_PAUSE_MIN_MS: u64 = 200;
 const FAILURE_PAUSE_MAX_MS: u64 = 30_000;
 
+/// Between two looks for partitions that the log does not have yet.
+const NEW_PARTITION_PAUSE: Duration = Duration::from_millis(100);
+
 /// Flushes that may wait at one table.
 const WAITERS_MAX: usize = 10_000;
 
@@ -329,6 +332,9 @@ impl Worker {
     /// Waits for whatever comes first; true if that was the end of `pause`.
     async fn wait(&mut self, pause: Option<Duration>, wake_on_append: bool) -> bool {
         let parts = if wake_on_append { self.parts() } else { Vec::new() };
+        // A new topic's partitions come to the log a moment after the topic: nobody wakes us then.
+        let unheard = wake_on_append && parts.len() < self.topic.partitions.len();
+        let pause = pause.or(unheard.then_some(NEW_PARTITION_PAUSE));
         let pause = async {
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
