@@ -55,7 +55,7 @@ async fn catalog(answers: &[(u16, Value)]) -> (RestCatalog, Script) {
     let app = Router::new().fallback(answer).with_state(script.clone());
     #[allow(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
     tokio::spawn(async move { axum::serve(listener, app).await });
-    let catalog = RestCatalog::new(options(&format!("http://{address}/root/v1/"))).unwrap();
+    let catalog = RestCatalog::new(options(&format!("http://{address}/base/v1/"))).unwrap();
     (catalog, script)
 }
 
@@ -114,9 +114,9 @@ async fn a_load_asks_for_the_configuration_once_and_names_the_table() {
     assert_eq!(
         lines,
         [
-            "GET /root/v1/config?warehouse=w+h",
-            "GET /root/v1/a/b/namespaces/x%1Fy/tables/t%20%C3%BC",
-            "GET /root/v1/a/b/namespaces/x%1Fy/tables/t",
+            "GET /base/v1/config?warehouse=w+h",
+            "GET /base/v1/a/b/namespaces/x%1Fy/tables/t%20%C3%BC",
+            "GET /base/v1/a/b/namespaces/x%1Fy/tables/t",
         ]
     );
     assert!(seen.iter().all(|one| one.token.as_deref() == Some("Bearer secret")));
@@ -179,7 +179,7 @@ async fn namespaces_are_made_level_by_level() {
     let (catalog, script) = catalog(&answers).await;
     catalog.ensure_namespace(ident("t").namespace()).await.unwrap();
     let seen = script.seen.lock().unwrap();
-    assert_eq!(seen[3].line, "POST /root/v1/a/b/namespaces");
+    assert_eq!(seen[3].line, "POST /base/v1/a/b/namespaces");
     assert_eq!(seen[3].body["namespace"], json!(["x", "y"]));
 }
 
@@ -202,7 +202,7 @@ async fn tables_are_made_with_defaults_and_renamed() {
     assert_eq!(seen[1].body["properties"], json!({"a": "default", "b": "own"}));
     assert_eq!(seen[1].body["stage-create"], json!(false));
     assert_eq!(seen[1].body["schema"]["fields"][0]["name"], json!("a"));
-    assert_eq!(seen[3].line, "POST /root/v1/a/b/tables/rename");
+    assert_eq!(seen[3].line, "POST /base/v1/a/b/tables/rename");
     assert_eq!(seen[3].body["destination"], json!({"namespace": ["x", "y"], "name": "u"}));
 }
 
