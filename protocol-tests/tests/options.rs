@@ -9,7 +9,7 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
 };
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
-use protocol_tests::clients::{create, producer, send};
+use protocol_tests::clients::{create, producer, read_all, send};
 use protocol_tests::wire::Wire;
 use protocol_tests::{Floe, WAIT_MAX, eventually};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -322,4 +322,53 @@ async fn a_changed_option_takes_effect_at_once() {
     let quick: &[Edit<'_>] = &[(SET, "table.target.lag.ms", Some("1s"))];
     assert_eq!(edit(wire, &[(TOPIC, "lag", quick)], false).await, [0]);
     eventually("the second row", async || (rows().await == Some(2)).then_some(())).await;
+}
+
+/// POSTs one event; the answer's `ack`.
+async fn post_event(floe: &Floe, query: &str) -> String {
+    let url = floe.url(&format!("/api/v1/topics/t/events{query}"));
+    let sent = reqwest::Client::new().post(url).body(r#"{"i":1}"#).send().await.unwrap();
+    assert_eq!(sent.status(), 200);
+    let answer: serde_json::Value = sent.json().await.unwrap();
+    answer["ack"].as_str().unwrap().to_owned()
+}
+
+/// `(durable end, high watermark)` over all partitions.
+async fn ends(floe: &Floe) -> (u64, u64) {
+    let topic = floe.get("/api/v1/topics/t").await;
+    let sum = |key: &str| {
+        let partitions = topic["partitions"].as_array().unwrap();
+        partitions.iter().map(|partition| partition[key].as_u64().unwrap()).sum()
+    };
+    (sum("durable_end"), sum("high_watermark"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_flush_lets_answers_run_ahead_and_says_so_and_no_table_follows() {
+    let mut floe = Floe::start(&["--log-flush", "os", "--table-target-lag", "1h"]).await;
+    assert!(floe.log().contains("a power loss can take answered records"), "{}", floe.log());
+    // The first event makes the topic, whose frame is synced; after that nobody asks for a sync.
+    assert_eq!(post_event(&floe, "?ack=durable").await, "durable");
+    assert_eq!(ends(&floe).await, (1, 1));
+    let producer = producer(&floe, &[("acks", "all")]);
+    for _ in 0..10 {
+        send(&producer, "t", 0, r#"{"i":2}"#).await;
+    }
+    assert_eq!(post_event(&floe, "").await, "written");
+    // The first table commit (leading edge) may have asked meanwhile; none is made after it.
+    let (durable, high) = ends(&floe).await;
+    assert!(durable <= high && high == 12, "{durable} {high}");
+    assert!(floe.metrics().await.contains("floe_wal_unsynced_bytes"));
+    let table = floe.flush("t").await;
+    assert_eq!(table["state"], "RUNNING", "{table}");
+    assert_eq!(ends(&floe).await, (12, 12));
+    // The end of the process alone takes nothing.
+    for _ in 0..10 {
+        send(&producer, "t", 0, r#"{"i":3}"#).await;
+    }
+    floe.kill();
+    floe.restart_with(&[]).await;
+    assert_eq!(ends(&floe).await, (22, 22));
+    assert_eq!(post_event(&floe, "").await, "durable");
+    assert_eq!(read_all(&floe, "t", 4).len(), 23);
 }

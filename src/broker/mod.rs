@@ -153,6 +153,7 @@ impl Broker {
             events_max: config.http_events_max,
             in_bytes: config.http_in_bytes,
             auto_create_topics: config.auto_create_topics,
+            flush: config.log_flush,
             loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
         };
         let api = http::Api::new(

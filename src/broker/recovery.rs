@@ -45,10 +45,11 @@ pub(super) async fn open(
     let options = WalOptions {
         file_bytes: config.wal_file_bytes,
         free_floor_bytes: config.disk_free_min_bytes,
+        flush: config.log_flush,
         ..WalOptions::default()
     };
     let parts =
-        Parts { sequence: parts.sequence, on_durable: parts.on_durable, apply: Box::new(applier) };
+        Parts { sequence: parts.sequence, publish: parts.publish, apply: Box::new(applier) };
     let context = wal::Context {
         tasks: tasks.clone(),
         clock: components.clock.clone(),

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::Failure;
 use super::{output, settings};
 use crate::broker::{Broker, Components, RenderMetrics};
-use crate::config::Config;
+use crate::config::{Config, Flush};
 use crate::runtime::metrics;
 use crate::runtime::tasks::OnFatal;
 
@@ -77,7 +77,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     init_log(matches)?;
     let config = settings::config(matches).map_err(|error| Failure::Usage(error.0))?;
     let broker = start(&config).await?;
-    announce(&broker);
+    announce(&broker, config.log_flush);
     wait_for_signal().await?;
     tracing::info!("stopping: draining, then the last commit");
     stop(broker, &config).await;
@@ -141,7 +141,7 @@ fn init_log(matches: &ArgMatches) -> Result<(), Failure> {
     result.map_err(|error| Failure::Refused(format!("cannot log: {error}")))
 }
 
-fn announce(broker: &Broker) {
+fn announce(broker: &Broker, flush: Flush) {
     for (name, address) in broker.kafka_addresses() {
         output::line(format!("kafka    {address}  ({name})"));
     }
@@ -149,6 +149,12 @@ fn announce(broker: &Broker) {
     output::line(format!("http     http://{http}"));
     output::line(format!("catalog  http://{http}/iceberg"));
     output::line(format!("data     {}", broker.data_dir().display()));
+    if let Some(delay) = flush.delay() {
+        output::line(format!(
+            "log.flush  answers come before the sync, which may take {delay:?}: a power loss can \
+             take answered records"
+        ));
+    }
     let kafka = broker.kafka_addresses().into_iter().next().map(|(_, address)| address);
     let kafka = kafka.map_or_else(String::new, |address| address.to_string());
     output::line("");

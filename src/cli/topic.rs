@@ -157,7 +157,14 @@ fn describe(topic: &Value, all: bool) {
         output::cell(&topic["name"]),
         output::cell(&topic["id"])
     ));
-    let keys = ["partition", "log_start_offset", "high_watermark", "tiered_offset", "size_bytes"];
+    let keys = [
+        "partition",
+        "log_start_offset",
+        "high_watermark",
+        "durable_end",
+        "tiered_offset",
+        "size_bytes",
+    ];
     let rows: Vec<Vec<String>> = topic["partitions"]
         .as_array()
         .into_iter()

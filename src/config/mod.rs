@@ -34,6 +34,30 @@ pub struct KafkaListener {
     pub advertise: Option<(String, u16)>,
 }
 
+/// When the log calls `fdatasync`, and so what an answer to a producer means (rules 3.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flush {
+    /// Before the answer: what is answered survives a power loss.
+    #[default]
+    Always,
+    /// At most so long after it.
+    Interval(Duration),
+    /// When a file is full, when state, a table or a move needs it, or after half a minute, when
+    /// the operating system has written most of it anyway.
+    Os,
+}
+
+impl Flush {
+    /// Longest time between a write and its sync; none: the sync comes before the answer.
+    pub fn delay(self) -> Option<Duration> {
+        match self {
+            Self::Always => None,
+            Self::Interval(delay) => Some(delay),
+            Self::Os => Some(Duration::from_secs(30)),
+        }
+    }
+}
+
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -73,6 +97,8 @@ pub struct Config {
     pub http_in_bytes: usize,
     /// Most open HTTP connections.
     pub http_connections_max: usize,
+    /// When records are synced to disk.
+    pub log_flush: Flush,
     /// Memory for batches that wait for the disk, bytes.
     pub log_in_bytes: usize,
     /// Size of a file of the write-ahead log, bytes.
@@ -142,12 +168,10 @@ impl Config {
         let read = Reader { settings };
         Ok(Self {
             data_dir: PathBuf::from(read.text("data.dir")),
-            data_dir_network: read.text("data.dir.network")
-                == read.one_of("data.dir.network", "allow")?,
+            data_dir_network: read.one_of("data.dir.network")? == "allow",
             kafka_listeners: read.kafka_listeners()?,
             http_listen: read.address("http.listen")?,
-            anonymous_allowed: read.text("auth.anonymous")
-                == read.one_of("auth.anonymous", "allow")?,
+            anonymous_allowed: read.one_of("auth.anonymous")? == "allow",
             num_partitions: read.number("num.partitions", 1, 100_000)?,
             auto_create_topics: read.flag("auto.create.topics.enable")?,
             topics_max: read.number("topics.max", 1, u32::MAX)?,
@@ -161,6 +185,7 @@ impl Config {
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
             http_connections_max: read.size("http.connections.max", 1)?,
+            log_flush: read.flush()?,
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,
             wal_file_age: read.duration("wal.file.age")?,
@@ -253,16 +278,26 @@ impl Reader<'_> {
         parse(&value).map_err(|allowed| Error(format!("{key} = {value:?} is refused: {allowed}")))
     }
 
-    fn one_of(&self, key: &str, answer: &str) -> Result<String, Error> {
+    /// The value, one of the words that the option's kind names.
+    fn one_of(&self, key: &str) -> Result<String, Error> {
         let Some(OptionSpec { kind: Kind::OneOf(allowed), .. }) = spec(key) else {
-            return Ok(answer.to_owned());
+            return Ok(self.text(key));
         };
         self.parsed(key, |value| {
             if allowed.contains(&value) {
-                Ok(answer.to_owned())
+                Ok(value.to_owned())
             } else {
                 Err(format!("allowed are {}", allowed.join(", ")))
             }
+        })
+    }
+
+    fn flush(&self) -> Result<Flush, Error> {
+        let interval = self.duration("log.flush.interval")?;
+        Ok(match self.one_of("log.flush")?.as_str() {
+            "interval" => Flush::Interval(interval),
+            "os" => Flush::Os,
+            _ => Flush::Always,
         })
     }
 

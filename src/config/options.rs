@@ -120,6 +120,21 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("http.events.max", Kind::Number, "100000", "Most events in one HTTP request."),
     option("http.in.bytes", Kind::Bytes, "32MiB", "Memory for HTTP bodies."),
     option("http.connections.max", Kind::Number, "20000", "Most open HTTP connections."),
+    option(
+        "log.flush",
+        Kind::OneOf(&["always", "interval", "os"]),
+        "always",
+        "When a record is synced to disk: always before it is answered; interval: within \
+         log.flush.interval after it; os: when the operating system or a table does it. With the \
+         last two a power loss can take records that were answered; the end of the process alone \
+         takes none, and tables never have what the log may lose.",
+    ),
+    option(
+        "log.flush.interval",
+        Kind::Duration,
+        "1s",
+        "Longest time between an answer and the sync of its record, with log.flush = interval.",
+    ),
     option("log.in.bytes", Kind::Bytes, "32MiB", "Memory for batches that wait for the disk."),
     option("wal.file.bytes", Kind::Bytes, "256MiB", "Size of a file of the write-ahead log."),
     option(

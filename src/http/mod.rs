@@ -24,6 +24,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use crate::config::Flush;
 use crate::log::Log;
 use crate::runtime::{ByteBudget, Clock, metrics};
 use crate::tier::Tiering;
@@ -48,6 +49,8 @@ pub struct Options {
     pub in_bytes: usize,
     /// A topic that is not there is made by its first event.
     pub auto_create_topics: bool,
+    /// What an answer to events means unless the sender asks for `ack=durable`.
+    pub flush: Flush,
     /// Only requests meant for this machine are answered (loopback bind without auth).
     pub loopback_only: bool,
 }

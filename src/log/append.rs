@@ -91,7 +91,7 @@ impl Log {
             let _ = sender.send(result);
         };
         let request =
-            Request { frames, done: Done::Durable(Box::new(answer)), permit: Some(permit) };
+            Request { frames, done: Done::Logged(Box::new(answer)), permit: Some(permit) };
         self.inner.frames.append(request).await?;
         Ok(PendingAppend { done })
     }
@@ -172,7 +172,7 @@ impl crate::log::Inner {
     }
 }
 
-/// The answer to the sender, on the sync thread.
+/// The answer to the sender, on a thread of the write-ahead log.
 fn answer(ack: &Ack, sent: &[Sent]) -> Result<Vec<Appended>, AppendError> {
     let (append_ms, duplicate) = match ack.verdict {
         Verdict::Write => (ack.append_ms, false),

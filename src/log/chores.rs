@@ -90,7 +90,7 @@ impl Log {
             let policy = Policy {
                 retention_ms: options.retention_ms,
                 retention_bytes: options.retention_bytes,
-                bound: partition.tiered_offset().min(partition.high_watermark()),
+                bound: partition.tiered_offset().min(partition.durable_end()),
                 now_ms: self.inner.clock.now_ms(),
             };
             if policy.retention_ms.is_none() && policy.retention_bytes.is_none()

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::log::append::Meters;
 use crate::log::directory::TopicDirectory;
-use crate::log::durable::Publisher;
 use crate::log::ports::{Directory, Frames, State};
 use crate::log::producer_ids::ProducerIds;
+use crate::log::publish::Publisher;
 use crate::log::read::Reader;
 use crate::log::real::WalFrames;
 use crate::log::sequence::Sequencer;
@@ -20,7 +20,7 @@ use crate::runtime::{ByteBudget, Clock};
 use crate::store::{self, PartitionBoot, ProducerEntry, Store};
 use crate::topic::Topics;
 use crate::types::{Offset, PartitionId};
-use crate::wal::{OnDurable, Sequence, Wal};
+use crate::wal::{Publish, Sequence, Wal};
 
 /// Settings of the log.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ pub struct LogParts {
     /// The step that assigns offsets.
     pub sequence: Box<dyn Sequence>,
     /// Moves high watermarks.
-    pub on_durable: Box<dyn OnDurable>,
+    pub publish: Arc<dyn Publish>,
 }
 
 /// A partition as it is found at start.
@@ -96,8 +96,8 @@ pub(crate) fn prepare(state: Arc<dyn State>, found: Vec<Found>) -> (Arc<Shared>,
         let partition = shared.insert(boot.partition, boot.log_start, next_offset, boot.bytes);
         sequencer.insert(partition, PartitionAppend::new(next_offset, producers));
     }
-    let on_durable = Box::new(Publisher::new(Arc::clone(&shared)));
-    (shared, LogParts { sequence: Box::new(sequencer), on_durable })
+    let publish = Arc::new(Publisher::new(Arc::clone(&shared)));
+    (shared, LogParts { sequence: Box::new(sequencer), publish })
 }
 
 impl LogOpening {
@@ -195,6 +195,15 @@ impl Log {
     /// Bytes of record batches that wait to be written.
     pub fn queued_bytes(&self) -> usize {
         self.inner.budget.used_bytes()
+    }
+
+    /// Makes everything durable that was appended before. With `log.flush = always` nothing waits
+    /// for this.
+    ///
+    /// # Errors
+    /// [`AppendError::Closed`].
+    pub async fn sync(&self) -> Result<(), AppendError> {
+        self.inner.frames.sync().await
     }
 
     /// Reads whole batches from the one that contains `from`, at most `bytes_max` bytes but

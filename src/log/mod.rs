@@ -4,7 +4,7 @@
 //! high watermarks, log start offsets. Does not own: bytes (`wal`), index (`store`), what tiering
 //! does (it tells us the tiered offset).
 //!
-//! Reading order: `state` and `retention` (the rules), `sequence` and `durable` (who runs them),
+//! Reading order: `state` and `retention` (the rules), `sequence` and `publish` (who runs them),
 //! `partition` and `read`, `append`, `handle` (how it is opened), `chores`, `moving`.
 
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use crate::types::{Offset, OffsetRange, PartitionId};
 mod append;
 mod chores;
 mod directory;
-mod durable;
 mod handle;
 mod moving;
 mod partition;
 mod ports;
 mod producer_ids;
+mod publish;
 mod read;
 mod real;
 mod retention;
@@ -65,7 +65,7 @@ pub struct Append {
     pub ext: Bytes,
 }
 
-/// A durable append of one batch.
+/// An append of one batch, as durable as `log.flush` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
     /// First offset.
@@ -111,14 +111,15 @@ pub enum AppendError {
     Blocked(String),
 }
 
-/// An append in flight: resolves when it is durable. Dropping it does not undo the append.
+/// An append in flight: resolves when it is as durable as `log.flush` says. Dropping it does not
+/// undo the append.
 pub struct PendingAppend {
     /// One entry per batch, in order.
     pub done: tokio::sync::oneshot::Receiver<Result<Vec<Appended>, AppendError>>,
 }
 
 impl PendingAppend {
-    /// Waits until the batches are durable.
+    /// Waits until the batches are as durable as `log.flush` says.
     ///
     /// # Errors
     /// [`AppendError`]; nothing was appended.

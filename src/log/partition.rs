@@ -1,4 +1,4 @@
-//! The readable side of one partition: its offsets, the runs that are durable but perhaps not
+//! The readable side of one partition: its offsets, the runs that may be read but are perhaps not
 //! yet in the index, and who waits for more.
 
 use std::collections::VecDeque;
@@ -20,8 +20,11 @@ const RECENT_KEPT: usize = 16;
 pub struct Partition {
     id: PartitionId,
     state: Arc<dyn State>,
-    /// Changes only on the sync thread, after the group is durable.
+    /// Changes only on a thread of the write-ahead log.
     high_watermark: watch::Sender<Offset>,
+    /// What lies below survives a power loss. Ahead of the high watermark for a moment, or behind
+    /// it where answers run ahead (`log.flush`).
+    durable_end: AtomicI64,
     log_start: AtomicI64,
     tiered: AtomicI64,
     size_bytes: AtomicU64,
@@ -54,6 +57,7 @@ impl Partition {
             id,
             state,
             high_watermark: watch::Sender::new(0),
+            durable_end: AtomicI64::new(0),
             log_start: AtomicI64::new(0),
             tiered: AtomicI64::new(0),
             size_bytes: AtomicU64::new(0),
@@ -69,6 +73,7 @@ impl Partition {
     pub(crate) fn start_at(&self, log_start: Offset, next_offset: Offset, bytes: u64) {
         self.log_start.store(log_start, Ordering::Release);
         self.size_bytes.store(bytes, Ordering::Relaxed);
+        self.durable_end.store(next_offset, Ordering::Release);
         self.high_watermark.send_replace(next_offset);
     }
 
@@ -77,9 +82,15 @@ impl Partition {
         self.id
     }
 
-    /// Next offset after the last durable record (exclusive).
+    /// Next offset after the last record that may be read (exclusive): the last durable one, or
+    /// with another `log.flush` than `always` the last one written.
     pub fn high_watermark(&self) -> Offset {
         *self.high_watermark.borrow()
+    }
+
+    /// Next offset after the last durable record (exclusive), at most the high watermark.
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end.load(Ordering::Acquire).min(self.high_watermark())
     }
 
     /// First readable offset.
@@ -157,7 +168,7 @@ impl Partition {
         self.recent_total.fetch_sub(dropped, Ordering::Relaxed);
     }
 
-    /// Takes in a durable run. The high watermark follows with [`Partition::publish`].
+    /// Takes in a new run. The high watermark follows with [`Partition::publish`].
     pub(crate) fn push(&self, run: Run, applied: Lsn) {
         let mut recent = self.recent.lock();
         if self.is_removed() {
@@ -176,6 +187,11 @@ impl Partition {
         self.high_watermark.send_replace(high_watermark);
     }
 
+    /// What lies below `end` survives a power loss.
+    pub(crate) fn set_durable_end(&self, end: Offset) {
+        self.durable_end.store(end, Ordering::Release);
+    }
+
     /// Forgets runs that the index has.
     pub(crate) fn prune(&self, applied: Lsn) {
         let dropped = prune(&mut self.recent.lock(), applied);
@@ -192,7 +208,7 @@ impl Partition {
         self.recent_total.fetch_sub(gone, Ordering::Relaxed);
     }
 
-    /// True if the index lacks runs that are durable.
+    /// True if the index lacks runs that may be read.
     pub(crate) fn has_unapplied(&self, applied: Lsn) -> bool {
         self.recent.lock().back().is_some_and(|run| run.end() > applied)
     }

@@ -88,6 +88,9 @@ pub(crate) trait Frames: Send + Sync {
     /// Seals the current file if its first frame is at least so old.
     async fn roll(&self, min_age_ms: i64) -> Result<(), AppendError>;
 
+    /// Makes everything queued before durable.
+    async fn sync(&self) -> Result<(), AppendError>;
+
     /// True if there is room for a file's worth of bytes without waiting for space. Cheap.
     fn has_next(&self) -> bool;
 

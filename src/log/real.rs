@@ -114,6 +114,10 @@ impl Frames for WalFrames {
         self.wal.roll(min_age_ms).await.map_err(wal_error)
     }
 
+    async fn sync(&self) -> Result<(), AppendError> {
+        self.wal.sync().await.map_err(wal_error)
+    }
+
     fn has_next(&self) -> bool {
         self.wal.has_next()
     }

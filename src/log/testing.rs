@@ -134,8 +134,8 @@ impl FakeFrames {
             let end = Lsn(inner.end);
             acks.push((request.done, Ack { verdict, base_offsets, append_ms, end }));
         }
-        let end = Lsn(inner.end);
-        inner.parts.on_durable.durable(&group, end);
+        inner.parts.publish.durable(&group);
+        inner.parts.publish.readable(&group);
         inner.unapplied.extend(group);
         drop(inner);
         if !self.is_behind.load(Ordering::Relaxed) {
@@ -143,7 +143,7 @@ impl FakeFrames {
         }
         for (done, ack) in acks {
             match done {
-                Done::Durable(tell) | Done::Applied(tell) => tell(ack),
+                Done::Logged(tell) | Done::Applied(tell) => tell(ack),
             }
         }
     }
@@ -167,8 +167,7 @@ impl FakeFrames {
         inner.stored.remove(&old.lsn.0);
         let moved_ms = Some(old.append_ms);
         let moved = inner.store(wal::FrameDraft { moved_ms, ..old.draft }, old.append_ms);
-        let end = Lsn(inner.end);
-        inner.parts.on_durable.durable(std::slice::from_ref(&moved), end);
+        inner.parts.publish.durable(std::slice::from_ref(&moved));
         self.state.runs.lock().insert((id, offset), moved.run());
         self.state.applied.store(inner.end, Ordering::Relaxed);
     }
@@ -234,6 +233,10 @@ impl Frames for FakeFrames {
 
     async fn roll(&self, min_age_ms: i64) -> Result<(), AppendError> {
         self.rolled.lock().push(min_age_ms);
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), AppendError> {
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::store::testing::records;
 use crate::store::{Change, Limits, OpenOptions, Opened, Opening, Space, Store, keys};
 use crate::types::{Offset, PartitionId};
 use crate::wal::{
-    Context, Directory, DirectoryOptions, Done, FrameDraft, OnDurable, Parts, Request, Sequence,
+    Context, Directory, DirectoryOptions, Done, FrameDraft, Parts, Publish, Request, Sequence,
     Start, Verdict, Wal, WalOptions, WrittenFrame,
 };
 
@@ -34,8 +34,10 @@ impl Sequence for Offsets {
 
 struct Nobody;
 
-impl OnDurable for Nobody {
-    fn durable(&mut self, _frames: &[WrittenFrame], _end: crate::types::Lsn) {}
+impl Publish for Nobody {
+    fn readable(&self, _frames: &[WrittenFrame]) {}
+
+    fn durable(&self, _frames: &[WrittenFrame]) {}
 }
 
 struct Broker {
@@ -75,7 +77,7 @@ fn start(dir: &Path) -> Broker {
     let next = partitions.iter().map(|boot| (boot.partition, boot.next_offset)).collect();
     let parts = Parts {
         sequence: Box::new(Offsets(next)),
-        on_durable: Box::new(Nobody),
+        publish: Arc::new(Nobody),
         apply: Box::new(applier),
     };
     let context = Context {

@@ -8,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::stream::StreamExt;
 use tokio::time::Instant;
 
+use crate::log::AppendError;
 use crate::log::Log;
 use crate::log::Partition;
 use crate::tier::ledger::Entry;
@@ -103,6 +104,15 @@ impl Oldest {
 /// A duration in milliseconds.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Makes everything durable that is about to become rows: no table runs ahead of the log, whatever
+/// `log.flush` lets answers and consumers do (rules 3.4).
+pub(super) async fn make_durable(log: &Log, parts: &[Part]) -> Result<(), AppendError> {
+    if parts.iter().any(|part| part.high_watermark > part.handle.durable_end()) {
+        log.sync().await?;
+    }
+    Ok(())
 }
 
 /// Waits until any partition has a record that waits. Cancel safe.

@@ -19,6 +19,7 @@ use crate::tier::ledger::Prepared;
 use crate::tier::ledger::put_entry;
 use crate::tier::ledger::put_prepared;
 use crate::tier::lifecycle;
+use crate::tier::pending;
 use crate::tier::pending::Part;
 use crate::tier::pending::millis;
 use crate::tier::plan;
@@ -48,6 +49,7 @@ impl Worker {
     /// One commit of what waits in `parts`.
     pub(super) async fn commit(&mut self, parts: &[Part]) -> Result<(), Halt> {
         let started = Instant::now();
+        pending::make_durable(&self.context.log, parts).await.map_err(|_| Halt::Closed)?;
         let waiting: u64 = parts.iter().map(|part| part.bytes).sum();
         let memory =
             waiting.saturating_mul(MEMORY_PER_LOG_BYTE).clamp(PERMIT_BYTES_MIN, PERMIT_BYTES_MAX);

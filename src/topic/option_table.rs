@@ -11,7 +11,7 @@ const I64: i64 = i64::MAX;
 const DAY: i64 = 86_400_000;
 
 const SHARED_FILES: Effect = Effect::None("all topics share the files of one log");
-const ONE_FLUSH: Effect = Effect::None("every append is synced before it is answered");
+const ONE_FLUSH: Effect = Effect::None("log.flush decides it for the whole log");
 const NO_COMPACTION: Effect = Effect::None("compacted topics keep every record for now");
 const ONE_BROKER: Effect = Effect::None("there is one broker");
 const AS_SENT: Effect = Effect::None("batches are stored as the producer sent them");

@@ -13,7 +13,7 @@ use crate::wal::files::{OpenFile, WalFile};
 use crate::wal::frame::{
     FRAME_ALIGN, FrameHeader, HEADER_LEN, PREFIX_LEN, body_len, crc32c, disk_len, patched_prefix,
 };
-use crate::wal::{Ack, Done, FrameDraft, FrameKind, Request, WrittenFrame};
+use crate::wal::{Ack, Done, FrameDraft, FrameKind, Publish, Request, WrittenFrame};
 
 const PADDING: [u8; FRAME_ALIGN as usize] = [0; FRAME_ALIGN as usize];
 
@@ -48,6 +48,25 @@ impl Group {
     /// True if nobody would notice it.
     pub(crate) fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.answers.is_empty() && self.flushed.is_none()
+    }
+
+    /// True if somebody waits for its sync after [`Group::announce`]: who changes state, who asked
+    /// for a sync, or the file after a full one.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.answers.is_empty() || self.flushed.is_some() || !self.sealed.is_empty()
+    }
+
+    /// Moves high watermarks, then tells those who wait for no more than that.
+    pub(crate) fn announce(&mut self, publish: &dyn Publish) {
+        if !self.frames.is_empty() {
+            publish.readable(&self.frames);
+        }
+        for (done, ack) in std::mem::take(&mut self.answers) {
+            match done {
+                Done::Logged(tell) => tell(ack),
+                Done::Applied(_) => self.answers.push((done, ack)),
+            }
+        }
     }
 }
 

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::Flush;
 use crate::config::units::human_bytes;
 use crate::runtime::files::{SyncPoint, read_exact_at};
+use crate::runtime::metrics;
 use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::types::{Lsn, Offset, PartitionId};
 use crate::wal::apply::Applier;
@@ -22,7 +24,7 @@ use crate::wal::sequencer::{Command, Current, Sequencer};
 use crate::wal::space::Floor;
 use crate::wal::sync::Syncer;
 use crate::wal::{
-    Apply, Directory, Error, FrameKind, OnDurable, ReadError, Request, Run, Sequence, WrittenFrame,
+    Apply, Directory, Error, FrameKind, Publish, ReadError, Request, Run, Sequence, WrittenFrame,
     ext, reader, salvage,
 };
 
@@ -34,6 +36,9 @@ const FILE_BYTES_MIN: u64 = 4096;
 
 /// Groups that were written and wait for a sync.
 const UNSYNCED_GROUPS_MAX: usize = 64;
+
+/// The same where answers run ahead of the sync: they must not wait for a slow one.
+const UNSYNCED_GROUPS_AHEAD_MAX: usize = 1024;
 
 /// Durable groups that wait for the apply thread.
 const UNAPPLIED_GROUPS_MAX: usize = 256;
@@ -50,6 +55,8 @@ pub struct WalOptions {
     pub queue_requests: usize,
     /// Without appends for this long, the durable end is recorded. Default one second.
     pub quiet: Duration,
+    /// When what is written is synced.
+    pub flush: Flush,
 }
 
 impl Default for WalOptions {
@@ -59,6 +66,7 @@ impl Default for WalOptions {
             free_floor_bytes: None,
             queue_requests: 4096,
             quiet: Duration::from_secs(1),
+            flush: Flush::Always,
         }
     }
 }
@@ -67,8 +75,8 @@ impl Default for WalOptions {
 pub struct Parts {
     /// Assigns offsets, on the sequencer thread.
     pub sequence: Box<dyn Sequence>,
-    /// Hears of durable frames, on the sync thread.
-    pub on_durable: Box<dyn OnDurable>,
+    /// Hears of frames that may be read, and of durable ones.
+    pub publish: Arc<dyn Publish>,
     /// Applies durable frames, on the apply thread.
     pub apply: Box<dyn Apply>,
 }
@@ -87,6 +95,7 @@ pub struct Context {
 /// State that the threads and the handle share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    written: AtomicU64,
     durable: AtomicU64,
     failed: AtomicBool,
     running: Mutex<usize>,
@@ -96,6 +105,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn new(durable: Lsn) -> Self {
         Self {
+            written: AtomicU64::new(durable.0),
             durable: AtomicU64::new(durable.0),
             failed: AtomicBool::new(false),
             running: Mutex::new(0),
@@ -109,6 +119,16 @@ impl Shared {
 
     pub(crate) fn set_durable(&self, end: Lsn) {
         self.durable.store(end.0, Ordering::Release);
+    }
+
+    pub(crate) fn set_written(&self, end: Lsn) {
+        self.written.store(end.0, Ordering::Release);
+        self.count_unsynced();
+    }
+
+    pub(crate) fn count_unsynced(&self) {
+        let unsynced = self.written.load(Ordering::Acquire).saturating_sub(self.durable().0);
+        ::metrics::gauge!(metrics::WAL_UNSYNCED_BYTES).set(unsynced as f64);
     }
 
     pub(crate) fn fail(&self) {
@@ -177,12 +197,17 @@ impl Wal {
         let position = write_mark(&current, recovered.end, identity, append_ms)?;
         let shared = Arc::new(Shared::new(Lsn(position)));
         let (queue, commands) = mpsc::channel(options.queue_requests.max(1));
-        let (groups, unsynced) = sync_channel(UNSYNCED_GROUPS_MAX);
+        let (groups, unsynced) = sync_channel(match options.flush {
+            Flush::Always => UNSYNCED_GROUPS_MAX,
+            Flush::Interval(_) | Flush::Os => UNSYNCED_GROUPS_AHEAD_MAX,
+        });
         let (durable, unapplied) = sync_channel(UNAPPLIED_GROUPS_MAX);
         let sequencer = Sequencer {
             queue: commands,
             sequence: parts.sequence,
             groups,
+            publish: Arc::clone(&parts.publish),
+            flush: options.flush,
             shared: Arc::clone(&shared),
             files: Arc::clone(&files),
             context: context.clone(),
@@ -197,7 +222,8 @@ impl Wal {
         let syncer = Syncer {
             groups: unsynced,
             durable,
-            on_durable: parts.on_durable,
+            publish: parts.publish,
+            flush: options.flush,
             shared: Arc::clone(&shared),
             files: Arc::clone(&files),
             context: context.clone(),
@@ -331,6 +357,16 @@ impl Wal {
         while *running > 0 {
             self.shared.ended.wait(&mut running);
         }
+    }
+
+    /// Waits until everything that was queued before is durable.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn sync(&self) -> Result<(), Error> {
+        let (done, synced) = oneshot::channel();
+        self.queue.send(Command::Sync { done }).await.map_err(|_| Error::Closed)?;
+        synced.await.map_err(|_| Error::Closed)
     }
 
     fn check(&self, request: &Request) -> Result<(), Error> {

@@ -150,10 +150,11 @@ pub enum Verdict {
 
 /// When and how the sender of a request is told.
 pub enum Done {
-    /// Once the group is durable, high watermarks already moved. Runs on the sync thread: it
-    /// must not block.
-    Durable(Box<dyn FnOnce(Ack) + Send>),
-    /// Once the group is applied to the store. Runs on the apply thread: it must not block.
+    /// Once the group is in the log as safely as `log.flush` says, high watermarks already moved.
+    /// Runs on a thread of the log: it must not block.
+    Logged(Box<dyn FnOnce(Ack) + Send>),
+    /// Once the group is durable and applied to the store. Runs on the apply thread: it must not
+    /// block.
     Applied(Box<dyn FnOnce(Ack) + Send>),
 }
 
@@ -184,7 +185,7 @@ pub struct Request {
 /// The pure step that runs on the sequencer thread, once per request in order of arrival.
 pub trait Sequence: Send {
     /// Decides on `frames` and sets their base offsets. Requests that it rejects or answers as
-    /// duplicates are told when everything before them is durable.
+    /// duplicates are told when everything before them is, see [`Done`].
     fn assign(&mut self, frames: &mut [FrameDraft], append_ms: i64) -> Verdict;
 }
 
@@ -204,10 +205,13 @@ pub struct WrittenFrame {
     pub draft: FrameDraft,
 }
 
-/// Hears of durable groups on the sync thread, before their senders are told.
-pub trait OnDurable: Send {
-    /// `frames` are durable; `end` is the new durable end (exclusive).
-    fn durable(&mut self, frames: &[WrittenFrame], end: Lsn);
+/// Hears of groups on the threads of the log, each group once and in order. Must not block.
+pub trait Publish: Send + Sync {
+    /// `frames` may be read; their senders are told next. With `log.flush = always` they are durable.
+    fn readable(&self, frames: &[WrittenFrame]);
+
+    /// `frames` are durable.
+    fn durable(&self, frames: &[WrittenFrame]);
 }
 
 /// Hears of durable frames on the apply thread.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::Flush;
 use crate::types::Lsn;
 use crate::wal::directory::read_run;
 use crate::wal::files::{Files, OpenFile, WalFile};
@@ -17,7 +18,7 @@ use crate::wal::group::{
     CONTROL_LEN, Group, Identity, Layout, SyncStep, control, order, request_len,
 };
 use crate::wal::handle::{Context, Shared};
-use crate::wal::{Ack, FrameKind, Request, Sequence, Verdict};
+use crate::wal::{Ack, FrameKind, Publish, Request, Sequence, Verdict};
 
 /// A group is closed at this many bytes of frames,
 const GROUP_BYTES_MAX: u64 = 8 << 20;
@@ -31,6 +32,10 @@ pub(crate) enum Command {
     /// Seals the current file if its first frame is at least `min_age_ms` old.
     Roll {
         min_age_ms: i64,
+        done: oneshot::Sender<()>,
+    },
+    /// Makes everything before it durable.
+    Sync {
         done: oneshot::Sender<()>,
     },
     /// Time passed.
@@ -52,6 +57,8 @@ pub(crate) struct Sequencer {
     pub(crate) queue: mpsc::Receiver<Command>,
     pub(crate) sequence: Box<dyn Sequence>,
     pub(crate) groups: SyncSender<Group>,
+    pub(crate) publish: Arc<dyn Publish>,
+    pub(crate) flush: Flush,
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: Arc<Files>,
     pub(crate) context: Context,
@@ -100,6 +107,9 @@ impl Sequencer {
             match after {
                 None | Some(Command::Append(_)) => {}
                 Some(Command::Tick) => self.tick()?,
+                Some(Command::Sync { done }) => {
+                    self.hand_over(Group { flushed: Some(done), ..Group::default() })?;
+                }
                 Some(Command::Roll { min_age_ms, done }) => self.roll_by_age(min_age_ms, done)?,
                 // Whoever sent before us is still answered; later senders see a closed queue.
                 Some(Command::Shutdown) => self.queue.close(),
@@ -189,7 +199,7 @@ impl Sequencer {
             .and_then(|()| self.layout.write(&self.current.file, group));
         written.map_err(|error| {
             Stop::Fatal(format!(
-                "write to the log failed: {error}; nothing past position {} is acknowledged, \
+                "write to the log failed: {error}; nothing past position {} is durable, \
                  restart to recover",
                 self.shared.durable()
             ))
@@ -272,6 +282,10 @@ impl Sequencer {
 
     fn hand_over(&mut self, mut group: Group) -> Result<(), Stop> {
         group.end = Lsn(self.position);
+        self.shared.set_written(group.end);
+        if self.flush != Flush::Always {
+            group.announce(&*self.publish);
+        }
         if group.is_empty() {
             return Ok(());
         }

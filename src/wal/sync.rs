@@ -1,20 +1,26 @@
 //! The sync thread: one `fdatasync` for all groups that wait, then high watermarks, then answers
-//! (rules 3.1). A failed sync is never tried again: the kernel may have dropped the pages.
+//! (rules 3.1). Where `log.flush` lets answers run ahead (rules 3.4) the sequencer has given them,
+//! and the sync waits until its time comes or somebody needs it. A failed sync is never tried
+//! again: the kernel may have dropped the pages.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::config::Flush;
 use crate::runtime::files::SyncPoint;
 use crate::runtime::metrics;
 use crate::types::Lsn;
 use crate::wal::files::Files;
 use crate::wal::group::{Group, SyncStep};
 use crate::wal::handle::{Context, Shared};
-use crate::wal::{Ack, Done, OnDurable, WrittenFrame};
+use crate::wal::{Ack, Done, Publish, WrittenFrame};
 
 /// Groups covered by one sync.
 const GROUPS_PER_SYNC_MAX: usize = 64;
+
+/// With answers that run ahead: frames that wait for a sync, about 200 bytes of memory each.
+const UNSYNCED_FRAMES_MAX: usize = 1 << 16;
 
 /// A durable group on its way to the store.
 pub(crate) struct Durable {
@@ -26,7 +32,8 @@ pub(crate) struct Durable {
 pub(crate) struct Syncer {
     pub(crate) groups: Receiver<Group>,
     pub(crate) durable: SyncSender<Durable>,
-    pub(crate) on_durable: Box<dyn OnDurable>,
+    pub(crate) publish: Arc<dyn Publish>,
+    pub(crate) flush: Flush,
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: Arc<Files>,
     pub(crate) context: Context,
@@ -34,15 +41,13 @@ pub(crate) struct Syncer {
 
 impl Syncer {
     /// Runs until the sequencer ends.
-    pub(crate) fn run(mut self) {
-        while let Ok(first) = self.groups.recv() {
-            let mut groups = vec![first];
-            groups.extend(self.groups.try_iter().take(GROUPS_PER_SYNC_MAX - 1));
+    pub(crate) fn run(self) {
+        while let Some(groups) = self.gather() {
             if let Err(error) = self.sync(&groups) {
                 self.shared.fail();
                 self.files.stop();
                 self.context.tasks.fatal(&format!(
-                    "sync of the log failed: {error}; nothing past position {} is acknowledged, \
+                    "sync of the log failed: {error}; nothing past position {} is durable, \
                      restart to recover",
                     self.shared.durable()
                 ));
@@ -52,6 +57,35 @@ impl Syncer {
                 self.shared.fail();
                 self.files.stop();
                 return;
+            }
+        }
+    }
+
+    /// The groups that one sync covers; none at the end.
+    fn gather(&self) -> Option<Vec<Group>> {
+        let mut groups = vec![self.groups.recv().ok()?];
+        if let Some(delay) = self.flush.delay() {
+            self.linger(&mut groups, delay);
+        }
+        groups.extend(self.groups.try_iter().take(GROUPS_PER_SYNC_MAX - 1));
+        Some(groups)
+    }
+
+    /// Adds groups until one is awaited, `delay` has passed, or too much waits.
+    fn linger(&self, groups: &mut Vec<Group>, delay: Duration) {
+        let until = Instant::now() + delay;
+        let mut frames = 0;
+        while let Some(last) = groups.last() {
+            // Groups of nothing but a mark count too: they are few.
+            frames += last.frames.len().max(1);
+            if last.is_awaited() || frames >= UNSYNCED_FRAMES_MAX {
+                return;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            match self.groups.recv_timeout(left) {
+                Ok(next) => groups.push(next),
+                // Time is up, or no more will come.
+                Err(_) => return,
             }
         }
     }
@@ -86,20 +120,17 @@ impl Syncer {
     }
 
     /// Tells everyone. False if the apply thread is gone.
-    fn publish(&mut self, groups: Vec<Group>) -> bool {
+    fn publish(&self, groups: Vec<Group>) -> bool {
         if let Some(last) = groups.last() {
             self.shared.set_durable(last.end);
+            self.shared.count_unsynced();
         }
-        for group in groups {
+        for mut group in groups {
             if !group.frames.is_empty() {
-                self.on_durable.durable(&group.frames, group.end);
+                self.publish.durable(&group.frames);
             }
-            let mut applied = Vec::new();
-            for (done, ack) in group.answers {
-                match done {
-                    Done::Durable(tell) => tell(ack),
-                    Done::Applied(_) => applied.push((done, ack)),
-                }
+            if self.flush == Flush::Always {
+                group.announce(&*self.publish);
             }
             for sealed in group.sealed {
                 self.files.sealed(sealed);
@@ -108,10 +139,10 @@ impl Syncer {
                 // Nobody waits any more if this fails.
                 let _ = flushed.send(());
             }
-            if group.frames.is_empty() && applied.is_empty() {
+            if group.frames.is_empty() && group.answers.is_empty() {
                 continue;
             }
-            let durable = Durable { frames: group.frames, answers: applied, end: group.end };
+            let durable = Durable { frames: group.frames, answers: group.answers, end: group.end };
             if self.durable.send(durable).is_err() {
                 return false;
             }

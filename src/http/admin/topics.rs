@@ -155,6 +155,7 @@ fn detail(api: &Api, topic: &Topic) -> Value {
                 "partition": index,
                 "log_start_offset": partition.log_start_offset(),
                 "high_watermark": partition.high_watermark(),
+                "durable_end": partition.durable_end(),
                 "tiered_offset": (tiered != i64::MAX).then_some(tiered),
                 "size_bytes": partition.size_bytes(),
             })

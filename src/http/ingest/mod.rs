@@ -18,6 +18,7 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::config::Flush;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, answer_in_time, request_id};
 use crate::log::{Append, AppendBatch, AppendError, Appended, Origin};
@@ -70,7 +71,7 @@ pub(super) async fn events(
     };
     request::check_partition(&placement, &topic)?;
     let prepared = prepare(&api, decoded, split, placement, &topic, lenient).await?;
-    answer_in_time(store(&api, &topic, prepared)).await
+    answer_in_time(store(&api, &topic, prepared, parameters.durable)).await
 }
 
 fn no_event() -> Problem {
@@ -191,7 +192,12 @@ fn refusal(rejected: Vec<EventError>) -> Problem {
     Problem::new(code, detail).with_errors(rejected, total)
 }
 
-async fn store(api: &Api, topic: &Topic, prepared: Prepared) -> Result<Json<Value>, Problem> {
+async fn store(
+    api: &Api,
+    topic: &Topic,
+    prepared: Prepared,
+    must_be_durable: bool,
+) -> Result<Json<Value>, Problem> {
     let Prepared { batches, mut rejected, write_id, decoded } = prepared;
     let indexes: Vec<usize> = batches.batches.iter().map(|(partition, _)| *partition).collect();
     let mut appended = Vec::new();
@@ -205,6 +211,7 @@ async fn store(api: &Api, topic: &Topic, prepared: Prepared) -> Result<Json<Valu
         let pending = api.log.append(append).await.map_err(|error| problem(&error))?;
         appended = pending.wait().await.map_err(|error| problem(&error))?;
     }
+    let ack = acknowledge(api, must_be_durable).await?;
     drop(decoded);
     let total = rejected.len();
     rejected.truncate(100);
@@ -213,7 +220,7 @@ async fn store(api: &Api, topic: &Topic, prepared: Prepared) -> Result<Json<Valu
         "rejected": total,
         "topic": topic.name,
         "partitions": partitions(&indexes, &appended),
-        "ack": "durable",
+        "ack": ack,
         "write_id": write_id,
         "request_id": request_id::current(),
     });
@@ -221,6 +228,19 @@ async fn store(api: &Api, topic: &Topic, prepared: Prepared) -> Result<Json<Valu
         answer["errors"] = json!(rejected);
     }
     Ok(Json(answer))
+}
+
+/// What the answer may say of events that are in the log; waits for the disk if it must.
+async fn acknowledge(api: &Api, must_be_durable: bool) -> Result<&'static str, Problem> {
+    if api.options.flush == Flush::Always {
+        return Ok("durable");
+    }
+    if !must_be_durable {
+        return Ok("written");
+    }
+    let failed = |_| Problem::new("outcome_unknown", "the log ended before the events were synced");
+    api.log.sync().await.map_err(failed)?;
+    Ok("durable")
 }
 
 /// One entry per partition with the offsets of its events, inclusive. The batches of one request

@@ -14,6 +14,8 @@ pub(super) struct Parameters {
     partition: Option<usize>,
     /// Path of the time in each event, without `$.`.
     timestamp: Option<String>,
+    /// The answer waits for the disk, whatever `log.flush` says.
+    pub(super) durable: bool,
     /// Valid events are stored without the invalid ones.
     pub(super) skips_invalid: bool,
 }
@@ -51,10 +53,13 @@ impl Parameters {
                     return Err(refused(name, text, allowed));
                 }
             },
-            ("on_error", "reject") | ("ack", "durable") => {}
+            ("on_error", "reject") => {}
+            ("ack", "durable") => self.durable = true,
             ("on_error", "skip") => self.skips_invalid = true,
             ("on_error", text) => return Err(refused(name, text, "allowed are reject and skip")),
-            ("ack", text) => return Err(refused(name, text, "durable is the only level")),
+            ("ack", text) => {
+                return Err(refused(name, text, "durable is the only level that can be asked for"));
+            }
             _ => {
                 let known = "key, partition, timestamp, on_error, ack";
                 let detail = format!("parameter {name:?} is not known; there are {known}");

@@ -44,7 +44,7 @@ pub(super) async fn start(dir: &Path, clock: &Clock) -> Running {
     let tasks = Tasks::for_tests();
     let parts = wal::Parts {
         sequence: parts.sequence,
-        on_durable: parts.on_durable,
+        publish: parts.publish,
         apply: Box::new(opened.applier),
     };
     let context = wal::Context {

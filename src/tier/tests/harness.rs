@@ -112,7 +112,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
     let tasks = Tasks::for_tests();
     let parts = wal::Parts {
         sequence: parts.sequence,
-        on_durable: parts.on_durable,
+        publish: parts.publish,
         apply: Box::new(opened.applier),
     };
     let context = wal::Context {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod flush;
 mod moved;
 mod running;
 
@@ -84,6 +85,7 @@ impl Sequence for Offsets {
 /// What the threads told.
 #[derive(Default)]
 pub(super) struct Told {
+    pub(super) readable: Vec<WrittenFrame>,
     pub(super) durable: Vec<WrittenFrame>,
     pub(super) applied: Vec<WrittenFrame>,
     pub(super) fatal: Vec<String>,
@@ -93,8 +95,12 @@ pub(super) type SharedTold = Arc<Mutex<Told>>;
 
 struct Listener(SharedTold);
 
-impl OnDurable for Listener {
-    fn durable(&mut self, frames: &[WrittenFrame], _end: Lsn) {
+impl Publish for Listener {
+    fn readable(&self, frames: &[WrittenFrame]) {
+        self.0.lock().readable.extend_from_slice(frames);
+    }
+
+    fn durable(&self, frames: &[WrittenFrame]) {
         self.0.lock().durable.extend_from_slice(frames);
     }
 }
@@ -174,7 +180,7 @@ impl Bench {
         }
         let parts = Parts {
             sequence: Box::new(offsets),
-            on_durable: Box::new(Listener(Arc::clone(&told))),
+            publish: Arc::new(Listener(Arc::clone(&told))),
             apply: Box::new(Listener(Arc::clone(&told))),
         };
         let wal = Wal::start(directory, &recovered, options, parts, context.clone())?;
@@ -185,7 +191,7 @@ impl Bench {
     /// Queues a request; the receiver gets the answer, or closes.
     pub(super) fn send(&self, frames: Vec<FrameDraft>) -> Receiver<Ack> {
         let (done, answer) = sync_channel(1);
-        let done = Done::Durable(Box::new(move |ack| done.send(ack).unwrap_or_default()));
+        let done = Done::Logged(Box::new(move |ack| done.send(ack).unwrap_or_default()));
         // A closed log drops `done`, which the receiver sees.
         let _ = self.wal.append_blocking(Request { frames, done, permit: None });
         answer

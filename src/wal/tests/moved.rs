@@ -133,7 +133,7 @@ fn copies_are_not_mixed_with_what_is_new() {
     let mut no_records = state(b"x");
     no_records.moved_ms = Some(1);
     for frames in [mixed, vec![no_records]] {
-        let done = Done::Durable(Box::new(|_| panic!("nothing is written")));
+        let done = Done::Logged(Box::new(|_| panic!("nothing is written")));
         let refused = bench.wal.append_blocking(Request { frames, done, permit: None });
         assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     }

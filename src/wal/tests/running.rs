@@ -202,7 +202,7 @@ fn shutdown_answers_what_is_queued_and_refuses_what_comes_after() {
     assert!(bench.send(vec![batch(1, b"late")]).recv().is_err());
     let late = futures::executor::block_on(bench.wal.append(Request {
         frames: vec![batch(1, b"late")],
-        done: Done::Durable(Box::new(|_| {})),
+        done: Done::Logged(Box::new(|_| {})),
         permit: None,
     }));
     assert!(matches!(late, Err(Error::Closed)));
@@ -213,7 +213,7 @@ fn bad_requests_are_refused_before_they_are_queued() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::open(dir.path());
     let refused = |frames| {
-        let done = Done::Durable(Box::new(|_| {}));
+        let done = Done::Logged(Box::new(|_| {}));
         bench.wal.append_blocking(Request { frames, done, permit: None }).unwrap_err()
     };
     assert!(matches!(refused(vec![batch(1, &[0; 20_000])]), Error::TooLarge { .. }));
@@ -240,7 +240,7 @@ fn memory_is_given_back_once_a_request_is_written() {
     let (done, answer) = sync_channel(1);
     let request = Request {
         frames: vec![batch(1, b"a")],
-        done: Done::Durable(Box::new(move |ack| done.send(ack).unwrap())),
+        done: Done::Logged(Box::new(move |ack| done.send(ack).unwrap())),
         permit: budget.try_acquire(1000),
     };
     bench.wal.append_blocking(request).unwrap();
