@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::Failure;
 use super::{output, settings};
 use crate::broker::{Broker, Components, RenderMetrics};
-use crate::config::{Config, Flush};
+use crate::config::Config;
 use crate::runtime::metrics;
 use crate::runtime::tasks::OnFatal;
 
@@ -77,7 +77,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     init_log(matches)?;
     let config = settings::config(matches).map_err(|error| Failure::Usage(error.0))?;
     let broker = start(&config).await?;
-    announce(&broker, config.log_flush);
+    announce(&broker, &config);
     wait_for_signal().await?;
     tracing::info!("stopping: draining, then the last commit");
     stop(broker, &config).await;
@@ -141,15 +141,17 @@ fn init_log(matches: &ArgMatches) -> Result<(), Failure> {
     result.map_err(|error| Failure::Refused(format!("cannot log: {error}")))
 }
 
-fn announce(broker: &Broker, flush: Flush) {
+fn announce(broker: &Broker, config: &Config) {
     for (name, address) in broker.kafka_addresses() {
         output::line(format!("kafka    {address}  ({name})"));
     }
     let http = broker.http_address();
     output::line(format!("http     http://{http}"));
-    output::line(format!("catalog  http://{http}/iceberg"));
+    let own = format!("http://{http}/iceberg");
+    let catalog = config.catalog_uri.as_ref().unwrap_or(&own);
+    output::line(format!("catalog  {catalog}"));
     output::line(format!("data     {}", broker.data_dir().display()));
-    if let Some(delay) = flush.delay() {
+    if let Some(delay) = config.log_flush.delay() {
         output::line(format!(
             "log.flush  answers come before the sync, which may take {delay:?}: a power loss can \
              take answered records"
@@ -166,7 +168,7 @@ fn announce(broker: &Broker, flush: Flush) {
     output::line("query the table, first rows after a second (pip install 'pyiceberg[pyarrow]'):");
     output::line(format!(
         "  python3 -c \"from pyiceberg.catalog import load_catalog as c; \
-         print(c('floe', type='rest', uri='http://{http}/iceberg')\
+         print(c('floe', type='rest', uri='{catalog}')\
          .load_table('streams.orders').scan().to_arrow().to_pylist())\""
     ));
     output::line("");
