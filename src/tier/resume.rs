@@ -109,8 +109,7 @@ impl Worker {
         let mut next = self.entry.clone();
         next.resume(starts, gaps.clone());
         if new_table {
-            next.table = None;
-            next.dlq = None;
+            next.leave_table();
         }
         self.context.ledger.write(put_entry(&next)).await?;
         self.entry = next;

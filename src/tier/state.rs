@@ -221,6 +221,14 @@ impl Entry {
         self.stop = Some(Stop { state, reason: reason.into() });
     }
 
+    /// The rows to come go to a new table, whose counts begin again. Gaps stay: they are the
+    /// stream's.
+    pub fn leave_table(&mut self) {
+        self.table = None;
+        self.dlq = None;
+        self.totals = Totals { gap_offsets: self.totals.gap_offsets, ..Totals::default() };
+    }
+
     /// Starts a new generation at `starts` (rules 4.4). What was outstanding is given up: its
     /// rows are below or above the new starts. Gaps to `starts` are recorded by the caller.
     pub fn resume(&mut self, starts: Ends, gaps: Vec<Gap>) {

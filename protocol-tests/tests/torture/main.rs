@@ -1,5 +1,8 @@
 //! Short histories of what the `torture` command does for hours: random faults under load, with
-//! the catalog in the server and behind a proxy that loses and makes up answers.
+//! the catalog in the server and behind a proxy that loses and makes up answers. And each row of
+//! the table of crashes around a commit by its name.
+
+mod crash_table;
 
 use std::time::Duration;
 
