@@ -1,0 +1,163 @@
+//! Streams that bring other tiering down: an idle partition, shapes that alternate, a great many
+//! partition values, poison now and then, names that collide, values at the edges.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use protocol_tests::clients::create;
+use protocol_tests::{Floe, eventually, table};
+use serde_json::{Value, json};
+
+async fn post(floe: &Floe, topic: &str, query: &str, body: String) {
+    let url = floe.url(&format!("/api/v1/topics/{topic}/events{query}"));
+    let call = reqwest::Client::new().post(url).header("content-type", "application/x-ndjson");
+    let answer = call.body(body).send().await.expect("the server answers");
+    let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
+    assert!(status.is_success(), "{status} {text}");
+}
+
+fn lines(numbers: std::ops::Range<i64>, line: impl Fn(i64) -> String) -> String {
+    numbers.fold(String::new(), |mut body, i| {
+        writeln!(body, "{}", line(i)).expect("a string takes text");
+        body
+    })
+}
+
+/// Offsets of all rows by partition are without holes and doubles; how many rows there are.
+async fn rows_without_holes(floe: &Floe, topic: &str) -> usize {
+    let rows = table::rows(&floe.url("/iceberg"), topic).await.expect("the table is there");
+    let places: BTreeSet<(i32, i64)> = rows.iter().map(|row| (row.partition, row.offset)).collect();
+    assert_eq!(places.len(), rows.len(), "a row is there twice");
+    for (partition, offset) in &places {
+        assert!(*offset == 0 || places.contains(&(*partition, offset - 1)), "{partition} {offset}");
+    }
+    rows.len()
+}
+
+/// The watermark in the newest snapshot, milliseconds.
+async fn watermark(floe: &Floe, topic: &str) -> i64 {
+    let metadata = table::metadata(&floe.url("/iceberg"), topic).await.expect("a table");
+    let snapshot = metadata.current_snapshot().expect("a commit");
+    snapshot.summary().additional_properties["floe.watermark-ms"].parse().expect("a number")
+}
+
+fn rss_mb(floe: &Floe) -> u64 {
+    let path = format!("/proc/{}/status", floe.pid());
+    let status = std::fs::read_to_string(path).expect("the process runs");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") / 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_partition_holds_back_neither_rows_nor_the_watermark() {
+    let floe = Floe::start(&["--table-target-lag=1s", "--num-partitions=16"]).await;
+    let mut last = 0;
+    for turn in 0..3_i64 {
+        for partition in 0..15 {
+            let body = lines(turn * 10..turn * 10 + 10, |i| format!("{{\"i\":{i}}}"));
+            post(&floe, "t", &format!("?partition={partition}"), body).await;
+        }
+        let wanted = 150 * usize::try_from(turn + 1).unwrap();
+        eventually("the rows", || async {
+            let rows = table::rows(&floe.url("/iceberg"), "t").await?;
+            (rows.len() == wanted).then_some(())
+        })
+        .await;
+        let now = watermark(&floe, "t").await;
+        assert!(now > last, "the watermark stands still at {now}");
+        last = now;
+    }
+    let status = floe.get("/api/v1/tables/streams.t").await;
+    assert_eq!((&status["lag_ms"], &status["pending_offsets"]), (&json!(0), &json!(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shapes_that_alternate_record_by_record_cost_no_file_each() {
+    let floe = Floe::start(&["--table-target-lag=1h", "--num-partitions=1"]).await;
+    let body = lines(0..6_000, |i| match i % 3 {
+        0 => format!("{{\"i\":{i},\"a\":1}}"),
+        1 => format!("{{\"i\":{i},\"b\":{{\"c\":[\"x\"]}}}}"),
+        _ => format!("{{\"i\":{i},\"a\":\"text\"}}"),
+    });
+    post(&floe, "t", "", body).await;
+    let status = floe.flush("t").await;
+    assert_eq!(status["rows"], 6_000, "{status}");
+    let files = status["last_files"].as_array().map_or(0, Vec::len);
+    let commits = status["commits"].as_u64().unwrap();
+    assert!(files <= 3 && commits <= 2, "{files} files in the last of {commits} commits");
+    assert_eq!(rows_without_holes(&floe, "t").await, 6_000);
+}
+
+/// More than the peak that was measured (about 270 MB in a debug build), less than a file each.
+const MANY_VALUES_RSS_MB: u64 = 500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_thousand_partition_values_in_one_batch_stay_within_memory() {
+    let floe = Floe::start(&["--table-target-lag=1h", "--num-partitions=1"]).await;
+    let options = [("table.partition.spec", "identity(k)"), ("table.mode", "json")];
+    create(&floe, "t", 1, &options).await;
+    post(&floe, "t", "", lines(0..3_000, |i| format!("{{\"i\":{i},\"k\":\"key-{i}\"}}"))).await;
+    let status = floe.flush("t").await;
+    assert_eq!(status["rows"], 3_000, "{status}");
+    assert_eq!(rows_without_holes(&floe, "t").await, 3_000);
+    let peak = rss_mb(&floe);
+    println!("three thousand partition values: {peak} MB at most");
+    assert!(peak < MANY_VALUES_RSS_MB, "{peak} MB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poison_now_and_then_is_counted_to_the_record() {
+    let floe = Floe::start(&["--table-target-lag=1h", "--num-partitions=2"]).await;
+    create(&floe, "t", 2, &[("table.mode", "json")]).await;
+    let mut wire = protocol_tests::wire::Wire::connect(&floe.bootstrap()).await;
+    let values: Vec<String> = (0..20_000)
+        .map(|i| if i % 1_000 == 999 { "{poison".to_owned() } else { format!("{{\"i\":{i}}}") })
+        .collect();
+    for (turn, some) in values.chunks(1_000).enumerate() {
+        let some: Vec<&str> = some.iter().map(String::as_str).collect();
+        let partition = i32::try_from(turn % 2).unwrap();
+        assert_eq!(wire.produce("t", partition, &some).await.error_code, 0);
+    }
+    let status = floe.flush("t").await;
+    assert_eq!((&status["rows"], &status["dlq_rows"]), (&json!(19_980), &json!(20)), "{status}");
+    assert_eq!(status["gap_offsets"], 0);
+    let dead = table::rows(&floe.url("/iceberg"), "t__dlq").await.expect("dead letters");
+    assert!(dead.iter().all(|row| row.offset % 1_000 == 999), "{dead:?}");
+}
+
+/// Names of the columns, with those of nested ones.
+fn columns(status: &Value) -> Vec<String> {
+    let columns = status["columns"].as_array().expect("columns");
+    columns.iter().map(|column| column["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_collide_without_case_and_values_at_the_edges_are_kept() {
+    let floe = Floe::start(&["--table-target-lag=1h", "--num-partitions=1"]).await;
+    let deep = (0..60).fold("1".to_owned(), |inner, _| format!("{{\"n\":{inner}}}"));
+    let values = [
+        r#"{"Name":"a","name":"b","NAME":"c"}"#.to_owned(),
+        r#"{"i":18446744073709551615}"#.to_owned(),
+        r#"{"i":-9223372036854775808,"f":1e400}"#.to_owned(),
+        r#"{"i":1,"i":2}"#.to_owned(),
+        r#"{"":"no name","floe":{"offset":7},"_rest":1}"#.to_owned(),
+        format!("{{\"deep\":{deep}}}"),
+        "[]".to_owned(),
+        "null".to_owned(),
+    ];
+    let mut wire = protocol_tests::wire::Wire::connect(&floe.bootstrap()).await;
+    create(&floe, "t", 1, &[]).await;
+    for value in &values {
+        assert_eq!(wire.produce("t", 0, &[value]).await.error_code, 0, "{value}");
+    }
+    let status = floe.flush("t").await;
+    assert_eq!(
+        (&status["rows"], &status["dlq_rows"]),
+        (&json!(values.len()), &json!(0)),
+        "{status}"
+    );
+    let columns = columns(&status);
+    let folded: BTreeSet<String> = columns.iter().map(|name| name.to_lowercase()).collect();
+    assert_eq!(folded.len(), columns.len(), "{columns:?}");
+    assert_eq!(rows_without_holes(&floe, "t").await, values.len());
+}
