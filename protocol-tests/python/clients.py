@@ -34,10 +34,11 @@ class Client:
     idempotent: bool = True
     has_admin: bool = True
     has_transactions: bool = True
+    has_groups: bool = True
     has_group_protocol: bool = False
     # It sends what it was configured for, without looking what the broker has.
     asks_for_versions: bool = True
-    # What its own interface cannot say: "null_header", "header_order".
+    # What its own interface cannot say: "null_header", "header_order", "header_list" (each name once, sorted).
     lacks: frozenset = frozenset()
     # It reads empty keys, values and header values as absent ones.
     reads_empty_as_null: bool = False
@@ -143,6 +144,11 @@ def node_version(name):
     return json.loads((HERE.parent / "node" / "package.json").read_text())["dependencies"][name]
 
 
+def rust_version(name):
+    text = (HERE.parent / "rust" / "Cargo.toml").read_text()
+    return re.search(rf'^{name} = "(.+)"', text, re.MULTILINE).group(1)
+
+
 NO_NULL_HEADER = frozenset({"null_header"})
 CLIENTS = [
     python_client("confluent-kafka (librdkafka)", "confluent-kafka", "confluent.py"),
@@ -182,6 +188,17 @@ CLIENTS = [
         {"NODE_PATH": str(ENV / "node" / "node_modules")},
         lacks=frozenset({"null_header", "header_order"}),
     ),
+    Client(
+        "rskafka",
+        rust_version("rskafka"),
+        "rust",
+        (str(ENV / "rust" / "release" / "rskafka-driver"),),
+        idempotent=False,
+        has_admin=False,
+        has_groups=False,
+        has_transactions=False,
+        lacks=frozenset({"header_list"}),
+    ),
 ]
 
 
@@ -206,6 +223,7 @@ def sample(codec, idempotent, lacks):
     dropped = {
         "header_order": {b"ordered"},
         "null_header": {b"null header"},
+        "header_list": {b"ordered", b"null header", b"binary\x00\xff"},
     }
     unsayable = set().union(*(dropped[lack] for lack in lacks))
     records = []
@@ -213,6 +231,8 @@ def sample(codec, idempotent, lacks):
         if key in unsayable:
             continue
         headers = [*headers, ("codec", codec.encode()), ("idempotent", str(idempotent).encode())]
+        if "header_list" in lacks:
+            headers.sort()
         for partition in range(3):
             records.append(
                 {

@@ -133,7 +133,7 @@ def shortened(error):
 
 
 @pytest.mark.compat("consumer group")
-@EVERY
+@pytest.mark.parametrize("client", [c for c in CLIENTS if c.has_groups], ids=lambda client: client.id)
 def test_groups_are_refused_clearly(client, driver, floe, compat_note):
     make(floe, "grouped", 1)
     began = time.monotonic()
