@@ -183,8 +183,8 @@ pub(crate) async fn try_read_log(
     Ok((found, holes))
 }
 
-/// The values and positions of all rows of a table: (partition, offset, `i` or `_value`). None
-/// if there is no such table.
+/// The values and positions of all rows of a table: (partition, offset, `i`, `_value` or, of a
+/// dead letter, `value`). None if there is no such table.
 pub(crate) async fn try_read_table(
     catalog: &Arc<dyn Catalog>,
     name: &str,
@@ -216,6 +216,7 @@ pub(crate) async fn read_table(catalog: &Arc<dyn Catalog>, name: &str) -> Vec<St
 }
 
 fn rows(batch: &arrow_array::RecordBatch) -> Vec<Stored> {
+    use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Int32Type, Int64Type};
     use arrow_cast::display::{ArrayFormatter, FormatOptions};
@@ -224,14 +225,19 @@ fn rows(batch: &arrow_array::RecordBatch) -> Vec<Stored> {
     let system = system.as_struct();
     let partitions = system.column_by_name("partition").unwrap().as_primitive::<Int32Type>();
     let offsets = system.column_by_name("offset").unwrap().as_primitive::<Int64Type>();
-    let value = batch.column_by_name("i").or_else(|| batch.column_by_name("_value"));
+    let columns = ["i", "_value", "value"].map(|name| batch.column_by_name(name));
     let options = FormatOptions::default();
-    let value = value.map(|column| ArrayFormatter::try_new(column, &options).unwrap());
+    let value = |row: usize| {
+        let Some(column) = columns.iter().flatten().find(|column| column.is_valid(row)) else {
+            return String::new();
+        };
+        match column.as_binary_opt::<i64>() {
+            Some(bytes) => String::from_utf8_lossy(bytes.value(row)).into_owned(),
+            None => ArrayFormatter::try_new(column, &options).unwrap().value(row).to_string(),
+        }
+    };
     (0..batch.num_rows())
-        .map(|row| {
-            let text = value.as_ref().map_or_else(String::new, |f| f.value(row).to_string());
-            (partitions.value(row), offsets.value(row), text)
-        })
+        .map(|row| (partitions.value(row), offsets.value(row), value(row)))
         .collect()
 }
 

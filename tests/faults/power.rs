@@ -27,6 +27,8 @@ const LIVES: usize = 3;
 /// Seeds in which a missing sync must show.
 const SEEDS_MAX: u64 = 400;
 const TOPICS: [&str; 3] = ["a", "b", "c"];
+/// Its table has typed rows only: what is no JSON goes to the dead letters.
+const TYPED: &str = "b";
 /// Keeps its records for ever: between those of the others, which go, they are moved.
 const KEEPER: &str = "a";
 const PARTITIONS: i32 = 3;
@@ -292,8 +294,11 @@ impl History {
         loop {
             let name = TOPICS[self.random.random_range(0..TOPICS.len())];
             let Some(topic) = broker.topics().get(name) else {
-                let kept = [("retention.ms", "-1")];
-                let overrides = if name == KEEPER { &kept[..] } else { &[] };
+                let overrides: &[_] = match name {
+                    KEEPER => &[("retention.ms", "-1")],
+                    TYPED => &[("table.mode", "json")],
+                    _ => &[],
+                };
                 let made = topic_with(broker, name, PARTITIONS, overrides).await;
                 self.world.lock().unwrap().topics.insert(name, made.id);
                 continue;
@@ -337,8 +342,14 @@ impl History {
                 first..world.sent
             };
             let filler = "x".repeat(self.random.random_range(0..2_000));
+            // Columns that come while the stream runs, and now and then what is no JSON.
+            let more = match self.random.random_range(0..6) {
+                0 => format!(",\"g{}\":1}}", self.random.random_range(0..8)),
+                1 => String::new(),
+                _ => "}".to_owned(),
+            };
             let texts: Vec<String> =
-                first.clone().map(|i| format!("{{\"i\":{i},\"f\":\"{filler}\"}}")).collect();
+                first.clone().map(|i| format!("{{\"i\":{i},\"f\":\"{filler}\"{more}")).collect();
             let index = self.random.random_range(0..PARTITIONS);
             let partition = topic.partitions[usize::try_from(index).unwrap()];
             batches.push(AppendBatch { partition, batch: batch(&texts) });
@@ -374,9 +385,11 @@ impl History {
     }
 }
 
-/// The rows of a table; an error if it cannot be read or has one twice.
+/// The rows of a table and its dead letters; an error if one cannot be read or is there twice.
 async fn rows_of(broker: &Broker, name: &'static str) -> Result<BTreeMap<Place, usize>, String> {
-    let rows = try_read_table(broker.catalog(), name).await?.unwrap_or_default();
+    let mut rows = try_read_table(broker.catalog(), name).await?.unwrap_or_default();
+    let dead = try_read_table(broker.catalog(), &format!("{name}__dlq")).await?;
+    rows.extend(dead.unwrap_or_default());
     let mut found = BTreeMap::new();
     for (partition, offset, value) in rows {
         if found.insert((name, partition, offset), number(&value)?).is_some() {
