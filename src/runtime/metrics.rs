@@ -36,6 +36,7 @@ metrics! {
     WAL_SYNC_SECONDS, Histogram, "floe_wal_sync_seconds", "Time of one fdatasync of the write-ahead log.";
     WAL_UNSYNCED_BYTES, Gauge, "floe_wal_unsynced_bytes", "Bytes of the write-ahead log that are written and not synced yet; with log.flush = always none of them is answered.";
     WAL_FILES, Gauge, "floe_wal_files", "Files of the write-ahead log on disk.";
+    WAL_RECYCLED, Counter, "floe_wal_files_recycled_total", "Freed files of the write-ahead log that were written again instead of new ones.";
     WAL_FREED, Counter, "floe_wal_files_freed_total", "Files of the write-ahead log that were freed.";
     WAL_MOVED_BYTES, Counter, "floe_wal_moved_bytes_total", "Bytes of live records copied out of old files of the write-ahead log.";
     WAL_FREE_BYTES, Gauge, "floe_disk_free_bytes", "Free bytes on the disk that holds the data directory.";

@@ -23,6 +23,9 @@ const OPEN_FILES_MAX: usize = 64;
 /// Name under which the next file is made; a leftover is removed when the log is opened.
 pub(crate) const NEXT_NAME: &str = "next.tmp";
 
+/// Names of files that were freed and wait to be written again; leftovers are removed like it.
+pub(crate) const SPARE_NAMES: [&str; 2] = ["spare0.tmp", "spare1.tmp"];
+
 /// The positions `[first, end)` of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalFile {
@@ -55,11 +58,22 @@ pub(crate) struct State {
     files: BTreeMap<u64, Slot>,
     current: u64,
     pub(crate) next: Next,
+    /// The files of [`SPARE_NAMES`].
+    spares: [Spare; SPARE_NAMES.len()],
     pub(crate) stop: bool,
     /// The log is asked to end: nobody waits any more for a file that cannot be made.
     closing: bool,
     /// Sealed files whose rest can be cut: first position and end of the seal.
     pub(crate) cuts: Vec<WalFile>,
+}
+
+/// A freed file that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    Absent,
+    /// Its new name is not durable yet.
+    Coming,
+    There,
 }
 
 #[derive(Debug)]
@@ -105,6 +119,7 @@ impl Files {
             files: setup.files.iter().map(slot).collect(),
             current,
             next: Next::Missing,
+            spares: [Spare::Absent; SPARE_NAMES.len()],
             stop: false,
             closing: false,
             cuts,
@@ -150,7 +165,8 @@ impl Files {
         Ok(Some(open))
     }
 
-    /// Unlinks the file that begins at `first`. False if it is current, leased or unknown.
+    /// Frees the file that begins at `first`: keeps it as a spare, whose blocks need not be made
+    /// again, or unlinks it. False if it is current, leased or unknown.
     pub(crate) fn release(&self, first: Lsn) -> io::Result<bool> {
         let slot = {
             let mut state = self.state.lock();
@@ -164,17 +180,53 @@ impl Files {
             state.files.remove(&first.0)
         };
         // Readers cannot find it any more; the slow part runs without the lock.
-        if let Err(error) = self.fs.remove_file(&self.wal_dir.join(name_of(first))) {
+        let bytes = slot.as_ref().map_or(0, |slot| slot.end - first.0);
+        let place = self.spare_place(bytes);
+        if let Err(error) = self.free(&self.wal_dir.join(name_of(first)), place) {
+            let mut state = self.state.lock();
+            if let Some(place) = place {
+                state.spares[place] = Spare::Absent;
+            }
             if let Some(slot) = slot {
-                self.state.lock().files.insert(first.0, slot);
+                state.files.insert(first.0, slot);
             }
             return Err(error);
         }
         self.fs.sync_dir(&self.wal_dir, SyncPoint::WalDir)?;
+        if let Some(place) = place {
+            self.state.lock().spares[place] = Spare::There;
+        }
         ::metrics::counter!(metrics::WAL_FREED).increment(1);
         self.count();
         self.changed.notify_all();
         Ok(true)
+    }
+
+    /// Where a freed file of so many bytes is kept, if it is.
+    fn spare_place(&self, bytes: u64) -> Option<usize> {
+        // A short one has blocks to make, and a full disk needs what it has.
+        if bytes < self.file_bytes / 4 * 3 || bytes > self.file_bytes || self.admission().is_err() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let place = state.spares.iter().position(|spare| *spare == Spare::Absent)?;
+        state.spares[place] = Spare::Coming;
+        Some(place)
+    }
+
+    fn free(&self, path: &Path, place: Option<usize>) -> io::Result<()> {
+        match place {
+            Some(place) => self.fs.rename(path, &self.wal_dir.join(SPARE_NAMES[place])),
+            None => self.fs.remove_file(path),
+        }
+    }
+
+    /// The path of a spare, which is the caller's from now on.
+    pub(crate) fn take_spare(&self) -> Option<PathBuf> {
+        let mut state = self.state.lock();
+        let place = state.spares.iter().position(|spare| *spare == Spare::There)?;
+        state.spares[place] = Spare::Absent;
+        Some(self.wal_dir.join(SPARE_NAMES[place]))
     }
 
     /// Waits for the next file and gives it the name of position `first`. Its folder entry is not
@@ -294,16 +346,23 @@ pub(crate) fn make_file(
     bytes: u64,
     urgent: &AtomicBool,
 ) -> io::Result<Arc<dyn File>> {
-    const CHUNK: usize = 1 << 20;
-    // Synced now and then, so that one sync does not hold up those of the groups for long.
-    const CHUNKS_PER_SYNC: u64 = 8;
-    static ZEROS: [u8; CHUNK] = [0; CHUNK];
     let path = wal_dir.join(NEXT_NAME);
     if fs.exists(&path) {
         fs.remove_file(&path)?;
     }
     let file = fs.create_new(&path)?;
-    let mut written = 0;
+    write_zeros(&*file, 0, bytes, urgent)?;
+    file.sync_all(SyncPoint::WalFile)?;
+    Ok(file)
+}
+
+/// Writes zeros from `from` to `bytes`; with `urgent` set the rest becomes a hole.
+fn write_zeros(file: &dyn File, from: u64, bytes: u64, urgent: &AtomicBool) -> io::Result<()> {
+    const CHUNK: usize = 1 << 20;
+    // Synced now and then, so that one sync does not hold up those of the groups for long.
+    const CHUNKS_PER_SYNC: u64 = 8;
+    static ZEROS: [u8; CHUNK] = [0; CHUNK];
+    let mut written = from;
     let mut chunks = 0;
     while written < bytes {
         if urgent.load(Ordering::Relaxed) {
@@ -319,7 +378,30 @@ pub(crate) fn make_file(
             file.sync_data(SyncPoint::WalFile)?;
         }
     }
+    Ok(())
+}
+
+/// Makes the file at `spare` the next one: all its blocks but those after its end were written.
+/// What is in it are frames of other positions, which nobody takes for his own.
+pub(crate) fn recycle(
+    fs: &dyn FileSystem,
+    wal_dir: &Path,
+    spare: &Path,
+    bytes: u64,
+) -> io::Result<Arc<dyn File>> {
+    let path = wal_dir.join(NEXT_NAME);
+    if fs.exists(&path) {
+        fs.remove_file(&path)?;
+    }
+    fs.rename(spare, &path)?;
+    let file = fs.open(&path)?;
+    let length = file.length()?;
+    if length > bytes {
+        file.set_len(bytes)?;
+    }
+    write_zeros(&*file, length, bytes, &AtomicBool::new(false))?;
     file.sync_all(SyncPoint::WalFile)?;
+    ::metrics::counter!(metrics::WAL_RECYCLED).increment(1);
     Ok(file)
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the order inside a group, headers and checksums of new frames. Does not own: when a
 //! group is closed (see `sequencer`), syncing (see `sync`).
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -13,12 +13,24 @@ use crate::wal::files::{OpenFile, WalFile};
 use crate::wal::frame::{
     FRAME_ALIGN, FrameHeader, HEADER_LEN, PREFIX_LEN, body_len, crc32c, disk_len, patched_prefix,
 };
+use crate::wal::tail::Tail;
 use crate::wal::{Ack, Done, FrameDraft, FrameKind, Publish, Request, WrittenFrame};
 
 const PADDING: [u8; FRAME_ALIGN as usize] = [0; FRAME_ALIGN as usize];
 
 /// Bytes of a frame without body: seals and marks of the durable end.
 pub(crate) const CONTROL_LEN: u64 = HEADER_LEN as u64;
+
+/// The file that is written to.
+pub(crate) struct Current {
+    pub(crate) file: Arc<OpenFile>,
+    /// Position after the room in it.
+    pub(crate) end: u64,
+    /// Append time of its first frame that is not a mark, milliseconds.
+    pub(crate) since_ms: Option<i64>,
+    /// Its unfinished last block.
+    pub(crate) tail: Tail,
+}
 
 /// One step of making a group durable, in order.
 pub(crate) enum SyncStep {
@@ -180,23 +192,22 @@ impl Layout {
     }
 
     /// Writes everything with one call and moves the frames to `group`.
-    pub(crate) fn write(&mut self, file: &Arc<OpenFile>, group: &mut Group) -> io::Result<()> {
+    pub(crate) fn write(&mut self, current: &mut Current, group: &mut Group) -> io::Result<()> {
         let Some(first) = self.items.first() else {
             return Ok(());
         };
         let start = first.frame.lsn.0;
-        let mut slices = Vec::with_capacity(self.items.len() * 5);
+        let mut parts = Vec::with_capacity(self.items.len() * 5);
         for item in &self.items {
-            slices.push(IoSlice::new(&item.header));
-            let parts = body_parts(&item.frame.draft, item.prefix.as_ref());
-            let body: usize = parts.iter().map(|part| part.len()).sum();
-            slices.extend(parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
-            let padding = item.frame.disk_len as usize - HEADER_LEN - body;
-            if padding > 0 {
-                slices.push(IoSlice::new(&PADDING[..padding]));
-            }
+            parts.push(&item.header[..]);
+            let body = body_parts(&item.frame.draft, item.prefix.as_ref());
+            let body_len: usize = body.iter().map(|part| part.len()).sum();
+            parts.extend(body);
+            parts.push(&PADDING[..item.frame.disk_len as usize - HEADER_LEN - body_len]);
         }
-        file.file.write_all_at(&mut slices, start - file.first)?;
+        let file = &current.file;
+        let file_len = current.end - file.first;
+        current.tail.write(&*file.file, &parts, start - file.first, file_len)?;
         group.bytes += self.bytes;
         self.bytes = 0;
         group.steps.push(SyncStep::File(Arc::clone(file)));

@@ -17,12 +17,13 @@ use crate::types::{Lsn, Offset, PartitionId};
 use crate::wal::apply::Applier;
 use crate::wal::files::{Files, FilesSetup, WalFile, make_first_file};
 use crate::wal::frame::{BODY_LEN_MAX, FrameHeader, HEADER_LEN, body_len};
-use crate::wal::group::{CONTROL_LEN, Group, Identity, Layout, control, request_len};
+use crate::wal::group::{CONTROL_LEN, Current, Group, Identity, Layout, control, request_len};
 use crate::wal::prepare::Preparer;
 use crate::wal::recovery::Recovered;
-use crate::wal::sequencer::{Command, Current, Sequencer};
+use crate::wal::sequencer::{Command, Sequencer};
 use crate::wal::space::Floor;
 use crate::wal::sync::Syncer;
+use crate::wal::tail::Tail;
 use crate::wal::{
     Apply, Directory, Error, FrameKind, Publish, ReadError, Request, Run, Sequence, WrittenFrame,
     ext, reader, salvage,
@@ -192,9 +193,9 @@ impl Wal {
         }
         let identity = Identity { log_id: directory.log_id(), run: recovered.run };
         let files = Arc::new(open_files(&directory, recovered, &options)?);
-        let current = open_current(&files, recovered.end, identity.log_id)?;
+        let mut current = open_current(&files, recovered.end, identity.log_id)?;
         let append_ms = context.clock.now_ms();
-        let position = write_mark(&current, recovered.end, identity, append_ms)?;
+        let position = write_mark(&mut current, recovered.end, identity, append_ms)?;
         let shared = Arc::new(Shared::new(Lsn(position)));
         let (queue, commands) = mpsc::channel(options.queue_requests.max(1));
         let (groups, unsynced) = sync_channel(match options.flush {
@@ -472,13 +473,15 @@ fn open_current(files: &Files, end: Lsn, log_id: u64) -> Result<Current, Error> 
         .transpose()
         .map_err(Error::io(doing))?
         .and_then(|()| FrameHeader::decode(&bytes, log_id).ok());
-    Ok(Current { file, end: last.end.0, since_ms: first_header.map(|header| header.append_ms) })
+    let tail = Tail::load(&*file.file, end.0 - last.first.0).map_err(Error::io(doing))?;
+    let since_ms = first_header.map(|header| header.append_ms);
+    Ok(Current { file, end: last.end.0, since_ms, tail })
 }
 
 /// Writes a mark in the new run and syncs it: whatever an older run left behind it is refused
 /// from now on (rules 2.2). Returns the position after it.
 fn write_mark(
-    current: &Current,
+    current: &mut Current,
     end: Lsn,
     identity: Identity,
     append_ms: i64,
@@ -488,7 +491,7 @@ fn write_mark(
     let mut group = Group::default();
     let mark = vec![control(FrameKind::Durable)];
     let position = layout.push(mark, end.0, identity, end, append_ms);
-    layout.write(&current.file, &mut group).map_err(Error::io(doing))?;
+    layout.write(current, &mut group).map_err(Error::io(doing))?;
     current.file.file.sync_data(SyncPoint::WalGroup).map_err(Error::io(doing))?;
     Ok(position)
 }

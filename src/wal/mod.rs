@@ -23,6 +23,7 @@ mod salvage;
 mod sequencer;
 mod space;
 mod sync;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::runtime::metrics;
 use crate::types::Lsn;
 use crate::wal::directory::name_of;
-use crate::wal::files::{Files, NEXT_NAME, Next, make_file};
+use crate::wal::files::{Files, NEXT_NAME, Next, make_file, recycle};
 use crate::wal::sequencer::Command;
 
 /// Runs until [`Files::stop`].
@@ -63,7 +63,11 @@ fn cut_sealed(files: &Files) -> bool {
 }
 
 fn make_next(files: &Files) -> bool {
-    let made = make_file(&*files.fs, &files.wal_dir, files.file_bytes, &files.urgent);
+    let (fs, wal_dir, bytes) = (&*files.fs, &files.wal_dir, files.file_bytes);
+    let made = match files.take_spare() {
+        Some(spare) => recycle(fs, wal_dir, &spare, bytes),
+        None => make_file(fs, wal_dir, bytes, &files.urgent),
+    };
     let mut state = files.state.lock();
     let ok = made.is_ok();
     state.next = match made {
@@ -92,7 +96,19 @@ fn refresh_admission(files: &Files) {
         }
         Err(error) => Some(format!("free space is not known: {error}")),
     });
+    if refusal.is_some() {
+        drop_spares(files);
+    }
     files.refuse(refusal);
+}
+
+/// Gives the room of spare files back.
+fn drop_spares(files: &Files) {
+    while let Some(spare) = files.take_spare() {
+        if let Err(error) = files.fs.remove_file(&spare) {
+            tracing::warn!(?spare, %error, "a spare log file was not removed");
+        }
+    }
 }
 
 /// What the thread needs, so that it does not keep the queue open.

@@ -13,11 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::Flush;
 use crate::types::Lsn;
 use crate::wal::directory::read_run;
-use crate::wal::files::{Files, OpenFile, WalFile};
+use crate::wal::files::{Files, WalFile};
 use crate::wal::group::{
-    CONTROL_LEN, Group, Identity, Layout, SyncStep, control, order, request_len,
+    CONTROL_LEN, Current, Group, Identity, Layout, SyncStep, control, order, request_len,
 };
 use crate::wal::handle::{Context, Shared};
+use crate::wal::tail::Tail;
 use crate::wal::{Ack, FrameKind, Publish, Request, Sequence, Verdict};
 
 /// A group is closed at this many bytes of frames,
@@ -42,15 +43,6 @@ pub(crate) enum Command {
     Tick,
     /// Write what is queued, then end.
     Shutdown,
-}
-
-/// The file that is written to.
-pub(crate) struct Current {
-    pub(crate) file: Arc<OpenFile>,
-    /// Position after the room in it.
-    pub(crate) end: u64,
-    /// Append time of its first frame that is not a mark, milliseconds.
-    pub(crate) since_ms: Option<i64>,
 }
 
 pub(crate) struct Sequencer {
@@ -196,7 +188,7 @@ impl Sequencer {
             .fail_points
             .hit("wal.before_write")
             .map_err(std::io::Error::other)
-            .and_then(|()| self.layout.write(&self.current.file, group));
+            .and_then(|()| self.layout.write(&mut self.current, group));
         written.map_err(|error| {
             Stop::Fatal(format!(
                 "write to the log failed: {error}; nothing past position {} is durable, \
@@ -219,7 +211,7 @@ impl Sequencer {
         };
         group.steps.push(SyncStep::Folder);
         group.sealed.push(WalFile { first, end: Lsn(self.position) });
-        self.current = Current { file, end, since_ms: None };
+        self.current = Current { file, end, since_ms: None, tail: Tail::default() };
         Ok(())
     }
 

@@ -30,6 +30,10 @@ struct World {
     run: u32,
     /// Position that was durable at the end of a life.
     durable: Lsn,
+    /// Files below were freed: what is in them is not asked for any more.
+    freed: Lsn,
+    /// Position after the last frame of a request.
+    ends: HashMap<u32, Lsn>,
     /// Answers of this life: position after the request, its number, its offsets.
     answered: Vec<(Lsn, u32, Vec<i64>)>,
 }
@@ -57,7 +61,8 @@ impl World {
     /// What was answered up to `end` must be there in the next life.
     fn expect(&mut self, end: Lsn) {
         for (answered, id, offsets) in std::mem::take(&mut self.answered) {
-            if answered <= end {
+            if answered <= end && answered > self.freed {
+                self.ends.insert(id, answered);
                 self.acked.extend((0u8..).map(|at| (id, at)).zip(offsets));
             }
         }
@@ -80,7 +85,10 @@ impl World {
         for frame in frames {
             let name = name_of(frame)?;
             if frame.draft.kind.is_records() {
-                let next = next.entry(frame.draft.partition.0).or_default();
+                let next = next.entry(frame.draft.partition.0).or_insert(match self.freed {
+                    Lsn(0) => 0,
+                    _ => frame.draft.base_offset,
+                });
                 if frame.draft.base_offset != *next
                     || frame.draft.payload[..8] != next.to_be_bytes()
                 {
@@ -91,6 +99,8 @@ impl World {
             if self.dead.contains(&name.0) {
                 return fail(format!("{name:?} came back to life"));
             }
+            let end = self.ends.entry(name.0).or_default();
+            *end = frame.end().max(*end);
             if found.insert(name, frame.draft.base_offset).is_some() {
                 return fail(format!("{name:?} is there twice"));
             }
@@ -103,6 +113,9 @@ impl World {
         // Readers may have seen them from now on.
         self.acked.extend(&found);
         for (request, count) in &self.sent {
+            if self.ends.get(request).is_some_and(|end| *end <= self.freed) {
+                continue;
+            }
             let here = (0..*count).filter(|at| found.contains_key(&(*request, *at))).count();
             if here == 0 {
                 self.dead.insert(*request);
@@ -112,6 +125,26 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Frees the oldest files, all but the newest two: they are written again later.
+fn free_some(world: &Mutex<World>, bench: &Bench) -> Result<(), String> {
+    let durable = bench.wal.durable_lsn();
+    let files = bench.wal.list();
+    for file in files.iter().take(files.len().saturating_sub(2)) {
+        let mut world = world.lock();
+        if file.end > durable {
+            break;
+        }
+        let answered: Vec<_> = world.answered.iter().map(|(end, id, _)| (*id, *end)).collect();
+        world.ends.extend(answered);
+        world.freed = file.end;
+        let World { acked, ends, freed, .. } = &mut *world;
+        acked.retain(|name, _| ends.get(&name.0).is_none_or(|end| end > freed));
+        drop(world);
+        bench.wal.release(file.first).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn random_request(id: u32, random: &mut StdRng) -> Vec<FrameDraft> {
@@ -149,6 +182,9 @@ fn append_some(
             waited = Some(answer);
         }
         if random.random_bool(0.05) {
+            free_some(world, bench)?;
+        }
+        if random.random_bool(0.05) {
             futures::executor::block_on(bench.wal.roll(0)).map_err(|error| error.to_string())?;
         }
     }
@@ -170,7 +206,8 @@ fn live(
     flush: Flush,
 ) -> Result<bool, String> {
     let known_durable = if random.random_bool(0.5) { world.lock().durable } else { Lsn::default() };
-    let start = Start { known_durable, ..Start::default() };
+    let lsn = world.lock().freed;
+    let start = Start { lsn, known_durable: known_durable.max(lsn), ..Start::default() };
     let data = root.join("data");
     let fs: Arc<dyn FileSystem> = Arc::new(layer.clone());
     let crash_seed = random.random();
@@ -224,7 +261,8 @@ fn lives(seed: u64, skip: Option<SyncPoint>, flush: Flush) -> Result<(), String>
         layer.crash(random.random()).map_err(|error| error.to_string())?;
     }
     let known_durable = world.lock().durable;
-    let start = Start { known_durable, ..Start::default() };
+    let lsn = world.lock().freed;
+    let start = Start { lsn, known_durable: known_durable.max(lsn), ..Start::default() };
     let (_, recovered, frames) = open_and_recover(Arc::new(Disk), &dir.path().join("data"), start)
         .map_err(|error| error.to_string())?;
     world.lock().check(&recovered, &frames)

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod flush;
 mod moved;
+mod recycle;
 mod running;
 
 use std::collections::HashMap;
