@@ -1,6 +1,7 @@
 //! The command line: one file per command. Prints answers to standard output, everything else to
 //! standard error. Exit codes: 0 done, 1 refused, 2 wrong usage, 3 no server.
 
+mod bench;
 mod client;
 mod demo;
 mod output;
@@ -8,6 +9,7 @@ mod serve;
 mod settings;
 mod table;
 mod topic;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,7 @@ fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(topic::command())
         .subcommand(table::command())
+        .subcommand(bench::command())
 }
 
 /// Runs the command that the arguments name.
@@ -65,6 +68,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("demo", matches)) => demo::run(matches).await,
         Some(("topic", matches)) => topic::run(matches).await,
         Some(("table", matches)) => table::run(matches).await,
+        Some(("bench", matches)) => bench::run(matches).await,
         _ => Err(Failure::Usage("see floe --help".to_owned())),
     }
 }

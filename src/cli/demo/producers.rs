@@ -2,23 +2,20 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader, TopicName,
+    ApiKey, MetadataRequest, ProduceRequest, ProduceResponse, TopicName,
 };
-use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use kafka_protocol::protocol::{Decodable, StrBytes};
 use tokio::net::TcpStream;
 
+use crate::cli::wire::call;
 use crate::record::{BatchBuilder, Codec, NewRecord};
 
 const CITIES: &[&str] = &["Oslo", "Lagos", "Lima", "Kyoto", "Quito"];
 const METADATA_VERSION: i16 = 9;
 const PRODUCE_VERSION: i16 = 9;
-/// Largest answer taken.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 fn event(source: &str, number: usize) -> String {
     let city = CITIES[number % CITIES.len()];
@@ -90,40 +87,4 @@ pub(super) async fn kafka(address: SocketAddr, events: usize) -> Result<(), Stri
         }
     }
     Ok(())
-}
-
-/// Sends one request and returns the body of its answer.
-async fn call<R: Encodable>(
-    stream: &mut TcpStream,
-    api: ApiKey,
-    version: i16,
-    request: &R,
-) -> Result<Bytes, String> {
-    let failed = |error: &dyn std::fmt::Display| error.to_string();
-    let header = RequestHeader::default()
-        .with_request_api_key(api as i16)
-        .with_request_api_version(version)
-        .with_correlation_id(1)
-        .with_client_id(Some(StrBytes::from_static_str("floe-demo")));
-    let mut body = BytesMut::new();
-    header.encode(&mut body, api.request_header_version(version)).map_err(|e| failed(&e))?;
-    request.encode(&mut body, version).map_err(|e| failed(&e))?;
-    let mut frame = BytesMut::with_capacity(body.len() + 4);
-    frame.put_u32(u32::try_from(body.len()).map_err(|e| failed(&e))?);
-    frame.put(body);
-    stream.write_all(&frame).await.map_err(|e| failed(&e))?;
-    let size = stream.read_u32().await.map_err(|e| failed(&e))? as usize;
-    if size > ANSWER_BYTES_MAX {
-        return Err(format!("an answer of {size} bytes"));
-    }
-    let mut answer = vec![0; size];
-    stream.read_exact(&mut answer).await.map_err(|e| failed(&e))?;
-    let mut answer = Bytes::from(answer);
-    // Correlation id, and the tag buffer of a flexible header.
-    let skip = if api.response_header_version(version) >= 1 { 5 } else { 4 };
-    if answer.len() < skip {
-        return Err("a short answer".to_owned());
-    }
-    answer.advance(skip);
-    Ok(answer)
 }

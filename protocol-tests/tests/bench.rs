@@ -1,0 +1,60 @@
+//! Every benchmark runs and gives figures; whether they are good is for a release build on a quiet
+//! machine to say.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The figures of one short run by name.
+fn bench(name: &str, more: &[&str]) -> Vec<(String, f64)> {
+    let run = Command::new(protocol_tests::binary())
+        .args(["bench", name, "--seconds", "1", "--json"])
+        .args(more)
+        .output()
+        .expect("the binary can be started");
+    let errors = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{errors}");
+    let answer: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!(answer["bench"], name);
+    let figures = answer["figures"].as_array().expect("figures");
+    figures
+        .iter()
+        .map(|figure| {
+            let name = figure["name"].as_str().expect("a name").to_owned();
+            (name, figure["value"].as_f64().unwrap_or_else(|| panic!("no figure: {figure}")))
+        })
+        .collect()
+}
+
+fn positive(figures: &[(String, f64)], names: &[&str]) {
+    for name in names {
+        let found = figures.iter().find(|(known, _)| known == name);
+        assert!(found.is_some_and(|(_, value)| *value > 0.0), "{name}: {figures:?}");
+    }
+}
+
+#[test]
+fn every_benchmark_runs_and_names_its_baseline() {
+    let produce = bench("produce", &["--set", "log.flush=interval"]);
+    positive(&produce, &["ratio to the plain file", "ratio to the sink", "server CPU"]);
+    positive(&bench("consume", &["--partitions", "1"]), &["ratio to the copy", "server CPU"]);
+    let latency = bench("latency", &["--rate", "100", "--record-bytes", "100"]);
+    positive(&latency, &["write of 4 KiB and fdatasync alone, p50"]);
+    let tables = bench("tables", &["--partitions", "2"]);
+    positive(&tables, &["rows per CPU second, log and catalog included"]);
+}
+
+#[test]
+fn a_benchmark_that_cannot_run_says_why() {
+    let run = |arguments: &[&str]| {
+        let run = Command::new(protocol_tests::binary()).arg("bench").args(arguments).output();
+        let run = run.expect("the binary can be started");
+        (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    let (code, errors) = run(&["produce", "--dir", "/no/such/folder"]);
+    assert!(code == Some(1) && errors.contains("/no/such/folder"), "{code:?} {errors}");
+    let (code, errors) = run(&["produce", "--set", "no.such.option=1"]);
+    assert!(code == Some(1) && errors.contains("no.such.option"), "{code:?} {errors}");
+    let (code, errors) = run(&["produce", "--seconds", "0"]);
+    assert!(code == Some(2) && errors.contains("seconds"), "{code:?} {errors}");
+}

@@ -1,0 +1,176 @@
+//! The load: one connection per partition that keeps its share of requests in flight. A frame is
+//! built once and sent again and again, so that the generator costs little but the socket.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse, TopicName};
+use kafka_protocol::protocol::{Decodable, StrBytes};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::Settings;
+use super::report::Times;
+use crate::cli::wire;
+use crate::record::{BatchBuilder, Codec, NewRecord};
+
+const PRODUCE_VERSION: i16 = 9;
+
+/// What a load did.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) batches: u64,
+    pub(super) records: u64,
+    /// Bytes of record batches, as they were sent.
+    pub(super) bytes: u64,
+    pub(super) seconds: f64,
+    /// From the write of a request to its answer.
+    pub(super) times: Times,
+}
+
+/// A request that is sent again and again.
+#[derive(Debug, Clone)]
+pub(super) struct Shot {
+    pub(super) frame: Bytes,
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// A batch of the given values.
+pub(super) fn batch(values: &[Vec<u8>], codec: Codec) -> Result<Bytes, String> {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        let record = NewRecord { value: Some(value), timestamp: -1, ..NewRecord::default() };
+        builder.push(&record).map_err(text)?;
+    }
+    builder.build(codec).map_err(text)
+}
+
+/// A produce request with one batch, acks all.
+pub(super) fn request(topic: &str, partition: i32, batch: Bytes) -> Result<Bytes, String> {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
+    let topic = TopicProduceData::default()
+        .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+        .with_partition_data(vec![data]);
+    let request = ProduceRequest::default()
+        .with_acks(-1)
+        .with_timeout_ms(30_000)
+        .with_topic_data(vec![topic]);
+    wire::frame(ApiKey::Produce, PRODUCE_VERSION, &request)
+}
+
+/// Batches of `settings.batch_bytes` with records of noise, one request per partition.
+pub(super) fn shots(settings: &Settings, topic: &str) -> Result<Vec<Shot>, String> {
+    let count = (settings.batch_bytes / settings.record_bytes).max(1);
+    (0..settings.partitions)
+        .map(|partition| {
+            let value = |at: usize| -> Vec<u8> {
+                (0..settings.record_bytes).map(|byte| ((byte * 31 + at * 7) % 251) as u8).collect()
+            };
+            let values: Vec<Vec<u8>> = (0..count).map(value).collect();
+            let batch = batch(&values, Codec::None)?;
+            let bytes = batch.len() as u64;
+            let frame = request(topic, partition, batch)?;
+            Ok(Shot { frame, records: count as u64, bytes })
+        })
+        .collect()
+}
+
+/// Sends until `seconds` have passed, each of `series` in turn over a connection of its own.
+pub(super) async fn produce(
+    address: SocketAddr,
+    series: Vec<Vec<Shot>>,
+    in_flight: usize,
+    seconds: Duration,
+) -> Result<Done, String> {
+    let share = (in_flight / series.len().max(1)).max(1);
+    let started = Instant::now();
+    let until = started + seconds;
+    let connections = series.into_iter().map(|shots| connection(address, shots, share, until));
+    let mut done = Done::default();
+    for one in try_join_all(connections).await? {
+        done.batches += one.batches;
+        done.records += one.records;
+        done.bytes += one.bytes;
+        done.times.merge(&one.times);
+    }
+    done.seconds = started.elapsed().as_secs_f64();
+    Ok(done)
+}
+
+async fn connection(
+    address: SocketAddr,
+    shots: Vec<Shot>,
+    in_flight: usize,
+    until: Instant,
+) -> Result<Done, String> {
+    let stream = TcpStream::connect(address).await.map_err(text)?;
+    stream.set_nodelay(true).map_err(text)?;
+    let (mut reader, mut writer) = stream.into_split();
+    // What is in the queue is in flight.
+    let (sent, mut waiting) = mpsc::channel::<(Instant, usize)>(in_flight);
+    let send = async move {
+        let mut turn = 0;
+        while Instant::now() < until {
+            let at = turn % shots.len();
+            let permit = sent.reserve().await.map_err(text)?;
+            writer.write_all(&shots[at].frame).await.map_err(text)?;
+            permit.send((Instant::now(), at));
+            turn += 1;
+        }
+        Ok::<_, String>((writer, shots))
+    };
+    let receive = async move {
+        let (mut times, mut answered) = (Times::default(), Vec::new());
+        while let Some((since, at)) = waiting.recv().await {
+            let mut answer = wire::answer(&mut reader, ApiKey::Produce, PRODUCE_VERSION).await?;
+            times.push(since.elapsed());
+            check(&mut answer)?;
+            if answered.len() <= at {
+                answered.resize(at + 1, 0_u64);
+            }
+            answered[at] += 1;
+        }
+        Ok((times, answered))
+    };
+    let ((_open, shots), (times, answered)) = tokio::try_join!(send, receive)?;
+    let total = |of: fn(&Shot) -> u64| -> u64 {
+        answered.iter().zip(&shots).map(|(count, shot)| count * of(shot)).sum()
+    };
+    Ok(Done {
+        batches: answered.iter().sum(),
+        records: total(|shot| shot.records),
+        bytes: total(|shot| shot.bytes),
+        seconds: 0.0,
+        times,
+    })
+}
+
+/// An answer without an error.
+pub(super) fn check(answer: &mut Bytes) -> Result<(), String> {
+    let answer = ProduceResponse::decode(answer, PRODUCE_VERSION).map_err(text)?;
+    let mut partitions = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
+    match partitions.find(|partition| partition.error_code != 0) {
+        Some(refused) => Err(format!(
+            "produce was refused with code {}: {}",
+            refused.error_code,
+            refused.error_message.as_deref().unwrap_or_default()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Reads one answer to a produce request.
+pub(super) async fn answered(
+    reader: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> Result<(), String> {
+    check(&mut wire::answer(reader, ApiKey::Produce, PRODUCE_VERSION).await?)
+}

@@ -1,0 +1,142 @@
+//! `floe bench`: what this machine makes of the whole server, each figure beside a baseline of the
+//! same work in the same run. A server of its own, in a process of its own, is measured from
+//! outside; the load comes from here and shares the cores with it.
+
+mod baseline;
+mod consume;
+mod latency;
+mod load;
+mod produce;
+mod report;
+mod server;
+mod tables;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use super::client::Failure;
+use report::Report;
+
+/// What every benchmark is told.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    /// How long load goes on.
+    seconds: Duration,
+    /// Bytes of a record's value.
+    record_bytes: usize,
+    /// Bytes of records in a batch; a batch has at least one.
+    batch_bytes: usize,
+    /// Requests in flight, over all connections.
+    in_flight: usize,
+    /// Partitions, each with a connection of its own.
+    partitions: i32,
+    /// Records a second where the load has a pace.
+    rate: u64,
+    /// Where the server's data and the baseline's file lie.
+    dir: PathBuf,
+    /// More options for the server, as `--set` takes them.
+    server: Vec<String>,
+}
+
+fn number(name: &'static str, default: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .global(true)
+        .default_value(default)
+        .value_parser(value_parser!(u64).range(1..=1 << 30))
+        .value_name("NUMBER")
+        .help(help)
+}
+
+pub(super) fn command() -> Command {
+    Command::new("bench")
+        .about("Measures a server of its own beside baselines of the same work")
+        .long_about(
+            "Measures a server of its own, started in a folder that is removed afterwards, beside \
+             baselines of the same work in the same run: ratios count, absolute figures are this \
+             machine's and today's. CPU seconds are the server's; the load shares the cores.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(Command::new("produce").about(
+            "Batches with acks=all, beside a plain file synced the same way and a sink that \
+             stores nothing",
+        ))
+        .subcommand(
+            Command::new("consume").about("Reads stored batches, beside a copy over loopback"),
+        )
+        .subcommand(Command::new("latency").about(
+            "Single records at a steady rate: time to the answer and to a consumer, beside \
+             fdatasync alone",
+        ))
+        .subcommand(Command::new("tables").about(
+            "JSON of 300 bytes and 9 fields to committed Parquet, beside the same load with \
+             tables off",
+        ))
+        .arg(number("seconds", "5", "How long load goes on"))
+        .arg(number("record-bytes", "1000", "Bytes of a record"))
+        .arg(number("batch-bytes", "131072", "Bytes of records in a batch"))
+        .arg(number("in-flight", "16", "Requests in flight"))
+        .arg(number("partitions", "4", "Partitions, each with a connection of its own"))
+        .arg(number("rate", "2000", "Records a second (latency)"))
+        .arg(
+            Arg::new("dir")
+                .long("dir")
+                .global(true)
+                .value_parser(value_parser!(PathBuf))
+                .value_name("DIR")
+                .help("An existing folder for the data, on the disk to measure [default: TMPDIR]"),
+        )
+        .arg(
+            Arg::new("set")
+                .long("set")
+                .global(true)
+                .action(ArgAction::Append)
+                .value_name("KEY=VALUE")
+                .help("One more option for the measured server; repeatable"),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .help("Print the figures as JSON"),
+        )
+}
+
+impl Settings {
+    fn of(matches: &ArgMatches) -> Self {
+        let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or(1);
+        let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        let dir = matches.get_one::<PathBuf>("dir").cloned();
+        Self {
+            seconds: Duration::from_secs(number("seconds")),
+            record_bytes: size("record-bytes"),
+            batch_bytes: size("batch-bytes"),
+            in_flight: size("in-flight"),
+            partitions: i32::try_from(number("partitions")).unwrap_or(i32::MAX),
+            rate: number("rate"),
+            dir: dir.unwrap_or_else(std::env::temp_dir),
+            server: matches.get_many("set").unwrap_or_default().cloned().collect(),
+        }
+    }
+}
+
+pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(Failure::Usage("see floe bench --help".to_owned()));
+    };
+    let settings = Settings::of(matches);
+    let mut report = Report::new(name, &settings);
+    let done = match name {
+        "produce" => produce::run(&settings, &mut report).await,
+        "consume" => consume::run(&settings, &mut report).await,
+        "latency" => latency::run(&settings, &mut report).await,
+        _ => tables::run(&settings, &mut report).await,
+    };
+    done.map_err(Failure::Refused)?;
+    report.print(matches.get_flag("json"));
+    Ok(())
+}
