@@ -23,7 +23,7 @@ impl Reader<'_> {
             if run.max_timestamp < timestamp_ms {
                 return ControlFlow::Continue(());
             }
-            found = self.first_in(run, |timestamp| timestamp >= timestamp_ms);
+            found = self.first_in(run, timestamp_ms);
             if matches!(found, Ok(None)) {
                 ControlFlow::Continue(())
             } else {
@@ -35,19 +35,27 @@ impl Reader<'_> {
 
     /// The first record with the greatest timestamp.
     pub(crate) fn with_max_timestamp(&self) -> Result<Option<(Offset, i64)>, ReadError> {
-        let mut best: Option<Run> = None;
+        let log_start = self.partition.log_start_offset();
+        let (mut best, mut cut): (Option<Run>, Option<Run>) = (None, None);
         self.each_run(|run| {
-            if best.is_none_or(|best| run.max_timestamp > best.max_timestamp) {
+            if run.base_offset < log_start {
+                cut = Some(*run);
+            } else if best.is_none_or(|best| run.max_timestamp > best.max_timestamp) {
                 best = Some(*run);
             }
             ControlFlow::Continue(())
         })?;
-        match best {
-            // -1 is "no timestamp".
-            Some(run) if run.max_timestamp >= 0 => {
-                self.first_in(&run, |timestamp| timestamp >= run.max_timestamp)
-            }
-            _ => Ok(None),
+        // -1 is "no timestamp".
+        let best = best.filter(|run| run.max_timestamp >= 0);
+        let least = best.map_or(0, |run| run.max_timestamp);
+        // What the index says of a run that the log start cuts may lie below it.
+        let first = match cut.filter(|run| run.max_timestamp >= least) {
+            Some(run) => self.greatest_in(&run, least)?,
+            None => None,
+        };
+        match (first, best) {
+            (None, Some(run)) => self.first_in(&run, run.max_timestamp),
+            (first, _) => Ok(first),
         }
     }
 
@@ -78,42 +86,82 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The first record of `run` at or above the log start whose timestamp is `wanted`.
-    fn first_in(
+    /// The first record of `run` at or above the log start whose timestamp is at least `least`.
+    fn first_in(&self, run: &Run, least: i64) -> Result<Option<(Offset, i64)>, ReadError> {
+        let mut found = None;
+        self.each_record(run, least, |offset, timestamp| {
+            found = Some((offset, timestamp));
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    /// The first record with the greatest timestamp of those that `first_in` would find.
+    fn greatest_in(&self, run: &Run, least: i64) -> Result<Option<(Offset, i64)>, ReadError> {
+        let mut found: Option<(Offset, i64)> = None;
+        self.each_record(run, least, |offset, timestamp| {
+            if found.is_none_or(|(_, greatest)| timestamp > greatest) {
+                found = Some((offset, timestamp));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the records of `run` at or above the log start whose timestamp is at least `least`.
+    /// A frame that cannot be read ends it with an error: what is behind it must not be taken
+    /// for the first.
+    fn each_record(
         &self,
         run: &Run,
-        wanted: impl Fn(i64) -> bool,
-    ) -> Result<Option<(Offset, i64)>, ReadError> {
+        least: i64,
+        mut visit: impl FnMut(Offset, i64) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
         let log_start = self.partition.log_start_offset();
-        let frames = self.frames_of(run, run.base_offset.max(log_start))?;
-        Ok(frames.iter().find_map(|frame| first_in_batch(frame, log_start, &wanted)))
+        let mut from = run.base_offset.max(log_start);
+        while from < run.end_offset {
+            for frame in self.frames_of(run, from)? {
+                from = frame.end_offset();
+                if visit_batch(&frame, log_start, least, &mut visit).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-fn first_in_batch(
+fn visit_batch(
     frame: &WrittenFrame,
     log_start: Offset,
-    wanted: impl Fn(i64) -> bool,
-) -> Option<(Offset, i64)> {
+    least: i64,
+    visit: &mut impl FnMut(Offset, i64) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let batch = &frame.draft.payload;
-    let header = BatchHeader::parse(batch).ok().filter(|header| wanted(header.max_timestamp))?;
+    let Some(header) = BatchHeader::parse(batch).ok().filter(|one| one.max_timestamp >= least)
+    else {
+        return ControlFlow::Continue(());
+    };
     let mut reader = BatchReader::new();
     let base_offset = frame.draft.base_offset;
     // Records that cannot be read are poison of a client: then the batch's own numbers are the
     // best answer, and they skip nothing.
     let whole = (base_offset.max(log_start), header.max_timestamp);
     let Ok(records) = reader.records(batch) else {
-        return Some(whole);
+        return visit(whole.0, whole.1);
     };
     for (i, record) in (0_i64..).zip(records) {
         let Ok(record) = record else {
-            return Some(whole);
+            return visit(whole.0, whole.1);
         };
         // Counted from the frame, which knows the offsets whatever the batch says.
         let offset = base_offset + i;
-        if offset >= log_start && wanted(record.timestamp) {
-            return Some((offset, record.timestamp));
+        if offset >= log_start && record.timestamp >= least {
+            visit(offset, record.timestamp)?;
         }
     }
-    None
+    ControlFlow::Continue(())
 }
+
+#[cfg(test)]
+mod tests;
