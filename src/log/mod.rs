@@ -15,6 +15,8 @@ mod append;
 mod chores;
 mod directory;
 mod handle;
+#[cfg(test)]
+mod model_tests;
 mod moving;
 mod partition;
 mod ports;
@@ -27,7 +29,7 @@ mod sequence;
 mod shared;
 mod state;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod timestamps;

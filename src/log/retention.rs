@@ -62,6 +62,8 @@ fn is_spare(run: &Run, left_bytes: u64, policy: &Policy) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::types::{Lsn, PartitionId};
 
@@ -136,5 +138,76 @@ mod tests {
         whole.pass(&all, 400, &policy);
         assert_eq!(paged, whole);
         assert_eq!((whole.log_start, whole.goes_on), (20, false));
+    }
+
+    /// One record as its partition has it: the run it lies in, and whether it is the last there.
+    struct Record {
+        offset: Offset,
+        run: Run,
+        is_last: bool,
+    }
+
+    /// Walks records one by one. A run goes with its last record; what was passed of a run that
+    /// stays does not count.
+    fn walked(
+        records: &[Record],
+        log_start: Offset,
+        size_bytes: u64,
+        policy: &Policy,
+    ) -> (Offset, u64) {
+        let (mut start, mut freed) = (log_start, 0);
+        for record in records {
+            let time = match record.run.max_timestamp {
+                -1 => record.run.append_ms,
+                newest => newest,
+            };
+            let is_old = policy.retention_ms.is_some_and(|limit| policy.now_ms - limit > time);
+            let stays = size_bytes - freed - u64::from(record.run.disk_len);
+            let is_surplus = policy.retention_bytes.is_some_and(|limit| stays >= limit);
+            if record.offset >= policy.bound || !(is_old || is_surplus) {
+                break;
+            }
+            if record.is_last {
+                freed += u64::from(record.run.disk_len);
+                start = record.offset + 1;
+            }
+        }
+        (start, freed)
+    }
+
+    proptest! {
+        #[test]
+        fn retention_goes_as_far_as_a_walk_over_single_records(
+            sizes in prop::collection::vec((1..4_i64, 1..200_u32, -1..30_i64, 0..30_i64), 0..12),
+            cut in 0..3_i64,
+            retention_ms in prop::option::of(0..30_i64),
+            retention_bytes in prop::option::of(0..1_500_u64),
+            bound in 0..40_i64,
+            page in 1..5_usize,
+        ) {
+            let policy = Policy { retention_ms, retention_bytes, bound, now_ms: 30 };
+            let (mut runs, mut records, mut end) = (Vec::new(), Vec::new(), 0);
+            for (count, disk_len, max_timestamp, append_ms) in sizes {
+                let (base_offset, end_offset) = (end, end + count);
+                let (partition, lsn) = (PartitionId(1), Lsn(end_offset as u64 * 1_000));
+                let run = Run {
+                    partition, base_offset, end_offset, lsn, disk_len, max_timestamp, append_ms,
+                };
+                end = end_offset;
+                runs.push(run);
+                let record = |offset| Record { offset, run, is_last: offset + 1 == end_offset };
+                records.extend((base_offset..end_offset).map(record));
+            }
+            // The log start may lie inside of the first run.
+            let log_start = runs.first().map_or(0, |run| cut.min(run.end_offset - 1));
+            let size_bytes = runs.iter().map(|run| u64::from(run.disk_len)).sum();
+            let mut plan = Plan::new(log_start);
+            for page in runs.chunks(page) {
+                plan.pass(page, size_bytes, &policy);
+            }
+            let (start, freed) = walked(&records, log_start, size_bytes, &policy);
+            prop_assert_eq!((plan.log_start, plan.freed_bytes), (start, freed));
+            prop_assert!(plan.log_start <= bound.max(log_start));
+        }
     }
 }

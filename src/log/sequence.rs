@@ -134,4 +134,6 @@ fn facts(frame: &FrameDraft) -> BatchFacts {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;

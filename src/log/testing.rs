@@ -73,6 +73,7 @@ impl State for FakeState {
     async fn put_log_start(&self, id: PartitionId, to: Offset) -> Result<(), AppendError> {
         let frames = self.frames.lock().upgrade();
         if let Some(frames) = frames {
+            frames.make_durable();
             frames.apply();
         }
         self.log_starts.lock().insert(id, to);
@@ -99,6 +100,10 @@ pub(crate) struct FakeFrames {
     pub(crate) is_paused: AtomicBool,
     /// Durable frames are not applied until [`FakeFrames::apply`].
     pub(crate) is_behind: AtomicBool,
+    /// Frames are readable and answered, but not durable until [`FakeFrames::make_durable`].
+    pub(crate) is_ahead: AtomicBool,
+    /// Index entries that are moved while somebody is about to read, one per read of a run.
+    pub(crate) races: Mutex<Vec<(PartitionId, Offset)>>,
     pub(crate) full: Mutex<Option<String>>,
     pub(crate) rolled: Mutex<Vec<i64>>,
 }
@@ -108,6 +113,7 @@ struct Inner {
     queue: Vec<Request>,
     stored: BTreeMap<u64, WrittenFrame>,
     corrupt: HashSet<u64>,
+    unsynced: Vec<WrittenFrame>,
     unapplied: Vec<WrittenFrame>,
     end: u64,
 }
@@ -134,9 +140,16 @@ impl FakeFrames {
             let end = Lsn(inner.end);
             acks.push((request.done, Ack { verdict, base_offsets, append_ms, end }));
         }
-        inner.parts.publish.durable(&group);
+        let is_ahead = self.is_ahead.load(Ordering::Relaxed);
+        if !is_ahead {
+            inner.parts.publish.durable(&group);
+        }
         inner.parts.publish.readable(&group);
-        inner.unapplied.extend(group);
+        if is_ahead {
+            inner.unsynced.extend(group);
+        } else {
+            inner.unapplied.extend(group);
+        }
         drop(inner);
         if !self.is_behind.load(Ordering::Relaxed) {
             self.apply();
@@ -148,28 +161,53 @@ impl FakeFrames {
         }
     }
 
+    /// The sync that `is_ahead` put off.
+    pub(crate) fn make_durable(&self) {
+        let mut inner = self.inner.lock();
+        let group = std::mem::take(&mut inner.unsynced);
+        inner.parts.publish.durable(&group);
+        inner.unapplied.extend(group);
+    }
+
     pub(crate) fn apply(&self) {
         let mut inner = self.inner.lock();
         for run in wal::runs(&std::mem::take(&mut inner.unapplied)) {
             self.state.runs.lock().insert((run.partition, run.base_offset), run);
         }
-        self.state.applied.store(inner.end, Ordering::Relaxed);
+        let applied = inner.unsynced.first().map_or(inner.end, |first| first.lsn.0);
+        self.state.applied.store(applied, Ordering::Relaxed);
     }
 
-    /// Copies a frame to the end of the log, tells of it, and takes the old one away.
-    pub(crate) fn relocate(&self, id: PartitionId, offset: Offset) {
+    /// Copies the frames of the index entry at `base` to the end of the log, tells of it, and
+    /// takes the old ones away. False if there is no such entry or it cannot be read.
+    pub(crate) fn relocate(&self, id: PartitionId, base: Offset) -> bool {
+        // What changes the index is synced and applied after all before it.
+        self.make_durable();
+        self.apply();
         let mut inner = self.inner.lock();
-        let old = inner
-            .stored
-            .values()
-            .find(|frame| frame.draft.partition == id && frame.draft.base_offset == offset);
-        let old = old.unwrap().clone();
-        inner.stored.remove(&old.lsn.0);
-        let moved_ms = Some(old.append_ms);
-        let moved = inner.store(wal::FrameDraft { moved_ms, ..old.draft }, old.append_ms);
-        inner.parts.publish.durable(std::slice::from_ref(&moved));
-        self.state.runs.lock().insert((id, offset), moved.run());
+        let Some(old) = self.state.runs.lock().get(&(id, base)).copied() else {
+            return false;
+        };
+        let lsns: Vec<u64> =
+            inner.stored.range(old.lsn.0..old.end().0).map(|(lsn, _)| *lsn).collect();
+        if lsns.iter().any(|lsn| inner.corrupt.contains(lsn)) {
+            return false;
+        }
+        let mut moved = Vec::with_capacity(lsns.len());
+        for lsn in lsns {
+            let Some(frame) = inner.stored.remove(&lsn) else { continue };
+            let moved_ms = Some(frame.append_ms);
+            let draft = wal::FrameDraft { moved_ms, ..frame.draft };
+            moved.push(inner.store(draft, frame.append_ms));
+        }
+        let last = moved.len() - 1;
+        moved[..last].iter_mut().for_each(|frame| frame.more = true);
+        inner.parts.publish.durable(&moved);
+        for run in wal::moved_runs(&moved) {
+            self.state.runs.lock().insert((id, run.base_offset), run);
+        }
         self.state.applied.store(inner.end, Ordering::Relaxed);
+        true
     }
 
     /// Makes the frame at this offset unreadable.
@@ -212,6 +250,10 @@ impl Frames for FakeFrames {
     }
 
     fn read_run(&self, run: &Run) -> Result<Vec<WrittenFrame>, RunError> {
+        let race = self.races.lock().pop();
+        if let Some((id, base)) = race {
+            self.relocate(id, base);
+        }
         let inner = self.inner.lock();
         let end = run.lsn.0 + u64::from(run.disk_len);
         if inner.corrupt.iter().any(|lsn| (run.lsn.0..end).contains(lsn)) {
@@ -237,6 +279,7 @@ impl Frames for FakeFrames {
     }
 
     async fn sync(&self) -> Result<(), AppendError> {
+        self.make_durable();
         Ok(())
     }
 
@@ -313,11 +356,14 @@ impl Rig {
                 queue: Vec::new(),
                 stored: BTreeMap::new(),
                 corrupt: HashSet::new(),
+                unsynced: Vec::new(),
                 unapplied: Vec::new(),
                 end: 0,
             }),
             is_paused: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
+            is_ahead: AtomicBool::new(false),
+            races: Mutex::default(),
             full: Mutex::new(None),
             rolled: Mutex::default(),
         });
