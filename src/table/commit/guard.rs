@@ -2,9 +2,9 @@
 //!
 //! It walks from the head of `main` to parents. The newest marker of our topic and generation
 //! decides, by commit id. The table property counts only where the walk ends at a snapshot that
-//! the metadata no longer has.
+//! the metadata no longer has, and the property's own snapshot is not one that was rolled back.
 
-use iceberg::spec::{MAIN_BRANCH, TableMetadata};
+use iceberg::spec::{MAIN_BRANCH, Operation, SnapshotRef, TableMetadata};
 use uuid::Uuid;
 
 use crate::table::commit::marker;
@@ -54,7 +54,11 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WalkEnd {
     Root,
-    Expired,
+    /// The oldest snapshot that is still there has a parent that is not.
+    Expired {
+        /// Its sequence number.
+        oldest: i64,
+    },
 }
 
 enum Walk {
@@ -80,7 +84,7 @@ pub fn evaluate(metadata: &TableMetadata, view: LedgerView<'_>) -> Verdict {
         Walk::Newer(generation) => newer(generation, view.source),
         Walk::Unreadable(text) => Verdict::LedgerGap(text),
         Walk::Found { marker, snapshot_id } => found(&marker, snapshot_id, property, view),
-        Walk::End(WalkEnd::Expired) => expired(property, view),
+        Walk::End(WalkEnd::Expired { oldest }) => expired(metadata, oldest, property, view),
         Walk::End(WalkEnd::Root) => {
             if view.last.is_some() || property.is_some() {
                 Verdict::RolledBack("no snapshot of the table carries our last commit".to_owned())
@@ -99,7 +103,7 @@ pub fn evaluate_dead_letters(metadata: &TableMetadata, view: LedgerView<'_>) -> 
         |marker: Marker, snapshot_id| Verdict::Done { commit_id: marker.commit_id, snapshot_id };
     match walk(metadata, view.source) {
         Walk::Found { marker, snapshot_id } if attempt(&marker) => done(marker, Some(snapshot_id)),
-        Walk::End(WalkEnd::Expired) => {
+        Walk::End(WalkEnd::Expired { .. }) => {
             match marker::read_property(metadata.properties(), view.source) {
                 Ok(Some(marker)) if attempt(&marker) => done(marker, None),
                 _ => Verdict::Go,
@@ -110,11 +114,14 @@ pub fn evaluate_dead_letters(metadata: &TableMetadata, view: LedgerView<'_>) -> 
 }
 
 /// The ends that the table itself names for a topic, of whatever generation: the newest marker
-/// of its history, else the property of the newest generation.
+/// of its history, else the property of the newest generation less what is known to be rolled
+/// back.
 pub fn newest_ends(metadata: &TableMetadata, topic_id: TopicId) -> Option<Ends> {
     let mut snapshot = metadata.snapshot_for_ref(MAIN_BRANCH);
+    let mut oldest = i64::MAX;
     for _ in 0..=metadata.snapshots().len() {
         let Some(current) = snapshot else { break };
+        oldest = current.sequence_number();
         let summary = &current.summary().additional_properties;
         if let Some(ends) = marker::ends_of(summary, topic_id) {
             return Some(ends);
@@ -131,7 +138,16 @@ pub fn newest_ends(metadata: &TableMetadata, topic_id: TopicId) -> Option<Ends> 
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.parse::<u32>().ok()?, value)))
         .max_by_key(|(generation, _)| *generation)?;
-    serde_json::from_str::<Marker>(newest.1).ok().map(|marker| marker.ends)
+    let mut ends = serde_json::from_str::<Marker>(newest.1).ok()?.ends;
+    // What came after the oldest snapshot of the branch and is not on it was rolled back: the
+    // property is not.
+    for lost in newer_than(metadata, oldest) {
+        let summary = &lost.summary().additional_properties;
+        for (partition, start) in marker::starts_of(summary, topic_id) {
+            ends.entry(partition).and_modify(|end| *end = start.min(*end));
+        }
+    }
+    Some(ends)
 }
 
 fn newer(generation: u32, source: Source) -> Verdict {
@@ -167,7 +183,24 @@ fn found(
     Verdict::LogBehind(format!("the ledger does not know commit {}", marker.commit_id))
 }
 
-fn expired(property: Option<Marker>, view: LedgerView<'_>) -> Verdict {
+fn expired(
+    metadata: &TableMetadata,
+    oldest: i64,
+    property: Option<Marker>,
+    view: LedgerView<'_>,
+) -> Verdict {
+    // The property is not rolled back with the branch. Its snapshot is not on the branch as far as
+    // that can be seen; one that came after what can be seen is not below it either.
+    let is_its_own = |snapshot: &SnapshotRef| match &property {
+        Some(marker) => {
+            snapshot.summary().additional_properties.get(marker::COMMIT_ID)
+                == Some(&marker.commit_id.to_string())
+        }
+        None => false,
+    };
+    if newer_than(metadata, oldest).any(is_its_own) {
+        return Verdict::RolledBack("the branch was moved back past our newest commit".to_owned());
+    }
     match property {
         None if view.last.is_none() => Verdict::Go,
         None => Verdict::LedgerGap(format!(
@@ -182,6 +215,18 @@ fn expired(property: Option<Marker>, view: LedgerView<'_>) -> Verdict {
             Verdict::LogBehind(format!("the ledger does not know commit {}", marker.commit_id))
         }
     }
+}
+
+/// The appends that were made after the snapshot with this sequence number (others only carry a
+/// marker forward). Those of a table of format version 1 cannot be told.
+fn newer_than(
+    metadata: &TableMetadata,
+    sequence_number: i64,
+) -> impl Iterator<Item = &SnapshotRef> {
+    metadata.snapshots().filter(move |snapshot| {
+        snapshot.sequence_number() > sequence_number
+            && snapshot.summary().operation == Operation::Append
+    })
 }
 
 /// Ends are asserted besides the commit id: they can differ only by a defect.
@@ -214,7 +259,10 @@ fn walk(metadata: &TableMetadata, source: Source) -> Walk {
         };
         match metadata.snapshot_by_id(parent_id) {
             Some(parent) => snapshot = parent,
-            None => return Walk::End(WalkEnd::Expired),
+            None => {
+                let oldest = snapshot.sequence_number();
+                return Walk::End(WalkEnd::Expired { oldest });
+            }
         }
     }
     Walk::Unreadable("the parents of the table's snapshots form a cycle".to_owned())

@@ -193,6 +193,24 @@ pub(super) fn ends_of(summary: &HashMap<String, String>, topic_id: TopicId) -> O
     read_ends(summary)
 }
 
+/// Where the rows and gaps of one snapshot begin, if it is of that topic.
+pub(super) fn starts_of(summary: &HashMap<String, String>, topic_id: TopicId) -> Ends {
+    let mut starts = Ends::new();
+    if summary.get(TOPIC_ID) != Some(&topic_id.to_string()) {
+        return starts;
+    }
+    let json = |key: &str| summary.get(key).map(String::as_str).unwrap_or_default();
+    let ranges: BTreeMap<i32, Vec<[Offset; 2]>> =
+        serde_json::from_str(json(RANGES)).unwrap_or_default();
+    let gaps: Vec<Gap> = serde_json::from_str(json(GAPS)).unwrap_or_default();
+    let rows =
+        ranges.iter().flat_map(|(partition, all)| all.iter().map(|one| (*partition, one[0])));
+    for (partition, start) in rows.chain(gaps.iter().map(|gap| (gap.partition, gap.from))) {
+        starts.entry(partition).and_modify(|least| *least = start.min(*least)).or_insert(start);
+    }
+    starts
+}
+
 fn read_ends(summary: &HashMap<String, String>) -> Option<Ends> {
     match summary.get(ENDS_PACKED) {
         Some(packed) => ends::unpack(packed),
