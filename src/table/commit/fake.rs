@@ -42,11 +42,15 @@ pub(crate) enum Answer {
     Invalid,
     /// Another writer appends first.
     ForeignFirst,
+    /// The reply is lost, and the request comes in just before the next one is tried, or when
+    /// the test says so.
+    Late,
 }
 
 pub(crate) struct FakeCatalog {
     tables: Mutex<HashMap<TableIdent, Arc<TableMetadata>>>,
     script: Mutex<VecDeque<Answer>>,
+    late: Mutex<Vec<(Vec<TableChange>, Change)>>,
     /// `with` of every commit that was done.
     pub(crate) applied: Mutex<Vec<Change>>,
     with_state: bool,
@@ -58,6 +62,7 @@ impl FakeCatalog {
         Self {
             tables: Mutex::default(),
             script: Mutex::default(),
+            late: Mutex::default(),
             applied: Mutex::default(),
             with_state,
             file_io: FileIO::new_with_memory(),
@@ -66,6 +71,19 @@ impl FakeCatalog {
 
     pub(crate) fn script(&self, answers: &[Answer]) {
         self.script.lock().unwrap().extend(answers);
+    }
+
+    /// Answers are honest from now on.
+    pub(crate) fn forget_script(&self) {
+        self.script.lock().unwrap().clear();
+    }
+
+    /// Delivers what came late. Nobody hears of it.
+    pub(crate) fn deliver_late(&self) {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        for (changes, with) in late {
+            drop(self.apply_all(&changes, &with));
+        }
     }
 
     pub(crate) fn metadata(&self, ident: &TableIdent) -> Arc<TableMetadata> {
@@ -215,6 +233,7 @@ impl Catalog for FakeCatalog {
         with: Change,
     ) -> Result<Vec<LoadedTable>, Error> {
         let answer = self.script.lock().unwrap().pop_front().unwrap_or(Answer::Honest);
+        self.deliver_late();
         match answer {
             Answer::Honest => self.apply_all(&changes, &with),
             Answer::Conflict => Err(Error::Conflict("scripted".to_owned())),
@@ -226,6 +245,10 @@ impl Catalog for FakeCatalog {
             Answer::DoubleDelivery => {
                 self.apply_all(&changes, &with)?;
                 self.apply_all(&changes, &with)
+            }
+            Answer::Late => {
+                self.late.lock().unwrap().push((changes, with));
+                Err(Error::Unknown("request comes late".to_owned()))
             }
             Answer::Invalid => Err(Error::Invalid("scripted".to_owned())),
             Answer::ForeignFirst => {

@@ -20,6 +20,9 @@ use crate::types::TopicId;
 
 use super::*;
 
+mod histories;
+mod scripts;
+
 const FIRST: Uuid = Uuid::from_u128(1);
 const SECOND: Uuid = Uuid::from_u128(2);
 const OTHER: Uuid = Uuid::from_u128(3);
