@@ -35,6 +35,7 @@ use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
 use crate::tier::ledger::TableRef;
 use crate::tier::ledger::put_entry;
+use crate::tier::ledger::put_entry_alone;
 use crate::tier::lifecycle;
 use crate::topic::Topic;
 
@@ -213,7 +214,7 @@ impl Steps for Journal<'_> {
         let now_ms = self.context.clock.now_ms();
         next.committed(commit_id, Some(snapshot_id), now_ms, self.prepared)
             .map_err(|error| error.to_string())?;
-        Ok(put_entry(&next))
+        Ok(put_entry_alone(&next))
     }
 
     async fn discard(&mut self, files: &[String]) {

@@ -315,12 +315,19 @@ fn prepared_key(topic_id: TopicId) -> Vec<u8> {
 
 /// Writes the entry, and deletes its prepared commit if none is outstanding.
 pub fn put_entry(entry: &Entry) -> Change {
-    let change = Change::new().put(Space::Ledger, entry_key(entry.topic_id), encode(entry));
+    let change = put_entry_alone(entry);
     if entry.outstanding.is_some() {
         change
     } else {
         change.delete(Space::Ledger, prepared_key(entry.topic_id))
     }
+}
+
+/// Writes the entry and leaves its prepared commit where it is until the next write. For a change
+/// that may be made without our hearing of it: the entry as it was before may be written once
+/// more, and needs it.
+pub fn put_entry_alone(entry: &Entry) -> Change {
+    Change::new().put(Space::Ledger, entry_key(entry.topic_id), encode(entry))
 }
 
 /// Writes the entry together with a new prepared commit.
@@ -338,7 +345,7 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
+pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
     match value.split_first() {
         Some((&VERSION, json)) => {
             serde_json::from_slice(json).map_err(|error| Error::Corrupt(error.to_string()))
