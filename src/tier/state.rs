@@ -200,8 +200,13 @@ impl Entry {
                 continue;
             }
             if self.pending_gaps.iter().any(|gap| gap.partition == partition) {
-                self.totals.gap_offsets += end.abs_diff(start);
-                gaps.push(Gap { partition, from: start, to: end, reason: FILES_LOST.to_owned() });
+                // Gaps in between were counted when they were recorded.
+                let rows = prepared.ranges.iter().filter(|range| range.partition == partition);
+                let rows = rows.map(|range| range.end.abs_diff(range.base));
+                self.totals.gap_offsets += rows.sum::<u64>();
+                let gap = Gap { partition, from: start, to: end, reason: FILES_LOST.to_owned() };
+                self.remember(&gap);
+                gaps.push(gap);
                 continue;
             }
             let mut next = start;
@@ -397,6 +402,9 @@ mod tests {
         let found: Vec<_> =
             lost.pending_gaps.iter().map(|gap| (gap.from, gap.to, gap.reason.as_str())).collect();
         assert_eq!(found, expected);
+        assert_eq!(lost.totals.gap_offsets, 50, "each offset counts once");
+        let told: Vec<_> = lost.gap_history.iter().map(|gap| (gap.from, gap.to)).collect();
+        assert_eq!(told, [(0, 3), (5, 50), (0, 5)], "status tells of what was lost");
     }
 
     #[test]
