@@ -115,11 +115,15 @@ pub(super) async fn make_durable(log: &Log, parts: &[Part]) -> Result<(), Append
     Ok(())
 }
 
-/// Waits until any partition has a record that waits. Cancel safe.
+/// Waits until any partition has a record that waits, whether it came after `parts` were looked at
+/// or before. Cancel safe.
 pub(super) async fn woken(parts: &[Part]) {
     let mut waits: FuturesUnordered<_> =
-        parts.iter().map(|part| part.handle.wait_above(part.high_watermark)).collect();
+        parts.iter().map(|part| part.handle.wait_above(part.next)).collect();
     if waits.next().await.is_none() {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod model_tests;

@@ -332,10 +332,6 @@ impl Worker {
     /// Waits for whatever comes first; true if that was the end of `pause`.
     async fn wait(&mut self, pause: Option<Duration>, wake_on_append: bool) -> bool {
         let parts = if wake_on_append { self.parts() } else { Vec::new() };
-        if parts.iter().any(|part| part.offsets() > 0) {
-            // It came after the look that found nothing, and would not wake us any more.
-            return true;
-        }
         // A new topic's partitions come to the log a moment after the topic: nobody wakes us then.
         let unheard = wake_on_append && parts.len() < self.topic.partitions.len();
         let pause = pause.or(unheard.then_some(NEW_PARTITION_PAUSE));
