@@ -2,5 +2,6 @@
 
 mod columns;
 mod harness;
+mod once;
 mod roads;
 mod stops;
