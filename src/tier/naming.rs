@@ -48,9 +48,60 @@ pub fn dlq_name(table: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
+
+    fn is_legal(name: &str) -> bool {
+        let fits = (1..=255).contains(&name.len());
+        fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_legal_and_stays_what_it_is(topic in prop_oneof!["\\PC{0,300}", "[a-zA-Z0-9._-]{1,249}"]) {
+            let name = table_name(&topic);
+            prop_assert!(is_legal(&name), "{name}");
+            prop_assert_eq!(table_name(&name), name.clone(), "a name is its own name");
+            // No engine that folds case may see another name than the folded one.
+            let folded = |text: &str| text.chars().map(|c| c.to_ascii_lowercase()).collect::<String>();
+            prop_assert_eq!(table_name(&folded(&topic)), name.to_ascii_lowercase());
+            let id = TopicId(Uuid::from_u128(5));
+            for longest in [former_name(&name, id), dlq_name(&former_name(&name, id))] {
+                let free = free_name(&longest, id, std::slice::from_ref(&longest));
+                prop_assert!(is_legal(&longest) && is_legal(&free), "{free}");
+            }
+        }
+
+        #[test]
+        fn no_two_tables_have_one_name_whatever_case_an_engine_sees(
+            topics in prop::collection::vec(
+                ("[aA](_|__dlq|\\.b|__1{8}|_1{6}|_1{12})?", 0..3_u8, any::<bool>()), 1..14,
+            ),
+        ) {
+            let mut names: Vec<String> = Vec::new();
+            for (number, (topic, kin, former)) in (0_u128..).zip(&topics) {
+                // Ids that begin alike in 6, 12 or all but the last digits.
+                let alike = u128::from_str_radix(&"1".repeat(32), 16).unwrap();
+                let differs = (number + 1) << [96, 72, 0][usize::from(*kin)];
+                let id = TopicId(Uuid::from_u128(alike ^ differs));
+                let mut wanted = table_name(topic);
+                if *former {
+                    wanted = former_name(&wanted, id);
+                }
+                let name = free_name(&wanted, id, &names);
+                prop_assert!(name.starts_with(&wanted));
+                names.push(name.clone());
+                names.push(free_name(&dlq_name(&name), id, &names));
+            }
+            let folded: HashSet<String> = names.iter().map(|name| name.to_lowercase()).collect();
+            prop_assert_eq!(folded.len(), names.len(), "{:?}", names);
+            prop_assert!(names.iter().all(|name| is_legal(name)));
+        }
+    }
 
     fn id() -> TopicId {
         TopicId(Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0))

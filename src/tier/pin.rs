@@ -134,12 +134,10 @@ impl Worker {
 
     /// Gives up the oldest waiting records of each partition by its share.
     async fn drop_oldest(&mut self, parts: &[Part], waits: u64, eased: u64) -> Result<(), Halt> {
-        let excess = u128::from(waits.saturating_sub(eased));
+        let excess = waits.saturating_sub(eased);
         let mut gaps = Vec::new();
         for part in parts.iter().filter(|part| part.offsets() > 0) {
-            let offsets = u128::from(part.offsets().unsigned_abs());
-            let dropped = (offsets * excess).div_ceil(u128::from(waits.max(1))).min(offsets);
-            let dropped = i64::try_from(dropped).unwrap_or(i64::MAX);
+            let dropped = share(part.offsets(), excess, waits);
             if dropped > 0 {
                 gaps.push(gap(part, part.next + dropped, "overflow"));
             }
@@ -167,6 +165,14 @@ pub(super) fn waiting(parts: &[Part]) -> u64 {
     parts.iter().map(|part| part.bytes).sum()
 }
 
+/// How many of `offsets` waiting ones go where `excess` of all `waits` bytes go: rounded up, at
+/// most all.
+fn share(offsets: i64, excess: u64, waits: u64) -> i64 {
+    let all = u128::from(offsets.max(0).unsigned_abs());
+    let dropped = (all * u128::from(excess)).div_ceil(u128::from(waits.max(1))).min(all);
+    i64::try_from(dropped).unwrap_or(i64::MAX)
+}
+
 /// Bytes that may wait when producers go on, and that stay when the oldest records go.
 pub(super) fn eased(limit: u64) -> u64 {
     // Without overflow for any limit, and near enough for small ones.
@@ -175,7 +181,34 @@ pub(super) fn eased(limit: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_eased_is_nine_tenths_of_any_limit(limit: u64) {
+            prop_assert_eq!(u128::from(eased(limit)), u128::from(limit) * 90 / 100);
+        }
+
+        #[test]
+        fn the_oldest_go_one_by_one_until_enough_went(
+            parts in prop::collection::vec((1..60_i64, 1..50_u64), 1..5),
+            excess in 0..4_000_u64,
+        ) {
+            let waits: u64 = parts.iter().map(|(offsets, each)| offsets.unsigned_abs() * each).sum();
+            let mut freed = 0;
+            for (offsets, each) in &parts {
+                // The least number of records whose part of the whole is not below the excess's.
+                let enough =
+                    |count: &i64| count.unsigned_abs() * waits >= offsets.unsigned_abs() * excess;
+                let wanted = (0..*offsets).find(enough).unwrap_or(*offsets);
+                prop_assert_eq!(share(*offsets, excess, waits), wanted);
+                freed += wanted.unsigned_abs() * each;
+            }
+            prop_assert!(freed >= excess.min(waits), "{freed} bytes are not enough");
+        }
+    }
 
     #[test]
     fn a_tenth_of_the_limit_must_be_free_again() {
