@@ -409,3 +409,6 @@ impl Form {
         }
     }
 }
+
+#[cfg(test)]
+mod model_tests;

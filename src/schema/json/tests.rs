@@ -801,3 +801,5 @@ proptest! {
         prop_assert!(table.outcomes.iter().all(|outcome| *outcome == RowOutcome::Row));
     }
 }
+
+mod promotion;
