@@ -6,6 +6,7 @@ mod flush;
 mod moved;
 mod recycle;
 mod running;
+mod schedule;
 
 use std::collections::HashMap;
 use std::path::Path;
