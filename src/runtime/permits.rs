@@ -2,12 +2,17 @@
 //! back when the permit drops.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// One permit of the semaphore stands for this many bytes, so that budgets over 4 GiB fit.
 const BYTES_PER_PERMIT: usize = 64;
+
+/// A budget is short of bytes for this long after it could not give some.
+const SHORT_FOR: Duration = Duration::from_secs(1);
 
 /// A budget of bytes shared by many holders; cheap to clone.
 #[derive(Clone, Debug)]
@@ -15,6 +20,41 @@ pub struct ByteBudget {
     semaphore: Arc<Semaphore>,
     capacity_bytes: usize,
     used_bytes: Arc<AtomicUsize>,
+    demand: Arc<Demand>,
+}
+
+/// Who did not get what they asked for.
+#[derive(Debug)]
+struct Demand {
+    waiting: AtomicUsize,
+    began: Instant,
+    /// When somebody went without, in milliseconds since `began`, plus one; 0 is never.
+    last_ms: AtomicU64,
+}
+
+/// Counts one who waits, while it does.
+struct Waiting<'a>(&'a Demand);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Demand {
+    fn wait(&self) -> Waiting<'_> {
+        self.unmet();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(self)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    fn unmet(&self) {
+        self.last_ms.store(self.now_ms() + 1, Ordering::Relaxed);
+    }
 }
 
 /// A share of a [`ByteBudget`]; dropping it gives the bytes back.
@@ -33,12 +73,21 @@ impl ByteBudget {
             semaphore: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             capacity_bytes: permits * BYTES_PER_PERMIT,
             used_bytes: Arc::default(),
+            demand: Arc::new(Demand {
+                waiting: AtomicUsize::new(0),
+                began: Instant::now(),
+                last_ms: AtomicU64::new(0),
+            }),
         }
     }
 
     /// Waits until `bytes` are free. A request above the whole budget waits for all of it, so
     /// that one large item can pass alone. Cancel safe.
     pub async fn acquire(&self, bytes: usize) -> BytePermit {
+        if let Some(permit) = self.take(bytes) {
+            return permit;
+        }
+        let _waiting = self.demand.wait();
         let permit = Arc::clone(&self.semaphore)
             .acquire_many_owned(self.permits(bytes))
             .await
@@ -48,9 +97,20 @@ impl ByteBudget {
 
     /// Takes `bytes` if they are free now.
     pub fn try_acquire(&self, bytes: usize) -> Option<BytePermit> {
-        let permit =
-            Arc::clone(&self.semaphore).try_acquire_many_owned(self.permits(bytes)).ok()?;
-        Some(self.permit(permit, bytes))
+        let permit = self.take(bytes);
+        if permit.is_none() {
+            self.demand.unmet();
+        }
+        permit
+    }
+
+    /// True if somebody waits for bytes, or went without a moment ago: who holds some and does not
+    /// use them should give them back.
+    pub fn is_short(&self) -> bool {
+        let demand = &self.demand;
+        let last_ms = demand.last_ms.load(Ordering::Relaxed);
+        let since = Duration::from_millis((demand.now_ms() + 1).saturating_sub(last_ms));
+        demand.waiting.load(Ordering::Relaxed) > 0 || (last_ms > 0 && since < SHORT_FOR)
     }
 
     /// Bytes held at this moment.
@@ -61,6 +121,12 @@ impl ByteBudget {
     /// The whole budget.
     pub fn capacity_bytes(&self) -> usize {
         self.capacity_bytes
+    }
+
+    fn take(&self, bytes: usize) -> Option<BytePermit> {
+        let permits = self.permits(bytes);
+        let permit = Arc::clone(&self.semaphore).try_acquire_many_owned(permits).ok()?;
+        Some(self.permit(permit, bytes))
     }
 
     fn permits(&self, bytes: usize) -> u32 {
@@ -102,5 +168,25 @@ mod tests {
         let whole = budget.acquire(1 << 40).await;
         assert!(budget.try_acquire(1).is_none());
         drop(whole);
+    }
+
+    #[tokio::test]
+    async fn a_budget_is_short_while_somebody_waits_and_a_moment_longer() {
+        let budget = ByteBudget::new(1024);
+        let all = budget.acquire(1024).await;
+        assert!(!budget.is_short());
+        let later = SHORT_FOR + SHORT_FOR / 2;
+        let wait = tokio::time::timeout(2 * later, budget.acquire(64));
+        let looks = async {
+            tokio::time::sleep(later).await;
+            budget.is_short()
+        };
+        let (got, was_short) = tokio::join!(wait, looks);
+        assert!(got.is_err() && was_short);
+        assert!(!budget.is_short(), "nobody waits any more");
+        assert!(budget.try_acquire(64).is_none() && budget.is_short());
+        tokio::time::sleep(later).await;
+        assert!(!budget.is_short());
+        drop(all);
     }
 }

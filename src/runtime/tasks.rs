@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,14 +78,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let on_fatal = Arc::clone(&self.on_fatal);
-        let inner = self.tracker.spawn(self.counted(name, task));
-        self.tracker.spawn(async move {
-            if let Err(error) = inner.await
-                && error.is_panic()
-            {
-                on_fatal(&format!("task {name} panicked"));
-            }
-        });
+        self.tracked(name, task, move || on_fatal(&format!("task {name} panicked")));
     }
 
     /// Runs `task` under `name` where a panic concerns only this task (a connection).
@@ -91,26 +86,23 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let inner = self.tracker.spawn(self.counted(name, task));
-        self.tracker.spawn(async move {
-            if let Err(error) = inner.await
-                && error.is_panic()
-            {
-                tracing::error!(task = name, "task panicked");
-            }
-        });
+        self.tracked(name, task, move || tracing::error!(task = name, "task panicked"));
     }
 
-    fn counted<F>(&self, name: &'static str, task: F) -> impl Future<Output = ()> + Send + use<F>
+    /// Runs `task` and counts it; combinators and no second task, or async block around it, because
+    /// there are many and each of those would hold a copy of its state.
+    fn tracked<F>(&self, name: &'static str, task: F, panicked: impl FnOnce() + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
         let running = Running { name, running: Arc::clone(&self.running) };
-        async move {
-            let _running = running;
-            task.await;
-        }
+        self.tracker.spawn(AssertUnwindSafe(task).catch_unwind().map(move |ended| {
+            if ended.is_err() {
+                panicked();
+            }
+            drop(running);
+        }));
     }
 
     /// Names of the tasks that have not ended, with how many there are of each.
@@ -132,7 +124,7 @@ impl Tasks {
         let on_fatal = Arc::clone(&self.on_fatal);
         let thread_name = name.to_owned();
         let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+            if std::panic::catch_unwind(AssertUnwindSafe(body)).is_err() {
                 on_fatal(&format!("thread {thread_name} panicked"));
             }
         })?;
