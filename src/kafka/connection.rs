@@ -50,8 +50,18 @@ pub(crate) trait Dispatch: Sync {
 /// Bytes asked from the socket while the size of the next frame is not known.
 const READ_CHUNK_BYTES: usize = 8 << 10;
 
+/// Bytes asked for at most in one read of a frame.
+const READ_STEP_BYTES_MAX: usize = 64 << 10;
+
 /// Answers that are ready are written together up to this size.
 const GATHER_BYTES_MAX: usize = 256 << 10;
+
+/// A frame or an answer that moved fewer bytes than this in [`PACE_WINDOW`] is closed while others
+/// wait for the memory that it holds.
+const PACE_BYTES_MIN: usize = 8 << 10;
+
+/// How long a client may take for [`PACE_BYTES_MIN`] while memory is short.
+const PACE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Pieces of one `writev`; Linux takes at most 1,024.
 const SLICES_MAX: usize = 64;
@@ -68,6 +78,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) options: &'a Options,
     /// Bytes of request frames of all connections.
     pub(crate) requests: &'a FrameMemory,
+    /// Bytes of answers of all connections.
+    pub(crate) answers: &'a ByteBudget,
     /// Fires when the server stops.
     pub(crate) stop: &'a CancellationToken,
     /// Fired by the connection when no more requests will come: long polls answer at once.
@@ -88,7 +100,7 @@ pub(crate) async fn serve(
     let (sender, receiver) = mpsc::channel(shared.options.in_flight_requests_max.max(1));
     let in_flight = AtomicUsize::new(0);
     let read = read_requests(reader, dispatch, shared, sender, &in_flight);
-    let write = write_responses(writer, shared.options, receiver, &in_flight);
+    let write = write_responses(writer, shared, receiver, &in_flight);
     tokio::pin!(read, write);
     let whole = async {
         tokio::select! {
@@ -196,6 +208,29 @@ fn hint(size: i32) -> &'static str {
     }
 }
 
+/// How fast bytes move.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), bytes: 0 }
+    }
+
+    /// Counts `bytes` that moved; true if they were too few for too long.
+    fn is_slow(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        if self.since.elapsed() < PACE_WINDOW {
+            return false;
+        }
+        let few = self.bytes < PACE_BYTES_MIN;
+        *self = Self::new();
+        few
+    }
+}
+
 /// Reads the rest of a frame. Buffer and share grow with the bytes that came, not with the announced
 /// size; the first bytes are those that every connection has room for.
 async fn read_body(
@@ -207,30 +242,49 @@ async fn read_body(
 ) -> Result<Bytes, Fault> {
     let options = shared.options;
     let deadline = Instant::now() + options.frame_timeout;
+    let mut until = deadline.min(Instant::now() + options.stall_timeout);
+    let mut pace = Pace::new();
     while buffer.len() < size {
         let missing = size - buffer.len();
-        let step = missing.min(READ_CHUNK_BYTES.max(buffer.len()));
+        let step = missing.min(READ_CHUNK_BYTES.max(buffer.len()).min(READ_STEP_BYTES_MAX));
         if buffer.len() >= READ_CHUNK_BYTES {
-            shared.requests.grow(share, buffer.len() + step).await;
+            let began = Instant::now();
+            if !shared.requests.grow(share, buffer.len() + step).await {
+                return Err(Fault::Stalled("a request frame that waits for memory"));
+            }
+            // While we waited for memory we read nothing, which is not the client's fault.
+            pace.since += began.elapsed();
+            until = deadline.min(until + began.elapsed());
         }
         buffer.reserve(step);
-        let until = deadline.min(Instant::now() + options.stall_timeout);
-        match timeout_at(until, reader.read_buf(buffer)).await {
-            Err(_) => return Err(Fault::Stalled("a request frame")),
+        let look = until.min(Instant::now() + PACE_WINDOW);
+        let read = match timeout_at(look, reader.read_buf(buffer)).await {
+            Err(_) if Instant::now() >= until => return Err(Fault::Stalled("a request frame")),
+            Err(_) => 0,
             Ok(read) => {
-                if read? == 0 {
-                    return Err(Fault::Truncated);
+                until = deadline.min(Instant::now() + options.stall_timeout);
+                match read? {
+                    0 => return Err(Fault::Truncated),
+                    read => read,
                 }
             }
+        };
+        if pace.is_slow(read) && shared.requests.is_wanted(share) {
+            return Err(Fault::Stalled("a request frame whose memory others wait for"));
         }
     }
-    shared.requests.grow(share, size).await;
+    if size <= READ_CHUNK_BYTES {
+        shared.requests.hold_small(share, size).await;
+    } else if !shared.requests.grow(share, size).await {
+        return Err(Fault::Stalled("a request frame that waits for memory"));
+    }
+    share.whole();
     Ok(buffer.split_to(size).freeze())
 }
 
 async fn write_responses(
     mut writer: impl AsyncWrite + Unpin,
-    options: &Options,
+    shared: &Shared<'_>,
     mut receiver: mpsc::Receiver<Pending>,
     in_flight: &AtomicUsize,
 ) -> Result<(), Fault> {
@@ -259,7 +313,7 @@ async fn write_responses(
             }
         }
         let answered = out.answered;
-        write_all(&mut writer, out, options.stall_timeout).await?;
+        write_all(&mut writer, out, shared.options.stall_timeout, shared.answers).await?;
         in_flight.fetch_sub(answered, Ordering::Relaxed);
     }
 }
@@ -291,13 +345,18 @@ impl Output {
     }
 }
 
-/// Writes all chunks without copying them. Each write must make progress within `stall`: a client
-/// that never reads would hold its answers for ever.
+/// Writes all chunks without copying them. Each write must make progress within the stall time, and
+/// keep the pace while answers wait for memory: a client that never reads would hold its own for ever.
 async fn write_all(
     writer: &mut (impl AsyncWrite + Unpin),
     out: Output,
     stall: Duration,
+    answers: &ByteBudget,
 ) -> Result<(), Fault> {
+    const STALLED: Fault = Fault::Stalled("the writing of an answer");
+    let holds = out.frames.iter().any(|frame| !frame.permits.is_empty());
+    let mut pace = Pace::new();
+    let mut until = Instant::now() + stall;
     let mut chunks: Vec<&[u8]> = out
         .frames
         .iter()
@@ -312,11 +371,19 @@ async fn write_all(
             *slice = IoSlice::new(chunk);
         }
         let write = writer.write_vectored(&slices[..end - first]);
-        let mut written = timeout(stall, write)
-            .await
-            .map_err(|_| Fault::Stalled("the writing of an answer"))??;
-        if written == 0 {
-            return Err(Fault::Io(std::io::ErrorKind::WriteZero.into()));
+        let mut written = match timeout_at(until.min(Instant::now() + PACE_WINDOW), write).await {
+            Err(_) if Instant::now() >= until => return Err(STALLED),
+            Err(_) => 0,
+            Ok(written) => {
+                until = Instant::now() + stall;
+                match written? {
+                    0 => return Err(Fault::Io(std::io::ErrorKind::WriteZero.into())),
+                    written => written,
+                }
+            }
+        };
+        if pace.is_slow(written) && holds && answers.is_short() {
+            return Err(Fault::Stalled("the writing of an answer whose memory others wait for"));
         }
         while written > 0 {
             let taken = written.min(chunks[first].len());
@@ -328,9 +395,7 @@ async fn write_all(
         }
     }
     if !chunks.is_empty() {
-        timeout(stall, writer.flush())
-            .await
-            .map_err(|_| Fault::Stalled("the writing of an answer"))??;
+        timeout(stall, writer.flush()).await.map_err(|_| STALLED)??;
     }
     Ok(())
 }

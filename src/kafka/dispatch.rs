@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, Encodable};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::api::{self, Api};
@@ -34,13 +35,20 @@ pub struct Deps {
     pub options: Arc<Options>,
     /// Bytes of fetched record batches that are not written yet.
     pub(crate) fetched: ByteBudget,
+    /// The right to open a batch of a compacted topic.
+    pub(crate) opening: Arc<Semaphore>,
 }
+
+/// Batches that are decompressed at once to look at their keys: one may take
+/// [`crate::record::CAP_BYTES_MAX`].
+const OPENED_AT_ONCE: usize = 2;
 
 impl Deps {
     /// Puts the parts together.
     pub fn new(log: Log, topics: Topics, clock: Clock, options: Options) -> Self {
         let fetched = ByteBudget::new(options.fetch_bytes_in_flight_max);
-        Self { log, topics, clock, options: Arc::new(options), fetched }
+        let opening = Arc::new(Semaphore::new(OPENED_AT_ONCE));
+        Self { log, topics, clock, options: Arc::new(options), fetched, opening }
     }
 }
 

@@ -111,6 +111,7 @@ impl KafkaServer {
         let shared = Shared {
             options: &self.deps.options,
             requests: &self.requests,
+            answers: &self.deps.fetched,
             stop: &self.stop,
             closing: &closing,
         };

@@ -70,10 +70,16 @@ fn start(options: Options, releases: Vec<oneshot::Receiver<()>>, pipe_bytes: usi
     });
     let requests = FrameMemory::new(options.request_bytes_max);
     let (dispatch, token, budget) = (Arc::clone(&fake), stop.clone(), requests.clone());
+    let answers = ByteBudget::new(options.fetch_bytes_in_flight_max);
     let end = tokio::spawn(async move {
         let (reader, writer) = tokio::io::split(server);
-        let shared =
-            Shared { options: &options, requests: &budget, stop: &token, closing: &closing };
+        let shared = Shared {
+            options: &options,
+            requests: &budget,
+            answers: &answers,
+            stop: &token,
+            closing: &closing,
+        };
         serve(reader, writer, &dispatch, &shared).await
     });
     Running { client, fake, stop, requests, end }
@@ -247,8 +253,9 @@ async fn many_chunks_are_written_whole() {
     let (mut writer, mut reader) = duplex(97);
     let mut out = Output::default();
     out.push(Some(ResponseFrame { chunks, permits: Vec::new() }));
+    let answers = ByteBudget::new(1 << 10);
     let write = async {
-        write_all(&mut writer, out, Duration::from_secs(1)).await.unwrap();
+        write_all(&mut writer, out, Duration::from_secs(1), &answers).await.unwrap();
     };
     let read = async {
         let mut got = vec![0; wanted.len()];
@@ -257,4 +264,44 @@ async fn many_chunks_are_written_whole() {
     };
     let ((), got) = tokio::join!(write, read);
     assert_eq!(got, wanted);
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_closed_when_others_wait_for_its_memory() {
+    let answers = ByteBudget::new(1 << 10);
+    let (mut writer, _reader) = duplex(64);
+    let mut out = Output::default();
+    let permits = vec![answers.acquire(1 << 10).await];
+    out.push(Some(ResponseFrame { chunks: vec![vec![7; 1 << 10].into()], permits }));
+    let stall = Duration::from_secs(60);
+    let write = write_all(&mut writer, out, stall, &answers);
+    tokio::pin!(write);
+    let later = 2 * PACE_WINDOW + PACE_WINDOW / 2;
+    assert!(timeout(later, &mut write).await.is_err(), "nobody wants its memory");
+    let other = answers.acquire(1);
+    let (written, _) = timeout(later, async { tokio::join!(write, other) }).await.unwrap();
+    assert!(matches!(written, Err(Fault::Stalled(_))));
+}
+
+#[tokio::test]
+async fn half_a_frame_is_closed_when_others_wait_for_its_memory() {
+    let options = Options { request_bytes_max: 128 << 10, ..options() };
+    let mut running = start(options, vec![], 1 << 20);
+    running.client.write_all(&framed(&[b'e'; 200_000])[..150_000]).await.unwrap();
+    while running.requests.used_bytes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let later = 2 * PACE_WINDOW + PACE_WINDOW / 2;
+    assert!(timeout(later, &mut running.end).await.is_err(), "nobody wants its memory");
+    let mut others = crate::kafka::memory::Share::default();
+    running.requests.grow(&mut others, 64 << 10).await;
+    let mut more = crate::kafka::memory::Share::default();
+    let (end, ()) = timeout(later, async {
+        tokio::join!(&mut running.end, async {
+            assert!(running.requests.grow(&mut more, 64 << 10).await);
+        })
+    })
+    .await
+    .unwrap();
+    assert!(matches!(end.unwrap(), Err(Fault::Stalled(_))));
 }

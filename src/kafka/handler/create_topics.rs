@@ -2,7 +2,8 @@
 //!
 //! -1 for partitions and replication factor is the server's default in every version (kafkajs sends
 //! it everywhere). A name that stands twice is INVALID_REQUEST. From version 5 the answer tells
-//! partitions, replication factor and options, from 7 the topic id. Differs from Apache Kafka: a
+//! partitions, replication factor and options (those of the first [`OPTIONS_TOLD_MAX`] topics: a small
+//! request must not become a huge answer), from 7 the topic id. Differs from Apache Kafka: a
 //! replication factor above the number of brokers is clamped to 1 instead of refused, so that
 //! applications written for a cluster start; and the answer comes after the topic is durable, so
 //! the time-out is not needed.
@@ -25,6 +26,9 @@ use crate::kafka::handler::describe_configs::entries;
 use crate::kafka::handler::{ItemError, duplicates, some_text};
 use crate::topic::{NewTopic, Topic};
 
+/// Topics of one answer that tell their options.
+const OPTIONS_TOLD_MAX: usize = 1_000;
+
 pub(crate) async fn handle(
     context: Arc<Context>,
     _version: i16,
@@ -44,7 +48,8 @@ pub(crate) async fn handle(
             }
             continue;
         }
-        results.push(one(&context, wanted, request.validate_only).await);
+        let tells = results.len() < OPTIONS_TOLD_MAX;
+        results.push(one(&context, wanted, request.validate_only, tells).await);
     }
     CreateTopicsResponse::default().with_topics(results)
 }
@@ -53,13 +58,17 @@ async fn one(
     context: &Context,
     wanted: CreatableTopic,
     validate_only: bool,
+    tells_options: bool,
 ) -> CreatableTopicResult {
     let new = match translate(&wanted, context.deps.options.node_id) {
         Ok(new) => new,
         Err(error) => return failed(&wanted, error),
     };
     match context.deps.topics.create(new, validate_only).await {
-        Ok(topic) => created(context, &topic, validate_only),
+        Ok(topic) => {
+            let options = if tells_options { options(context, &topic) } else { Vec::new() };
+            created(&topic, validate_only, options)
+        }
         Err(error) => failed(&wanted, error.into()),
     }
 }
@@ -140,18 +149,23 @@ fn overrides(configs: &[CreatableTopicConfig]) -> Result<BTreeMap<String, String
     Ok(overrides)
 }
 
-fn created(context: &Context, topic: &Topic, validate_only: bool) -> CreatableTopicResult {
-    let configs = entries(&context.deps.topics.describe(topic))
-        .into_iter()
-        .map(|entry| {
-            CreatableTopicConfigs::default()
-                .with_name(entry.name)
-                .with_value(entry.value)
-                .with_read_only(entry.read_only)
-                .with_config_source(entry.config_source)
-                .with_is_sensitive(entry.is_sensitive)
-        })
-        .collect();
+fn options(context: &Context, topic: &Topic) -> Vec<CreatableTopicConfigs> {
+    let told = entries(&context.deps.topics.describe(topic)).into_iter().map(|entry| {
+        CreatableTopicConfigs::default()
+            .with_name(entry.name)
+            .with_value(entry.value)
+            .with_read_only(entry.read_only)
+            .with_config_source(entry.config_source)
+            .with_is_sensitive(entry.is_sensitive)
+    });
+    told.collect()
+}
+
+fn created(
+    topic: &Topic,
+    validate_only: bool,
+    options: Vec<CreatableTopicConfigs>,
+) -> CreatableTopicResult {
     CreatableTopicResult::default()
         .with_name(crate::kafka::handler::wire_name(&topic.name))
         // What was only checked has no identity.
@@ -159,7 +173,7 @@ fn created(context: &Context, topic: &Topic, validate_only: bool) -> CreatableTo
         .with_error_message(None)
         .with_num_partitions(i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))
         .with_replication_factor(1)
-        .with_configs(Some(configs))
+        .with_configs(Some(options))
 }
 
 fn failed(wanted: &CreatableTopic, error: ItemError) -> CreatableTopicResult {

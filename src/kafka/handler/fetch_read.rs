@@ -82,32 +82,69 @@ impl Pass<'_> {
         }
         let budget = &self.context.deps.fetched;
         let limit = wanted.bytes_max.min(self.left).min(budget.capacity_bytes() / 4).max(1);
-        let Some(permit) = self.permit(budget, limit, is_first).await else {
-            return quiet;
-        };
-        match self.slice(source, wanted.offset, limit).await {
-            Ok(slice) => {
-                let batches = fitting(&slice, limit, is_first);
+        match self.held(source, wanted.offset, limit, is_first).await {
+            Ok(Some(held)) => {
                 let answer = PartitionAnswer {
                     index: wanted.index,
                     code: ErrorCode::None,
-                    high_watermark: slice.high_watermark,
-                    log_start_offset: slice.log_start_offset,
-                    batches,
+                    high_watermark: held.slice.high_watermark,
+                    log_start_offset: held.slice.log_start_offset,
+                    batches: held.batches,
                 };
                 self.left = self.left.saturating_sub(answer.len());
-                if answer.len() > 0 {
-                    self.found.permits.push(shrink(budget, permit, answer.len()));
-                }
+                self.found.permits.extend(held.permits);
                 answer
             }
+            Ok(None) => quiet,
             Err(error) => failed(wanted.index, &error, quiet),
         }
     }
 
-    /// Memory for a read. While the answer is empty it waits, until the long poll ends; later it
-    /// never waits: two requests that hold a part each would wait for each other.
-    async fn permit(&self, budget: &ByteBudget, bytes: usize, wait: bool) -> Option<BytePermit> {
+    /// Reads at most `limit` bytes, for the first partition with data at least one batch. None: there
+    /// was no memory for them in time.
+    async fn held(
+        &self,
+        source: &Source,
+        offset: Offset,
+        limit: usize,
+        is_first: bool,
+    ) -> Result<Option<Held>, ReadError> {
+        let budget = &self.context.deps.fetched;
+        let (mut bytes, mut least) = (limit, limit.min(SHORT_READ_BYTES));
+        for _ in 0..2 {
+            let Some(permit) = self.permit(budget, bytes, least, is_first).await else {
+                return Ok(None);
+            };
+            let limit = limit.min(permit.bytes());
+            let slice = self.slice(source, offset, limit).await?;
+            let batches = fitting(&slice, limit, is_first);
+            let taken: usize = batches.iter().map(Bytes::len).sum();
+            if taken == 0 {
+                return Ok(Some(Held { slice, batches, permits: Vec::new() }));
+            }
+            if taken <= permit.bytes() {
+                let permits = vec![shrink(budget, permit, taken)];
+                return Ok(Some(Held { slice, batches, permits }));
+            }
+            // The one batch is larger than what was asked for.
+            if let Some(more) = budget.try_acquire(taken - permit.bytes()) {
+                return Ok(Some(Held { slice, batches, permits: vec![permit, more] }));
+            }
+            (bytes, least) = (taken, taken);
+        }
+        Ok(None)
+    }
+
+    /// Memory for a read of `bytes`, or of `least` where they are not free. While the answer is empty
+    /// it waits, until the long poll ends; later it never waits: two requests that hold a part each
+    /// would wait for each other.
+    async fn permit(
+        &self,
+        budget: &ByteBudget,
+        bytes: usize,
+        least: usize,
+        wait: bool,
+    ) -> Option<BytePermit> {
         if let Some(permit) = budget.try_acquire(bytes) {
             return Some(permit);
         }
@@ -116,7 +153,7 @@ impl Pass<'_> {
         }
         let until = self.deadline.max(Instant::now() + PERMIT_WAIT_MIN);
         tokio::select! {
-            permit = timeout_at(until, budget.acquire(bytes)) => permit.ok(),
+            permit = timeout_at(until, budget.acquire(least)) => permit.ok(),
             () = self.context.session.closing.cancelled() => None,
         }
     }
@@ -149,6 +186,16 @@ impl Pass<'_> {
         }
         self.context.deps.log.read(source.id, from, bytes_max).await
     }
+}
+
+/// What is read of a partition while memory is short, so that there is some for everybody.
+const SHORT_READ_BYTES: usize = 64 << 10;
+
+/// What was read of one partition, with the memory that it takes.
+struct Held {
+    slice: ReadSlice,
+    batches: Vec<Bytes>,
+    permits: Vec<BytePermit>,
 }
 
 /// Even a client that does not wait at all gets data from a busy server.

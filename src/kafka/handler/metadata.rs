@@ -37,9 +37,11 @@ pub(crate) async fn handle(
         }
         Wanted::These(wanted) => {
             let mut answers = Vec::with_capacity(wanted.len());
+            let mut refused = Refused::default();
             for topic in wanted {
-                answers.push(one(&context, version, topic, may_create).await);
+                answers.push(one(&context, version, topic, may_create, &mut refused).await);
             }
+            refused.tell();
             answers
         }
     };
@@ -73,15 +75,36 @@ fn wanted(version: i16, topics: Option<Vec<MetadataRequestTopic>>) -> Wanted {
     }
 }
 
+/// Topics of one request that could not be made: one line of the log, however many there are.
+#[derive(Default)]
+struct Refused {
+    count: usize,
+    first: Option<(String, topic::Error)>,
+}
+
+impl Refused {
+    fn add(&mut self, name: &str, error: topic::Error) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| (name.to_owned(), error));
+    }
+
+    fn tell(&self) {
+        if let Some((topic, error)) = &self.first {
+            tracing::warn!(topic, %error, count = self.count, "topics cannot be auto-created");
+        }
+    }
+}
+
 async fn one(
     context: &Context,
     version: i16,
     wanted: MetadataRequestTopic,
     may_create: bool,
+    refused: &mut Refused,
 ) -> MetadataResponseTopic {
     let node = BrokerId(context.deps.options.node_id);
     let found = match &wanted.name {
-        Some(name) if wanted.topic_id.is_nil() => by_name(context, name, may_create).await,
+        Some(name) if wanted.topic_id.is_nil() => by_name(context, name, may_create, refused).await,
         None if version >= 12 => {
             let id = TopicId(wanted.topic_id);
             context.deps.topics.by_id(id).ok_or(ErrorCode::UnknownTopicId)
@@ -95,7 +118,12 @@ async fn one(
     }
 }
 
-async fn by_name(context: &Context, name: &str, may_create: bool) -> Result<Arc<Topic>, ErrorCode> {
+async fn by_name(
+    context: &Context,
+    name: &str,
+    may_create: bool,
+    refused: &mut Refused,
+) -> Result<Arc<Topic>, ErrorCode> {
     let topics = &context.deps.topics;
     if let Some(topic) = topics.get(name) {
         return Ok(topic);
@@ -115,8 +143,9 @@ async fn by_name(context: &Context, name: &str, may_create: bool) -> Result<Arc<
         // Another client was faster.
         Err(topic::Error::Exists(_)) => topics.get(name).ok_or(ErrorCode::LeaderNotAvailable),
         Err(error) => {
-            tracing::warn!(topic = name, %error, "topic cannot be auto-created");
-            Err(ErrorCode::from(&error))
+            let code = ErrorCode::from(&error);
+            refused.add(name, error);
+            Err(code)
         }
     }
 }

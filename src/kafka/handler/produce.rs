@@ -95,7 +95,7 @@ async fn queue(
     let now_ms = context.deps.clock.now_ms();
     produce_check::check(version, &records, &topic.options, now_ms)?;
     if topic.options.compacted {
-        check_keys(records.clone()).await?;
+        check_keys(context, records.clone()).await?;
     }
     let append = Append {
         batches: vec![AppendBatch { partition: id, batch: records }],
@@ -106,8 +106,10 @@ async fn queue(
     Ok(Queued { pending, log_append_time: topic.options.log_append_time })
 }
 
-/// Walking a batch may mean decompressing it.
-async fn check_keys(batch: Bytes) -> Result<(), Refusal> {
+/// Walking a batch may mean decompressing it, so few are walked at once.
+async fn check_keys(context: &Context, batch: Bytes) -> Result<(), Refusal> {
+    // Never closed; were it, the walk would still be right.
+    let _turn = context.deps.opening.acquire().await;
     tokio::task::spawn_blocking(move || produce_check::check_keys(&batch)).await.unwrap_or_else(
         |error| {
             tracing::error!(%error, "the walk over a batch failed");
