@@ -26,7 +26,7 @@ use axum::routing::{get, post};
 
 use crate::config::Flush;
 use crate::log::Log;
-use crate::runtime::{ByteBudget, Clock, metrics};
+use crate::runtime::{Clock, metrics};
 use crate::tier::Tiering;
 use crate::topic::Topics;
 
@@ -62,7 +62,7 @@ pub struct Api {
     pub(crate) topics: Topics,
     pub(crate) tiering: Tiering,
     pub(crate) options: Arc<Options>,
-    pub(crate) budget: ByteBudget,
+    pub(crate) memory: ingest::BodyMemory,
     pub(crate) clock: Clock,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: Arc<AtomicBool>,
@@ -78,9 +78,9 @@ impl Api {
         clock: Clock,
         metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     ) -> Self {
-        let budget = ByteBudget::new(options.in_bytes);
+        let memory = ingest::BodyMemory::new(options.in_bytes);
         let options = Arc::new(options);
-        Self { log, topics, tiering, options, budget, clock, metrics, draining: Arc::default() }
+        Self { log, topics, tiering, options, memory, clock, metrics, draining: Arc::default() }
     }
 
     /// From now on events are refused with 503, and `/readyz` says so.

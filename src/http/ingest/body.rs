@@ -1,5 +1,9 @@
 //! Reads a request body under limits: length checked before anything is read, memory taken from
-//! a budget, decompression capped, an unread rest drained so that the client sees the answer.
+//! a budget as the bytes come, decompression capped, an unread rest drained so that the client sees
+//! the answer.
+//!
+//! Bodies that are half there could hold the whole budget. So one that makes no progress is closed
+//! while others go without, and small bodies, once they are whole, have bytes of their own.
 
 use std::io::Read;
 use std::time::Duration;
@@ -8,6 +12,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use crate::http::problem::Problem;
 use crate::runtime::{ByteBudget, BytePermit};
@@ -20,6 +25,14 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const TOTAL_MAX: Duration = Duration::from_secs(25);
 /// How long, and how far beyond the limit, the rest of a refused body is read and dropped.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// A body that brought fewer bytes than this in [`PACE_WINDOW`] is given up while memory is short.
+const PACE_BYTES_MIN: usize = 8 << 10;
+/// How long a client may take for [`PACE_BYTES_MIN`] while memory is short.
+const PACE_WINDOW: Duration = Duration::from_secs(1);
+/// A body takes no memory from the budget until it is larger than this, or whole.
+const SMALL_BYTES: usize = 8 << 10;
+/// Small bodies get this share of all memory on top of it.
+const SMALL_SHARE: usize = 8;
 /// A share of the memory budget grows by at least this.
 const SHARE_STEP_BYTES: usize = 256 << 10;
 /// Bytes that are decompressed between two looks at the limits.
@@ -60,7 +73,39 @@ pub(super) struct Decoded {
     pub(super) _share: Share,
 }
 
-/// The memory that one body holds; it grows with the body and never waits while it holds some.
+/// The memory of all bodies; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct BodyMemory {
+    budget: ByteBudget,
+    small: ByteBudget,
+}
+
+impl BodyMemory {
+    /// `bytes` for all bodies, and a part of it more for small ones.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { budget: ByteBudget::new(bytes), small: ByteBudget::new(bytes / SMALL_SHARE) }
+    }
+
+    fn share(&self) -> Share {
+        Share { budget: self.budget.clone(), permits: Vec::new(), bytes: 0 }
+    }
+
+    /// The share of a body that needed none while it came: it is small, and whole. None if the
+    /// memory does not come in time.
+    async fn hold_small(&self, bytes: usize) -> Option<Share> {
+        let permit = async {
+            tokio::select! {
+                biased;
+                permit = self.budget.acquire(bytes) => permit,
+                permit = self.small.acquire(bytes) => permit,
+            }
+        };
+        let permit = tokio::time::timeout(BUDGET_WAIT, permit).await.ok()?;
+        Some(Share { permits: vec![permit], bytes, ..self.share() })
+    }
+}
+
+/// The memory that one body holds; it grows with the body.
 pub(super) struct Share {
     budget: ByteBudget,
     permits: Vec<BytePermit>,
@@ -68,6 +113,24 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// [`Share::grow_to`], but waits a moment for bytes that are not free.
+    async fn wait_for(&mut self, bytes: usize) -> bool {
+        if self.grow_to(bytes) {
+            return true;
+        }
+        let step = (bytes - self.bytes).max(SHARE_STEP_BYTES);
+        let permit = tokio::time::timeout(BUDGET_WAIT, self.budget.acquire(step)).await.ok();
+        let grown = permit.is_some();
+        self.permits.extend(permit);
+        self.bytes += if grown { step } else { 0 };
+        grown
+    }
+
+    /// True if others go without the bytes that this holds.
+    fn is_wanted(&self) -> bool {
+        self.bytes > 0 && self.budget.is_short()
+    }
+
     /// Makes sure that `bytes` are held in all; false if they are not free.
     fn grow_to(&mut self, bytes: usize) -> bool {
         if bytes <= self.bytes {
@@ -91,7 +154,7 @@ pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     limit_bytes: usize,
-    budget: &ByteBudget,
+    memory: &BodyMemory,
 ) -> Result<Decoded, Problem> {
     let coding = match Coding::of(headers) {
         Ok(coding) => coding,
@@ -102,19 +165,18 @@ pub(super) async fn read(
     if declared.is_some_and(|length| length > limit_bytes) {
         return Err(refuse(body, limit_bytes, too_large(limit_bytes)).await);
     }
-    // Where the size is not known the share grows while the body is read and inflated.
-    let wanted = declared.unwrap_or(SHARE_STEP_BYTES).min(limit_bytes);
-    let Ok(permit) = tokio::time::timeout(BUDGET_WAIT, budget.acquire(wanted)).await else {
-        return Err(refuse(body, limit_bytes, overloaded()).await);
-    };
-    let mut share = Share { budget: budget.clone(), permits: vec![permit], bytes: wanted };
-    let collected = collect(body, limit_bytes, declared, &mut share);
+    // Not by the declared length: who announces much and sends little holds little.
+    let mut share = memory.share();
+    let collected = collect(body, limit_bytes, &mut share);
     let wire = match tokio::time::timeout(TOTAL_MAX, collected).await {
         Ok(result) => result?,
         Err(_) => {
             return Err(Problem::new("timeout", "the body took longer than 25 seconds").closing());
         }
     };
+    if share.bytes == 0 {
+        share = memory.hold_small(wire.len()).await.ok_or_else(overloaded)?;
+    }
     if coding == Coding::Identity {
         return Ok(Decoded { bytes: wire, _share: share });
     }
@@ -130,19 +192,23 @@ fn too_large(limit_bytes: usize) -> Problem {
     Problem::new("too_large", detail)
 }
 
-async fn collect(
-    body: Body,
-    limit: usize,
-    declared: Option<usize>,
-    share: &mut Share,
-) -> Result<Bytes, Problem> {
+async fn collect(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
+    let timeout = |detail| Err(Problem::new("timeout", detail).closing());
     let mut stream = body.into_data_stream();
-    let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
+    let mut bytes = BytesMut::new();
+    let (mut last, mut window, mut moved) = (Instant::now(), Instant::now(), 0);
     loop {
-        match tokio::time::timeout(IDLE_MAX, stream.next()).await {
-            Err(_) => {
-                return Err(Problem::new("timeout", "the body stopped for 10 seconds").closing());
+        if window.elapsed() >= PACE_WINDOW {
+            if moved < PACE_BYTES_MIN && share.is_wanted() {
+                return timeout("the body comes too slowly while others wait for memory");
             }
+            (window, moved) = (Instant::now(), 0);
+        }
+        match tokio::time::timeout(PACE_WINDOW, stream.next()).await {
+            Err(_) if last.elapsed() >= IDLE_MAX => {
+                return timeout("the body stopped for 10 seconds");
+            }
+            Err(_) => {}
             Ok(None) => return Ok(bytes.freeze()),
             Ok(Some(Err(error))) => {
                 let detail = format!("the body ended early: {error}");
@@ -153,11 +219,14 @@ async fn collect(
                     let rest = Body::from_stream(stream);
                     return Err(refuse(rest, limit, too_large(limit)).await);
                 }
-                if !share.grow_to(bytes.len() + piece.len()) {
+                let wanted = bytes.len() + piece.len();
+                if wanted > SMALL_BYTES && !share.wait_for(wanted).await {
+                    drop(bytes);
                     let rest = Body::from_stream(stream);
                     return Err(refuse(rest, limit, overloaded()).await);
                 }
                 bytes.extend_from_slice(&piece);
+                (last, moved) = (Instant::now(), moved + piece.len());
             }
         }
     }
@@ -247,12 +316,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_without_a_length_is_refused_when_it_outgrows_the_budget() {
-        let budget = ByteBudget::new(1 << 20);
+        let memory = BodyMemory::new(1 << 20);
         let pieces = (0..64).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 64 << 10]));
         let body = Body::from_stream(futures::stream::iter(pieces));
-        let refused = read(&HeaderMap::new(), body, 16 << 20, &budget).await.err().unwrap();
+        let refused = read(&HeaderMap::new(), body, 16 << 20, &memory).await.err().unwrap();
         assert_eq!(refused.code(), "overloaded");
-        assert_eq!(budget.used_bytes(), 0);
+        assert_eq!(memory.budget.used_bytes(), 0);
     }
 
     #[test]
@@ -296,13 +365,43 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_with_and_without_its_length() {
-        let budget = ByteBudget::new(1 << 20);
+        let memory = BodyMemory::new(1 << 20);
         let mut headers = HeaderMap::new();
         let body = || Body::from(vec![b'x'; 2000]);
-        assert_eq!(read(&headers, body(), 1000, &budget).await.err().unwrap().code(), "too_large");
+        assert_eq!(read(&headers, body(), 1000, &memory).await.err().unwrap().code(), "too_large");
         headers.insert(header::CONTENT_LENGTH, 2000.into());
-        assert_eq!(read(&headers, body(), 1000, &budget).await.err().unwrap().code(), "too_large");
-        assert!(read(&headers, body(), 2000, &budget).await.is_ok());
-        assert_eq!(budget.used_bytes(), 0);
+        assert_eq!(read(&headers, body(), 1000, &memory).await.err().unwrap().code(), "too_large");
+        let whole = read(&headers, body(), 2000, &memory).await.unwrap();
+        assert_eq!(memory.budget.used_bytes(), 2000, "a small body is counted once it is whole");
+        drop(whole);
+        assert_eq!(memory.budget.used_bytes(), 0);
+    }
+
+    /// A body that begins with `bytes` and never ends.
+    fn endless(bytes: usize) -> Body {
+        let head = futures::stream::iter([Ok::<_, std::io::Error>(vec![b'x'; bytes])]);
+        Body::from_stream(head.chain(futures::stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn half_a_body_holds_what_came_and_gives_it_up_while_others_go_without() {
+        let memory = BodyMemory::new(1 << 20);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, (900 << 10).into());
+        let silent = read(&headers, endless(1), 16 << 20, &memory);
+        assert!(tokio::time::timeout(BUDGET_WAIT, silent).await.is_err());
+        assert_eq!(memory.budget.used_bytes(), 0, "announced is not sent");
+        let half = read(&headers, endless(800 << 10), 16 << 20, &memory);
+        let others = async {
+            tokio::time::sleep(BUDGET_WAIT).await;
+            let small = read(&HeaderMap::new(), Body::from("{}"), 16 << 20, &memory).await;
+            assert!(small.is_ok(), "a small body waits for no half one");
+            let large = || read(&headers, Body::from(vec![b'x'; 600 << 10]), 16 << 20, &memory);
+            assert_eq!(large().await.err().unwrap().code(), "overloaded");
+            let gone = async { while large().await.is_err() {} };
+            tokio::time::timeout(4 * PACE_WINDOW, gone).await.expect("the half body gives way");
+        };
+        let (half, ()) = tokio::join!(half, others);
+        assert_eq!(half.err().unwrap().code(), "timeout");
     }
 }

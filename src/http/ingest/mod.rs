@@ -27,6 +27,8 @@ use crate::runtime::metrics;
 use crate::topic::{self, NewTopic, Topic};
 use crate::types::TopicName;
 
+pub(crate) use body::BodyMemory;
+
 use body::Decoded;
 use events::{Batches, Placement, Target};
 use request::Parameters;
@@ -50,7 +52,7 @@ pub(super) async fn events(
         request::check_partition(&placement, topic)?;
     }
     let limit = api.options.body_max_bytes;
-    let decoded = body::read(&headers, body, limit, &api.budget).await?;
+    let decoded = body::read(&headers, body, limit, &api.memory).await?;
     if decoded.bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(no_event());
     }
