@@ -55,6 +55,9 @@ pub struct Log {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Look-ups by time that run at once: each may decompress a batch.
+const LOOKUPS_AT_ONCE: usize = 2;
+
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) frames: Arc<dyn Frames>,
@@ -63,6 +66,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) options: LogOptions,
     pub(crate) trimming: tokio::sync::Mutex<()>,
+    lookups: tokio::sync::Semaphore,
     producer_ids: ProducerIds,
     pub(crate) kafka_meters: Meters,
     pub(crate) http_meters: Meters,
@@ -144,6 +148,7 @@ impl Log {
             clock,
             options,
             trimming: tokio::sync::Mutex::new(()),
+            lookups: tokio::sync::Semaphore::new(LOOKUPS_AT_ONCE),
             producer_ids: ProducerIds::default(),
             kafka_meters: Meters::new(Origin::Kafka),
             http_meters: Meters::new(Origin::Http),
@@ -238,6 +243,7 @@ impl Log {
         timestamp_ms: i64,
     ) -> Result<Option<(Offset, i64)>, ReadError> {
         let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        let _turn = self.inner.lookups.acquire().await;
         self.blocking(partition, move |reader| reader.first_at_or_after(timestamp_ms)).await
     }
 
@@ -247,6 +253,7 @@ impl Log {
     /// [`ReadError`].
     pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(Offset, i64)>, ReadError> {
         let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        let _turn = self.inner.lookups.acquire().await;
         self.blocking(partition, |reader| reader.with_max_timestamp()).await
     }
 

@@ -130,7 +130,11 @@ impl Decompressor {
             Codec::Snappy => snappy::decompress(body, &mut self.buffer, cap),
             Codec::Zstd => self.zstd(body, cap),
         }
-        .map_err(|error| error.named(codec, cap))?;
+        .map_err(|error| {
+            // What came out so far is of no use, and may be as large as the cap.
+            self.buffer = Vec::new();
+            error.named(codec, cap)
+        })?;
         Ok(&self.buffer)
     }
 

@@ -107,6 +107,11 @@ impl<'a> RecordIter<'a> {
         }
     }
 
+    /// Bytes of the whole body, decompressed.
+    pub fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
     /// Refuses records of more than `bytes` bytes.
     #[must_use]
     pub fn with_record_bytes_max(mut self, bytes: usize) -> Self {

@@ -38,8 +38,11 @@ use crate::types::Offset;
 /// Decompressed bytes that are held at once; a group of record batches ends there.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 
-/// Rows of a group at most.
+/// Rows of a group; it ends with the batch that brings them.
 const GROUP_ROWS_MAX: usize = 65_536;
+
+/// Rows at which a group ends within a batch: one of many millions of records takes several groups.
+const ROWS_MAX: usize = 4 * GROUP_ROWS_MAX;
 
 /// How values become columns.
 #[derive(Clone)]
@@ -179,6 +182,8 @@ pub(super) struct Stats {
 pub(super) struct Output {
     /// How many of the record batches were taken; at least 1.
     pub(super) taken: usize,
+    /// The first offset that was left of the last of them, if not all of it was taken.
+    pub(super) cut: Option<Offset>,
     /// Rows by partition value.
     pub(super) rows: Vec<(Struct, RecordBatch)>,
     /// Dead letters.
@@ -210,19 +215,22 @@ fn uncontained(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
     let mut rows = Vec::new();
     let mut letters = Vec::new();
     let mut taken = 0;
+    let mut cut = None;
     let mut bytes = 0;
     for (batch, reader) in batches.iter().zip(&mut readers) {
         if bytes >= GROUP_BYTES_MAX || rows.len() >= GROUP_ROWS_MAX {
             break;
         }
         taken += 1;
-        match contained(move || take_apart(job, batch, reader)) {
+        let rows_max = ROWS_MAX - rows.len();
+        let mut held = 0;
+        let apart = contained(|| take_apart(job, batch, reader, rows_max, &mut held));
+        // All of the body is held, whatever of it turns out to be rows.
+        bytes += held;
+        match apart {
             Some(Ok(found)) => {
-                let of = |row: &Row<'_>| {
-                    row.value.map_or(0, <[u8]>::len) + row.key.map_or(0, <[u8]>::len)
-                };
-                bytes += found.iter().map(of).sum::<usize>();
-                for row in found {
+                cut = found.cut;
+                for row in found.rows {
                     match job.condemned(&row) {
                         Some(fault) => letters.push(DeadLetter { row, fault }),
                         None => rows.push(row),
@@ -237,7 +245,7 @@ fn uncontained(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
             }
         }
     }
-    let mut output = Output { taken, ..Output::default() };
+    let mut output = Output { taken, cut, ..Output::default() };
     let kept = values(job, &rows, &mut letters, &mut output)?;
     if !output.proposed.is_empty() {
         return Ok(output);
@@ -265,9 +273,15 @@ pub(super) fn propose(groups: &[(Job, Arc<Vec<StoredBatch>>)]) -> Vec<NewColumn>
     let mut readers: Vec<BatchReader> = all().map(|_| BatchReader::new()).collect();
     let proposed = contained(|| {
         let mut rows = Vec::new();
+        let mut bytes = 0;
         for ((job, batch), reader) in all().zip(&mut readers) {
-            let found = take_apart(job, batch, reader).unwrap_or_default();
-            rows.extend(found.into_iter().filter(|row| job.condemned(row).is_none()));
+            if bytes >= GROUP_BYTES_MAX || rows.len() >= GROUP_ROWS_MAX {
+                // The others say what they wish for when their turn comes.
+                break;
+            }
+            let rows_max = ROWS_MAX - rows.len();
+            let found = take_apart(job, batch, reader, rows_max, &mut bytes).unwrap_or_default();
+            rows.extend(found.rows.into_iter().filter(|row| job.condemned(row).is_none()));
         }
         json::decode(plan, &rows, kept.is_some(), inspect.as_ref()).proposed
     });
@@ -287,20 +301,33 @@ fn try_out(job: &Job, output: &Output) -> Result<(), table::Error> {
     Ok(())
 }
 
-/// The batch's records within the job's offsets.
+/// Records of a batch.
+#[derive(Default)]
+struct Apart<'a> {
+    rows: Vec<Row<'a>>,
+    /// See [`Output::cut`].
+    cut: Option<Offset>,
+}
+
+/// The batch's records within the job's offsets, at most `rows_max`. `held` grows by the bytes that
+/// the reader holds.
 fn take_apart<'a>(
     job: &Job,
     batch: &'a StoredBatch,
     reader: &'a mut BatchReader,
-) -> Result<Vec<Row<'a>>, Fault> {
+    rows_max: usize,
+    held: &mut usize,
+) -> Result<Apart<'a>, Fault> {
     let decode = |error: RecordError| fault(dlq::code::DECODE, &error.to_string(), "decode");
     let header = BatchHeader::parse(&batch.bytes).map_err(|error| decode(error.into()))?;
     if header.is_control() {
-        return Ok(Vec::new());
+        return Ok(Apart::default());
     }
     let is_append_time = header.is_log_append_time();
     let mut rows = Vec::new();
-    for record in reader.records(&batch.bytes).map_err(decode)? {
+    let records = reader.records(&batch.bytes).map_err(decode)?;
+    *held += records.body_bytes();
+    for record in records {
         let record = match record {
             Ok(record) => record,
             // Every record of the batch was there; what follows them is none.
@@ -309,6 +336,9 @@ fn take_apart<'a>(
         };
         if record.offset < job.from || record.offset >= job.until {
             continue;
+        }
+        if rows.len() >= rows_max {
+            return Ok(Apart { rows, cut: Some(record.offset) });
         }
         rows.push(Row {
             partition: job.partition,
@@ -322,7 +352,7 @@ fn take_apart<'a>(
             headers: record.headers.collect(),
         });
     }
-    Ok(rows)
+    Ok(Apart { rows, cut: None })
 }
 
 fn fault(code: &str, message: &str, stage: &'static str) -> Fault {

@@ -256,7 +256,7 @@ impl<'a> Round<'a> {
         while !batches.is_empty() && !self.files.is_full() {
             let output = self.group(Piece { from: at, ..piece }, &batches).await?;
             let taken = output.taken.clamp(1, batches.len());
-            let end = batches[taken - 1].end_offset.min(piece.until);
+            let end = output.cut.unwrap_or(batches[taken - 1].end_offset).min(piece.until);
             self.range(piece.partition, at, end);
             at = end;
             let location = self.table.metadata.location();
@@ -270,7 +270,7 @@ impl<'a> Round<'a> {
                 self.dlq_files.write(location, target, rows, &self.ranges).await?;
             }
             self.merge(output.stats);
-            let rest = batches[taken..].to_vec();
+            let rest = batches[taken - usize::from(output.cut.is_some())..].to_vec();
             batches = Arc::new(rest);
         }
         Ok(at)

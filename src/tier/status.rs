@@ -105,6 +105,8 @@ struct Shown {
     status: TableStatus,
     /// What waits longest; its age grows while nothing is published.
     oldest: Option<Oldest>,
+    /// The table has series among the metrics.
+    is_measured: bool,
 }
 
 impl Cell {
@@ -117,6 +119,13 @@ impl Cell {
 
     pub(super) fn update(&self, change: impl FnOnce(&mut TableStatus)) {
         change(&mut self.0.lock().status);
+    }
+
+    /// True from the first time on that it is `told` that there is something to measure.
+    pub(super) fn is_measured(&self, told: bool) -> bool {
+        let mut shown = self.0.lock();
+        shown.is_measured |= told;
+        shown.is_measured
     }
 
     /// Says since when something waits.

@@ -155,7 +155,7 @@ impl Supervisor {
             closing: self.closing.clone(),
             cell: cell.clone(),
         };
-        let worker = Worker::new(self.context.clone(), wiring);
+        let worker = Box::new(Worker::new(self.context.clone(), wiring));
         let ended = Ended {
             topic: topic.id,
             ended: Arc::clone(&self.ended),

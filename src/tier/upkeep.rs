@@ -173,12 +173,15 @@ impl Worker {
             Some(table) => table.display(),
             None => lifecycle::planned_name(&self.topic),
         };
-        let label = [("table", table.clone())];
-        ::metrics::gauge!(metrics::TABLE_LAG_SECONDS, &label).set(lag_ms as f64 / 1_000.0);
-        ::metrics::gauge!(metrics::TABLE_PENDING_OFFSETS, &label).set(pending as f64);
-        ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
         let (state, reason) = self.state();
-        self.show_state(&table, &state);
+        // A table that nothing was ever written to has nothing to tell, and there may be many.
+        if self.cell.is_measured(self.entry.table.is_some() || pending > 0 || reason.is_some()) {
+            let label = [("table", table.clone())];
+            ::metrics::gauge!(metrics::TABLE_LAG_SECONDS, &label).set(lag_ms as f64 / 1_000.0);
+            ::metrics::gauge!(metrics::TABLE_PENDING_OFFSETS, &label).set(pending as f64);
+            ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
+            self.show_state(&table, &state);
+        }
         let resume = self.entry.stop.as_ref().map(|stop| stop.state.resume_hint(&table));
         self.cell.waits_since(self.oldest);
         self.cell.update(|status| {

@@ -165,20 +165,23 @@ impl Worker {
     }
 
     /// Runs until the topic is gone or the program ends; then makes one last commit.
-    pub(super) async fn run(mut self) {
+    ///
+    /// Most tables do nothing most of the time. So the worker is boxed, and so is every step that does
+    /// something: their state lies in memory while they run, and not as long as the worker waits.
+    pub(super) async fn run(mut self: Box<Self>) {
         if !self.load().await {
             return;
         }
         // A worker before this one may have ended while producers were refused.
         self.pin.tell(&self.topic, None);
         loop {
-            let next = self.watched_step().await;
+            let next = Box::pin(self.watched_step()).await;
             self.publish();
             match next {
                 Ok(Next::Finished) | Err(Halt::Closed) => return,
                 _ if self.closing.is_cancelled() => break,
                 Ok(Next::Again) => {}
-                Ok(Next::Sleep(pause)) => self.rest(pause).await,
+                Ok(Next::Sleep(pause)) => Box::pin(self.rest(pause)).await,
                 Ok(Next::Idle) => {
                     self.wait(None, true).await;
                 }
@@ -188,15 +191,15 @@ impl Worker {
                 Err(Halt::Later(reason) | Halt::Poison(reason)) => {
                     let pause = self.failed(reason);
                     self.publish();
-                    self.rest(pause).await;
+                    Box::pin(self.rest(pause)).await;
                 }
-                Err(Halt::Stop(state, reason)) => self.stopped(state, &reason).await,
+                Err(Halt::Stop(state, reason)) => Box::pin(self.stopped(state, &reason)).await,
             }
             if self.closing.is_cancelled() {
                 break;
             }
         }
-        self.last_step().await;
+        Box::pin(self.last_step()).await;
     }
 
     /// Reads the ledger. False if the program ends first.
@@ -356,7 +359,7 @@ impl Worker {
         match command {
             Some(Command::Flush { done }) => self.flush(done),
             Some(Command::Resume { from, allow_duplicates, done }) => {
-                let result = self.resume(from, allow_duplicates).await;
+                let result = Box::pin(self.resume(from, allow_duplicates)).await;
                 self.publish();
                 // The caller may have gone; the resume stands.
                 let _ = done.send(result);
@@ -456,5 +459,23 @@ impl Worker {
         {
             tracing::info!(topic = %self.topic.name, ?halt, "last table commit is left to the next start");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the future that `call` gives.
+    fn future_bytes<A, F: Future>(_call: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_table_takes_little_memory() {
+        let future = future_bytes(Worker::run);
+        assert!(future <= 1_024, "the worker's future takes {future} bytes while it waits");
+        let worker = size_of::<Worker>();
+        assert!(worker <= 2_048, "the worker takes {worker} bytes");
     }
 }

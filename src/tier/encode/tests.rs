@@ -234,3 +234,46 @@ fn raw_rows_keep_bytes_and_nulls() {
     let values = batch.column_by_name("value").unwrap().as_binary::<i64>();
     assert_eq!((values.value(0), values.is_null(1)), (&b"\xff\x00"[..], true));
 }
+
+fn raw_job() -> Job {
+    let schema = raw::schema().unwrap();
+    Job {
+        values: Values::Raw,
+        target: target(schema),
+        ..job(json::schema().unwrap(), columns::Mode::Auto)
+    }
+}
+
+#[test]
+fn a_batch_of_very_many_records_is_taken_in_parts() {
+    let many = vec![Some(b"v".as_slice()); ROWS_MAX + 10];
+    let batches = [stored(5, &many), stored(5 + many.len() as i64, &[Some(b"v")])];
+    let mut job = raw_job();
+    let first = encode(&job, &batches).unwrap();
+    let cut = 5 + ROWS_MAX as i64;
+    assert_eq!((first.taken, first.cut, first.stats.rows), (1, Some(cut), ROWS_MAX as u64));
+    job.from = cut;
+    let rest = encode(&job, &batches).unwrap();
+    assert_eq!((rest.taken, rest.cut), (2, None));
+    assert_eq!(offsets(&rest), (cut..cut + 11).collect::<Vec<_>>());
+}
+
+/// A batch of one record whose body decompresses to `zeros` bytes more.
+fn bomb(base_offset: Offset, zeros: usize) -> StoredBatch {
+    let plain = stored(base_offset, &[Some(b"v")]);
+    let (header, body) = plain.bytes.split_at(61);
+    let body = [body, &vec![0; zeros]].concat();
+    let body = crate::record::codec::compress(Codec::Zstd, &body).unwrap().into_owned();
+    let mut bytes = [header, &body].concat();
+    let length = i32::try_from(bytes.len() - 12).unwrap();
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    bytes[22] |= 4;
+    StoredBatch { bytes: Bytes::from(bytes), ..plain }
+}
+
+#[test]
+fn bytes_of_a_batch_that_are_no_rows_fill_a_group_as_well() {
+    let batches: Vec<_> = (0..6).map(|offset| bomb(offset, GROUP_BYTES_MAX / 2)).collect();
+    let output = encode(&raw_job(), &batches).unwrap();
+    assert_eq!((output.taken, output.stats.rows, output.cut), (2, 2, None));
+}
