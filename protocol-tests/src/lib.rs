@@ -1,6 +1,9 @@
 //! Harness for black-box tests: the real binary on free ports with its own data directory.
 
+pub mod bombs;
 pub mod clients;
+pub mod healthy;
+pub mod memory;
 pub mod proxy;
 pub mod table;
 pub mod torture;
