@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::config::Flush;
 use crate::runtime::files::{DiskSpace, File, SyncPoint};
+use crate::wal::frame::{HEADER_LEN, disk_len};
 
 const SENDERS: u64 = 4;
 const REQUESTS: u32 = 14;
@@ -149,17 +150,23 @@ impl File for WatchedFile {
 
     fn write_all_at(&self, buffers: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
-        let frames = buffers.first().filter(|first| first.starts_with(b"FLW1"));
-        if let Some(header) = frames {
+        let headers = buffers.iter().enumerate();
+        let headers = headers.filter(|(_, it)| it.len() == HEADER_LEN && it.starts_with(b"FLW1"));
+        let mut truth = self.watch.truth.lock();
+        for (at, header) in headers {
             let (lsn, durable) = (word(&header[16..24]), word(&header[40..48]));
-            let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-            let mut truth = self.watch.truth.lock();
+            let body_len = u32::from_le_bytes(header[8..12].try_into().unwrap());
             let is_new = lsn >= truth.written;
+            if at == 0 && !is_new {
+                // The begun block, written again.
+                continue;
+            }
             truth.expect(is_new, |_| format!("{lsn} is written twice"));
             truth.expect_synced(durable, "a frame says durable");
             truth.unsynced.push((self.number, lsn));
-            truth.written = lsn + bytes as u64;
+            truth.written = lsn + u64::from(disk_len(body_len));
         }
+        drop(truth);
         self.watch.pause();
         self.inner.write_all_at(buffers, position)?;
         self.watch.pause();
