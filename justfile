@@ -27,6 +27,10 @@ protocol-tests:
 compatibility:
     protocol-tests/run --write-docs
 
+# Ten seconds of fuzzing for each decoder; needs a nightly toolchain.
+fuzz:
+    fuzz/run
+
 # Serve with embedded defaults.
 serve:
     cargo run --release -- serve

@@ -36,3 +36,6 @@ pub mod kafka;
 
 pub mod broker;
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const BASE: &[&str] = &["types", "config", "runtime"];
 
 /// Modules that see everything.
-const TOP: &[&str] = &["broker", "cli", "main", "lib"];
+const TOP: &[&str] = &["broker", "cli", "fuzzing", "main", "lib"];
 
 /// Names that say nothing.
 const NICKNAMES: &[&str] = &["utils", "util", "common", "helpers", "manager", "misc"];

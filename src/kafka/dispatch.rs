@@ -131,7 +131,7 @@ impl Dispatcher {
 
 /// Finds out what a frame asks for. `Err(None)`: an ApiVersions request of an unknown version, which
 /// has an answer of its own (KIP-511).
-fn admit(header: &RequestHeader) -> Result<(&'static Api, Call), Option<Fault>> {
+pub(crate) fn admit(header: &RequestHeader) -> Result<(&'static Api, Call), Option<Fault>> {
     let Some(api) = api::find(header.api_key) else {
         return Err(Some(Fault::UnsupportedApi(header.api_key)));
     };

@@ -8,13 +8,13 @@
 //! ([`api`]) and lengths ([`guard`]), a `handler` answers, [`codec`] encodes.
 
 pub mod api;
-mod codec;
+pub(crate) mod codec;
 mod connection;
-mod dispatch;
+pub(crate) mod dispatch;
 pub mod error_code;
 mod fault;
 mod fetch_response;
-mod guard;
+pub(crate) mod guard;
 mod handler;
 mod memory;
 mod options;

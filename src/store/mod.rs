@@ -27,7 +27,7 @@ mod producer;
 mod read;
 mod reclaim;
 mod recover;
-mod snapshot;
+pub(crate) mod snapshot;
 mod stage;
 mod sweep;
 #[cfg(test)]

@@ -339,13 +339,13 @@ pub fn put_prepared(entry: &Entry, prepared: &Prepared) -> Change {
     )
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     serde_json::to_writer(&mut bytes, value).expect("plain structs encode into memory");
     bytes
 }
 
-pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
+pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
     match value.split_first() {
         Some((&VERSION, json)) => {
             serde_json::from_slice(json).map_err(|error| Error::Corrupt(error.to_string()))

@@ -17,7 +17,7 @@ pub mod frame;
 mod group;
 mod handle;
 mod prepare;
-mod reader;
+pub(crate) mod reader;
 pub mod recovery;
 mod salvage;
 mod sequencer;

@@ -10,7 +10,7 @@ use crate::table::catalog::Error;
 
 /// A refusal with its code, its type as clients know it, and what to do in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     code: StatusCode,
     kind: &'static str,
     message: String,

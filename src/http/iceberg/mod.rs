@@ -7,8 +7,8 @@
 mod config;
 mod error;
 mod namespaces;
-mod page;
-mod parse;
+pub(crate) mod page;
+pub(crate) mod parse;
 mod tables;
 #[cfg(test)]
 mod tests;

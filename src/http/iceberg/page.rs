@@ -11,17 +11,17 @@ const PAGE_SIZE_DEFAULT: usize = 1000;
 /// The query parameters of a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Paging {
-    page_token: Option<String>,
+pub(crate) struct Paging {
+    pub(crate) page_token: Option<String>,
     page_size: Option<String>,
     /// Namespaces only: whose children to list.
-    pub(super) parent: Option<String>,
+    pub(crate) parent: Option<String>,
 }
 
 impl Paging {
     /// One page of `all`, which `name` sorts, and the token of the next. A client that asks for
     /// no pages gets everything.
-    pub(super) fn cut<T>(
+    pub(crate) fn cut<T>(
         &self,
         mut all: Vec<T>,
         name: impl Fn(&T) -> String,

@@ -56,14 +56,14 @@ const UPDATES: &[&str] = &[
 ];
 
 /// A namespace as a path segment names it: levels separated by 0x1F.
-pub(super) fn namespace(text: &str) -> Result<NamespaceIdent, Failure> {
+pub(crate) fn namespace(text: &str) -> Result<NamespaceIdent, Failure> {
     NamespaceIdent::from_strs(text.split('\u{1F}'))
         .map_err(|error| Failure::bad_request(error.message()))
 }
 
 /// A namespace as the query parameter `parent` names it. Iceberg's own clients encode it before
 /// they put it in the query, which encodes it again.
-pub(super) fn parent(text: &str) -> Result<NamespaceIdent, Failure> {
+pub(crate) fn parent(text: &str) -> Result<NamespaceIdent, Failure> {
     let form = format!("p={}", text.replace('+', "%2B").replace('&', "%26"));
     let decoded: Result<Vec<(String, String)>, _> = serde_urlencoded::from_str(&form);
     match decoded.as_deref() {
@@ -81,24 +81,19 @@ pub(super) fn table((space, name): &(String, String)) -> Result<TableIdent, Fail
 pub(super) async fn body<T: DeserializeOwned + Send + 'static>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, Failure> {
-    let bytes = body?;
-    let parsed = tokio::task::spawn_blocking(move || serde_json::from_slice(&bytes));
-    parsed
-        .await
-        .map_err(|error| Failure::internal(&error))?
-        .map_err(|error| Failure::bad_request(format!("malformed request: {error}")))
+    away(body, |bytes| json(bytes)).await
 }
 
 /// A table as bodies name it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Identifier {
+pub(crate) struct Identifier {
     namespace: Vec<String>,
     name: String,
 }
 
 impl Identifier {
     /// The name.
-    pub(super) fn ident(self) -> Result<TableIdent, Failure> {
+    pub(crate) fn ident(self) -> Result<TableIdent, Failure> {
         let namespace = NamespaceIdent::from_vec(self.namespace);
         let namespace = namespace.map_err(|error| Failure::bad_request(error.message()))?;
         Ok(TableIdent::new(namespace, self.name))
@@ -107,22 +102,22 @@ impl Identifier {
 
 /// `CreateNamespaceRequest`.
 #[derive(Debug, Deserialize)]
-pub(super) struct CreateNamespace {
-    pub(super) namespace: Vec<String>,
+pub(crate) struct CreateNamespace {
+    pub(crate) namespace: Vec<String>,
     pub(super) properties: Option<BTreeMap<String, String>>,
 }
 
 /// `UpdateNamespacePropertiesRequest`.
 #[derive(Debug, Deserialize)]
-pub(super) struct UpdateNamespace {
-    pub(super) removals: Option<BTreeSet<String>>,
-    pub(super) updates: Option<BTreeMap<String, String>>,
+pub(crate) struct UpdateNamespace {
+    pub(crate) removals: Option<BTreeSet<String>>,
+    pub(crate) updates: Option<BTreeMap<String, String>>,
 }
 
 /// `CreateTableRequest`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct CreateTable {
+pub(crate) struct CreateTable {
     name: String,
     location: Option<String>,
     schema: Schema,
@@ -134,7 +129,7 @@ pub(super) struct CreateTable {
 
 impl CreateTable {
     /// The wish for a table in `namespace`.
-    pub(super) fn new_table(self, namespace: NamespaceIdent) -> NewTable {
+    pub(crate) fn new_table(self, namespace: NamespaceIdent) -> NewTable {
         NewTable {
             ident: TableIdent::new(namespace, self.name),
             schema: self.schema,
@@ -149,7 +144,7 @@ impl CreateTable {
 /// `RegisterTableRequest`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Register {
+pub(crate) struct Register {
     pub(super) name: String,
     pub(super) metadata_location: String,
     pub(super) overwrite: Option<bool>,
@@ -157,9 +152,9 @@ pub(super) struct Register {
 
 /// `RenameTableRequest`.
 #[derive(Debug, Deserialize)]
-pub(super) struct Rename {
-    pub(super) source: Identifier,
-    pub(super) destination: Identifier,
+pub(crate) struct Rename {
+    pub(crate) source: Identifier,
+    pub(crate) destination: Identifier,
 }
 
 /// `CommitTableRequest`; the lists are read one by one, so that an unknown kind is named.
@@ -181,28 +176,32 @@ pub(super) async fn commit(
     body: Result<Bytes, BytesRejection>,
     ident: TableIdent,
 ) -> Result<TableChange, Failure> {
-    away(body, move |bytes| {
-        let commit: Commit = json(bytes)?;
-        commit.change(Some(ident))
-    })
-    .await
+    away(body, move |bytes| change(bytes, ident)).await
+}
+
+/// The commit in `bytes` of the table `ident`.
+pub(crate) fn change(bytes: &[u8], ident: TableIdent) -> Result<TableChange, Failure> {
+    let commit: Commit = json(bytes)?;
+    commit.change(Some(ident))
 }
 
 /// The commits of several tables.
 pub(super) async fn transaction(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Vec<TableChange>, Failure> {
-    away(body, |bytes| {
-        let transaction: Transaction = json(bytes)?;
-        if transaction.table_changes.len() > TABLES_MAX {
-            return Err(Failure::bad_request(format!(
-                "a transaction has {} tables, more than {TABLES_MAX}",
-                transaction.table_changes.len()
-            )));
-        }
-        transaction.table_changes.into_iter().map(|commit| commit.change(None)).collect()
-    })
-    .await
+    away(body, changes).await
+}
+
+/// The commits in `bytes`, each with its table's name.
+pub(crate) fn changes(bytes: &[u8]) -> Result<Vec<TableChange>, Failure> {
+    let transaction: Transaction = json(bytes)?;
+    if transaction.table_changes.len() > TABLES_MAX {
+        return Err(Failure::bad_request(format!(
+            "a transaction has {} tables, more than {TABLES_MAX}",
+            transaction.table_changes.len()
+        )));
+    }
+    transaction.table_changes.into_iter().map(|commit| commit.change(None)).collect()
 }
 
 async fn away<T: Send + 'static>(
@@ -216,7 +215,8 @@ async fn away<T: Send + 'static>(
     }
 }
 
-fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+/// A body of any kind.
+pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes)
         .map_err(|error| Failure::bad_request(format!("malformed request: {error}")))
 }

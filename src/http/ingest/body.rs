@@ -40,7 +40,7 @@ const INFLATE_STEP_BYTES: u64 = 64 << 10;
 
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(crate) enum Coding {
     Identity,
     Gzip,
     Deflate,
@@ -87,7 +87,7 @@ impl BodyMemory {
     }
 
     fn share(&self) -> Share {
-        Share { budget: self.budget.clone(), permits: Vec::new(), bytes: 0 }
+        Share::new(self.budget.clone())
     }
 
     /// The share of a body that needed none while it came: it is small, and whole. None if the
@@ -106,13 +106,18 @@ impl BodyMemory {
 }
 
 /// The memory that one body holds; it grows with the body.
-pub(super) struct Share {
+pub(crate) struct Share {
     budget: ByteBudget,
     permits: Vec<BytePermit>,
     bytes: usize,
 }
 
 impl Share {
+    /// A share that holds nothing yet.
+    pub(crate) fn new(budget: ByteBudget) -> Self {
+        Self { budget, permits: Vec::new(), bytes: 0 }
+    }
+
     /// [`Share::grow_to`], but waits a moment for bytes that are not free.
     async fn wait_for(&mut self, bytes: usize) -> bool {
         if self.grow_to(bytes) {
@@ -252,7 +257,13 @@ async fn refuse(body: Body, limit: usize, problem: Problem) -> Problem {
     }
 }
 
-fn inflate(coding: Coding, wire: &[u8], limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
+/// Decompresses the body `wire` to at most `limit` bytes; what it takes is held in `share`.
+pub(crate) fn inflate(
+    coding: Coding,
+    wire: &[u8],
+    limit: usize,
+    share: &mut Share,
+) -> Result<Bytes, Problem> {
     let mut decoder: Box<dyn Read + '_> = match coding {
         Coding::Identity => Box::new(wire),
         Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(wire)),
@@ -296,7 +307,7 @@ mod tests {
     }
 
     fn share(capacity_bytes: usize) -> Share {
-        Share { budget: ByteBudget::new(capacity_bytes), permits: Vec::new(), bytes: 0 }
+        Share::new(ByteBudget::new(capacity_bytes))
     }
 
     #[test]

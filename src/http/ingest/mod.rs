@@ -3,10 +3,10 @@
 //! Owns: forms of bodies, per-event errors, the answer. Events become record batches on the same
 //! log as Kafka's; all batches of a request are one chain: atomic (rules 7.1).
 
-mod body;
+pub(crate) mod body;
 mod events;
 mod request;
-mod split;
+pub(crate) mod split;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

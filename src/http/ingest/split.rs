@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 use crate::http::problem::EventError;
 
 /// Deepest nesting of one event.
-pub(super) const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// How a body is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// `[` starts an array, anything else is one or more concatenated values.
     Json,
     /// One value per line; blank lines do not count.
@@ -21,15 +21,15 @@ pub(super) enum Form {
 
 /// What splitting found.
 #[derive(Debug, Default)]
-pub(super) struct Split {
+pub(crate) struct Split {
     /// Valid events, as byte ranges of the body, with their index in the request.
-    pub(super) events: Vec<(usize, Range<usize>)>,
+    pub(crate) events: Vec<(usize, Range<usize>)>,
     /// Invalid ones. After a syntax error outside of lines nothing that follows is trusted.
-    pub(super) errors: Vec<EventError>,
+    pub(crate) errors: Vec<EventError>,
 }
 
 /// Splits `body`, at most `events_max` events.
-pub(super) fn split(body: &[u8], form: Form, events_max: usize) -> Split {
+pub(crate) fn split(body: &[u8], form: Form, events_max: usize) -> Split {
     let mut split = Split::default();
     match simdutf8::compat::from_utf8(body) {
         Ok(text) => match form {

@@ -9,6 +9,8 @@ pub mod decode;
 pub mod infer;
 mod leftover;
 pub mod lexer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod lossless;
 pub mod number;
 mod temporal;
 #[cfg(test)]

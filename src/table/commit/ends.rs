@@ -7,14 +7,14 @@ use base64::engine::general_purpose::STANDARD;
 use super::marker::Ends;
 
 /// More partitions than this are packed.
-pub(super) const PLAIN_MAX: usize = 500;
+pub(crate) const PLAIN_MAX: usize = 500;
 
 /// Longest packed text that is read.
 const TEXT_LEN_MAX: usize = 8 << 20;
 
 /// Base64 of unsigned LEB128 numbers: for each partition, ascending, its distance from the one
 /// before (the first one's from -1) and its end.
-pub(super) fn pack(ends: &Ends) -> String {
+pub(crate) fn pack(ends: &Ends) -> String {
     let mut bytes = Vec::with_capacity(ends.len() * 6);
     let mut before = -1;
     for (partition, end) in ends {
@@ -26,7 +26,7 @@ pub(super) fn pack(ends: &Ends) -> String {
 }
 
 /// Reverses [`pack`]; none for any text that it did not make.
-pub(super) fn unpack(text: &str) -> Option<Ends> {
+pub(crate) fn unpack(text: &str) -> Option<Ends> {
     if text.len() > TEXT_LEN_MAX {
         return None;
     }

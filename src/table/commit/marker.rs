@@ -155,7 +155,7 @@ pub fn ranges_json(ranges: &[Range]) -> String {
 
 /// What the summary of one snapshot says about `source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(crate) enum Seen {
     /// Nothing of this topic, or of an older generation.
     Nothing,
     /// A marker of this generation.
@@ -167,7 +167,7 @@ pub(super) enum Seen {
 }
 
 /// Reads the marker of `source` in a snapshot summary.
-pub(super) fn read_summary(summary: &HashMap<String, String>, source: Source) -> Seen {
+pub(crate) fn read_summary(summary: &HashMap<String, String>, source: Source) -> Seen {
     if summary.get(TOPIC_ID) != Some(&source.topic_id.to_string()) {
         return Seen::Nothing;
     }
@@ -186,7 +186,7 @@ pub(super) fn read_summary(summary: &HashMap<String, String>, source: Source) ->
 }
 
 /// The ends in a snapshot summary of the topic, of any generation.
-pub(super) fn ends_of(summary: &HashMap<String, String>, topic_id: TopicId) -> Option<Ends> {
+pub(crate) fn ends_of(summary: &HashMap<String, String>, topic_id: TopicId) -> Option<Ends> {
     if summary.get(TOPIC_ID) != Some(&topic_id.to_string()) {
         return None;
     }
@@ -219,7 +219,7 @@ fn read_ends(summary: &HashMap<String, String>) -> Option<Ends> {
 }
 
 /// Reads the property of `source`; an unreadable one is an error text.
-pub(super) fn read_property(
+pub(crate) fn read_property(
     properties: &HashMap<String, String>,
     source: Source,
 ) -> Result<Option<Marker>, String> {
@@ -230,7 +230,7 @@ pub(super) fn read_property(
 }
 
 /// The newest generation of the topic that a property names, if it is above `source`'s.
-pub(super) fn newer_property(properties: &HashMap<String, String>, source: Source) -> Option<u32> {
+pub(crate) fn newer_property(properties: &HashMap<String, String>, source: Source) -> Option<u32> {
     let prefix = format!("floe.state.{}.", source.topic_id);
     properties
         .keys()

@@ -4,7 +4,7 @@
 //! commit holds or where attempts are recorded ([`Steps`], implemented by tiering), the guard's
 //! rules ([`guard`]).
 
-mod ends;
+pub(crate) mod ends;
 pub mod guard;
 pub mod marker;
 

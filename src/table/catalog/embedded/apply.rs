@@ -22,11 +22,11 @@ const LAST_PARTITION_ID_NONE: i32 = 999;
 
 /// A change of one table, ready to be written.
 #[derive(Debug, Clone)]
-pub(super) struct Applied {
+pub(crate) struct Applied {
     /// The new metadata file; none if nothing changes.
-    pub(super) file: Option<MetadataFile>,
+    pub(crate) file: Option<MetadataFile>,
     /// Metadata files that fell out of the table's log and may be deleted afterwards.
-    pub(super) expired: Vec<String>,
+    pub(crate) expired: Vec<String>,
 }
 
 /// Checks `requirements` against the current metadata, which lies at `location`, and applies
@@ -35,7 +35,7 @@ pub(super) struct Applied {
 /// # Errors
 /// [`Error::Conflict`] for a failed requirement or a snapshot that another one overtook,
 /// [`Error::Invalid`] for what can never be applied.
-pub(super) fn update(
+pub(crate) fn update(
     warehouse: &Warehouse,
     current: (&TableMetadata, &str),
     requirements: &[TableRequirement],
@@ -156,7 +156,7 @@ fn check_schemas(metadata: &TableMetadata) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Invalid`].
-pub(super) fn create(
+pub(crate) fn create(
     new: &NewTable,
     location: String,
     defaults: &BTreeMap<String, String>,
@@ -185,7 +185,7 @@ pub(super) fn create(
 ///
 /// # Errors
 /// [`Error::Invalid`].
-pub(super) fn create_from_updates(
+pub(crate) fn create_from_updates(
     warehouse: &Warehouse,
     default_location: String,
     defaults: &BTreeMap<String, String>,

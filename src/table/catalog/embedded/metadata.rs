@@ -28,9 +28,9 @@ const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
 
 /// A metadata file before it is written.
 #[derive(Debug, Clone)]
-pub(super) struct MetadataFile {
+pub(crate) struct MetadataFile {
     /// What it says, as readers will see it.
-    pub(super) metadata: TableMetadataRef,
+    pub(crate) metadata: TableMetadataRef,
     /// Where it will lie.
     pub(super) location: String,
     /// Its bytes.
@@ -45,7 +45,7 @@ impl MetadataFile {
     ///
     /// # Errors
     /// Says why nobody could read such a file.
-    pub(super) fn new(
+    pub(crate) fn new(
         metadata: &TableMetadata,
         previous: Option<(&TableMetadata, &str)>,
     ) -> Result<Self, String> {
@@ -104,7 +104,8 @@ pub(super) async fn read(
         .map_err(|error| Error::Storage(format!("metadata file {location}: {error}")))
 }
 
-fn parse(bytes: &[u8]) -> Result<(TableMetadataRef, usize), String> {
+/// The metadata in `bytes`, gzip or not, and the length of its JSON.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(TableMetadataRef, usize), String> {
     let mut json = Vec::new();
     let json = if bytes.starts_with(&GZIP_MAGIC) {
         let mut limited = GzDecoder::new(bytes).take(METADATA_BYTES_MAX + 1);

@@ -9,11 +9,11 @@
 //! together (rules 1.2). Every change runs in a task of its own: a caller that goes away (a
 //! closed connection) cannot let go of a lock while its change is still on the way.
 
-mod apply;
+pub(crate) mod apply;
 mod commit;
 mod locks;
-mod metadata;
-mod names;
+pub(crate) mod metadata;
+pub(crate) mod names;
 mod namespaces;
 mod promotion;
 mod purge;
@@ -22,7 +22,7 @@ mod state;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
-mod warehouse;
+pub(crate) mod warehouse;
 
 use std::collections::BTreeMap;
 use std::future::Future;

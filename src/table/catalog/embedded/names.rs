@@ -19,7 +19,7 @@ pub(crate) const LEVELS_MAX: usize = 16;
 ///
 /// # Errors
 /// [`Error::Invalid`] names what is wrong with the name.
-pub(super) fn namespace_key(namespace: &NamespaceIdent) -> Result<Vec<u8>, Error> {
+pub(crate) fn namespace_key(namespace: &NamespaceIdent) -> Result<Vec<u8>, Error> {
     if namespace.is_empty() || namespace.len() > LEVELS_MAX {
         return Err(Error::Invalid(format!(
             "a namespace has 1 to {LEVELS_MAX} levels, this one {}",
@@ -36,7 +36,7 @@ pub(super) fn namespace_key(namespace: &NamespaceIdent) -> Result<Vec<u8>, Error
 ///
 /// # Errors
 /// [`Error::Invalid`] names what is wrong with the name.
-pub(super) fn table_key(table: &TableIdent) -> Result<Vec<u8>, Error> {
+pub(crate) fn table_key(table: &TableIdent) -> Result<Vec<u8>, Error> {
     let mut key = tables_prefix(table.namespace())?;
     check_name("table name", table.name())?;
     key.extend_from_slice(table.name().as_bytes());
@@ -44,14 +44,14 @@ pub(super) fn table_key(table: &TableIdent) -> Result<Vec<u8>, Error> {
 }
 
 /// What the keys of all tables directly in `namespace` start with.
-pub(super) fn tables_prefix(namespace: &NamespaceIdent) -> Result<Vec<u8>, Error> {
+pub(crate) fn tables_prefix(namespace: &NamespaceIdent) -> Result<Vec<u8>, Error> {
     let mut key = namespace_key(namespace)?;
     key.push(NAME);
     Ok(key)
 }
 
 /// What the keys of all namespaces below `namespace` start with, at any depth.
-pub(super) fn children_prefix(namespace: Option<&NamespaceIdent>) -> Result<Vec<u8>, Error> {
+pub(crate) fn children_prefix(namespace: Option<&NamespaceIdent>) -> Result<Vec<u8>, Error> {
     let Some(namespace) = namespace else {
         return Ok(Vec::new());
     };
@@ -61,13 +61,13 @@ pub(super) fn children_prefix(namespace: Option<&NamespaceIdent>) -> Result<Vec<
 }
 
 /// The namespace with this key.
-pub(super) fn parse_namespace(key: &[u8]) -> Option<NamespaceIdent> {
+pub(crate) fn parse_namespace(key: &[u8]) -> Option<NamespaceIdent> {
     let text = std::str::from_utf8(key).ok()?;
     NamespaceIdent::from_strs(text.split(char::from(LEVEL))).ok()
 }
 
 /// The table with this key.
-pub(super) fn parse_table(key: &[u8]) -> Option<TableIdent> {
+pub(crate) fn parse_table(key: &[u8]) -> Option<TableIdent> {
     let split = key.iter().position(|byte| *byte == NAME)?;
     let namespace = parse_namespace(&key[..split])?;
     let name = std::str::from_utf8(&key[split + 1..]).ok()?;

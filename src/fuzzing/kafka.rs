@@ -1,0 +1,72 @@
+//! Request frames: header, version, guard, decoder, as `kafka::dispatch` calls them.
+
+use std::fmt::Debug;
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    AlterConfigsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, ProduceRequest,
+};
+use kafka_protocol::protocol::{Decodable, Encodable};
+
+use crate::kafka::codec;
+use crate::kafka::dispatch::{self, Call};
+use crate::kafka::guard;
+
+/// A frame without its size. What the guard lets pass the decoder refuses or decodes up to the byte
+/// where the guard stopped, and what was decoded survives a round trip.
+///
+/// # Panics
+/// If a property does not hold.
+pub fn kafka_request(data: &[u8]) {
+    let Ok(header) = codec::peek_header(data) else {
+        assert!(data.len() < 8, "a whole header was refused");
+        return;
+    };
+    let Ok((api, call)) = dispatch::admit(&header) else { return };
+    assert!(api.accepts(call.version) && call.correlation_id == header.correlation_id);
+    let mut body = Bytes::copy_from_slice(data);
+    if codec::split_header(&mut body, call).is_err() {
+        return;
+    }
+    assert!(data.ends_with(&body), "the header took bytes of the body");
+    if let Ok(left) = guard::check(call.api, call.version, &body) {
+        decode(call, body, left);
+    }
+}
+
+fn decode(call: Call, body: Bytes, left: usize) {
+    match call.api {
+        ApiKey::Produce => of::<ProduceRequest>(call, body, left),
+        ApiKey::Fetch => of::<FetchRequest>(call, body, left),
+        ApiKey::ListOffsets => of::<ListOffsetsRequest>(call, body, left),
+        ApiKey::Metadata => of::<MetadataRequest>(call, body, left),
+        ApiKey::FindCoordinator => of::<FindCoordinatorRequest>(call, body, left),
+        ApiKey::ApiVersions => of::<ApiVersionsRequest>(call, body, left),
+        ApiKey::CreateTopics => of::<CreateTopicsRequest>(call, body, left),
+        ApiKey::DeleteTopics => of::<DeleteTopicsRequest>(call, body, left),
+        ApiKey::InitProducerId => of::<InitProducerIdRequest>(call, body, left),
+        ApiKey::DescribeConfigs => of::<DescribeConfigsRequest>(call, body, left),
+        ApiKey::AlterConfigs => of::<AlterConfigsRequest>(call, body, left),
+        ApiKey::CreatePartitions => of::<CreatePartitionsRequest>(call, body, left),
+        ApiKey::IncrementalAlterConfigs => of::<IncrementalAlterConfigsRequest>(call, body, left),
+        ApiKey::DescribeCluster => of::<DescribeClusterRequest>(call, body, left),
+        other => panic!("dispatch knows {other:?}, this target does not"),
+    }
+}
+
+fn of<R: Decodable + Encodable + PartialEq + Debug>(call: Call, body: Bytes, left: usize) {
+    let mut rest = body.clone();
+    let Ok(request) = codec::decode::<R>(call.api, call.version, body) else { return };
+    let again = R::decode(&mut rest, call.version).expect("it was decoded a moment ago");
+    assert_eq!(again, request);
+    assert_eq!(rest.remaining(), left, "guard and decoder stop at different bytes");
+    let mut encoded = BytesMut::new();
+    request.encode(&mut encoded, call.version).expect("what was decoded can be encoded");
+    let encoded = encoded.freeze();
+    assert_eq!(guard::check(call.api, call.version, &encoded), Ok(0));
+    let back = codec::decode::<R>(call.api, call.version, encoded).expect("so can what it gives");
+    assert_eq!(back, request);
+}
