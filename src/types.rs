@@ -125,7 +125,7 @@ pub struct OffsetRange {
 impl OffsetRange {
     /// How many offsets the range covers.
     pub fn len(&self) -> i64 {
-        (self.end - self.base).max(0)
+        self.end.saturating_sub(self.base).max(0)
     }
 
     /// True if no offset is covered.
@@ -154,6 +154,13 @@ pub const LEADER_EPOCH: i32 = 0;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_any_two_offsets_has_a_length() {
+        let len = |base, end| OffsetRange { base, end }.len();
+        assert_eq!([len(3, 7), len(7, 3), len(1, i64::MIN)], [4, 0, 0]);
+        assert_eq!(len(i64::MIN, i64::MAX), i64::MAX);
+    }
 
     #[test]
     fn topic_names_follow_kafkas_rules() {

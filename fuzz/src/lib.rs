@@ -1,6 +1,8 @@
 //! What all targets share: the memory that one input may take.
 
 use std::alloc::System;
+use std::panic;
+use std::sync::Once;
 
 use cap::Cap;
 
@@ -11,6 +13,15 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 /// `name`, beyond what was held before: an allocation above that fails, which ends the process.
 /// Memory of C libraries does not count.
 pub fn bounded(name: &str, target: fn(&[u8]), data: &[u8]) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            // A backtrace takes more than any input.
+            let _ = ALLOCATOR.set_limit(usize::MAX);
+            report(info);
+        }));
+    });
     let limits = floe::fuzzing::TARGETS.iter().find(|target| target.name == name);
     let limits = limits.expect("every target is in the table");
     let allowed = limits.bytes + limits.bytes_per_byte * data.len();

@@ -21,23 +21,29 @@ use crate::kafka::guard;
 /// # Panics
 /// If a property does not hold.
 pub fn kafka_request(data: &[u8]) {
-    let Ok(header) = codec::peek_header(data) else {
-        assert!(data.len() < 8, "a whole header was refused");
-        return;
-    };
-    let Ok((api, call)) = dispatch::admit(&header) else { return };
-    assert!(api.accepts(call.version) && call.correlation_id == header.correlation_id);
-    let mut body = Bytes::copy_from_slice(data);
-    if codec::split_header(&mut body, call).is_err() {
-        return;
-    }
-    assert!(data.ends_with(&body), "the header took bytes of the body");
-    if let Ok(left) = guard::check(call.api, call.version, &body) {
+    if let Some((call, body, left)) = accepted(data) {
         decode(call, body, left);
     }
 }
 
-fn decode(call: Call, body: Bytes, left: usize) {
+/// The request as its decoder gets it and how many bytes the guard leaves over, unless it is
+/// refused before.
+pub(super) fn accepted(frame: &[u8]) -> Option<(Call, Bytes, usize)> {
+    let Ok(header) = codec::peek_header(frame) else {
+        assert!(frame.len() < 8, "a whole header was refused");
+        return None;
+    };
+    let (api, call) = dispatch::admit(&header).ok()?;
+    assert!(api.accepts(call.version) && call.correlation_id == header.correlation_id);
+    let mut body = Bytes::copy_from_slice(frame);
+    codec::split_header(&mut body, call).ok()?;
+    assert!(frame.ends_with(&body), "the header took bytes of the body");
+    let left = guard::check(call.api, call.version, &body).ok()?;
+    Some((call, body, left))
+}
+
+/// Decodes a request that the guard let pass; false if the decoder refuses it.
+pub(super) fn decode(call: Call, body: Bytes, left: usize) -> bool {
     match call.api {
         ApiKey::Produce => of::<ProduceRequest>(call, body, left),
         ApiKey::Fetch => of::<FetchRequest>(call, body, left),
@@ -57,9 +63,9 @@ fn decode(call: Call, body: Bytes, left: usize) {
     }
 }
 
-fn of<R: Decodable + Encodable + PartialEq + Debug>(call: Call, body: Bytes, left: usize) {
+fn of<R: Decodable + Encodable + PartialEq + Debug>(call: Call, body: Bytes, left: usize) -> bool {
     let mut rest = body.clone();
-    let Ok(request) = codec::decode::<R>(call.api, call.version, body) else { return };
+    let Ok(request) = codec::decode::<R>(call.api, call.version, body) else { return false };
     let again = R::decode(&mut rest, call.version).expect("it was decoded a moment ago");
     assert_eq!(again, request);
     assert_eq!(rest.remaining(), left, "guard and decoder stop at different bytes");
@@ -69,4 +75,5 @@ fn of<R: Decodable + Encodable + PartialEq + Debug>(call: Call, body: Bytes, lef
     assert_eq!(guard::check(call.api, call.version, &encoded), Ok(0));
     let back = codec::decode::<R>(call.api, call.version, encoded).expect("so can what it gives");
     assert_eq!(back, request);
+    true
 }

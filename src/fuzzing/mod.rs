@@ -41,12 +41,7 @@ pub struct Target {
     pub bytes_per_byte: usize,
 }
 
-const fn target(
-    name: &'static str,
-    run: fn(&[u8]),
-    bytes: usize,
-    bytes_per_byte: usize,
-) -> Target {
+const fn target(name: &'static str, run: fn(&[u8]), bytes: usize, bytes_per_byte: usize) -> Target {
     Target { name, run, bytes, bytes_per_byte }
 }
 

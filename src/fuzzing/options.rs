@@ -17,7 +17,7 @@ use crate::types::TopicName;
 pub fn options(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let lines: Vec<(&str, &str)> =
-        text.lines().take(64).map(|line| line.split_once('=').unwrap_or(("", line))).collect();
+        text.lines().take(16).map(|line| line.split_once('=').unwrap_or(("", line))).collect();
     for (_, value) in &lines {
         quantities(value);
         addresses(value);
@@ -46,7 +46,8 @@ fn is_numeric(value: &str) -> bool {
 
 fn addresses(value: &str) {
     if let Ok((host, port)) = units::parse_host_port(value) {
-        assert!(port > 0 && !host.is_empty() && value.ends_with(&format!(":{port}")));
+        let after = value.rsplit_once(':').expect("there is a port").1;
+        assert!(port > 0 && !host.is_empty() && after.parse() == Ok(port));
     }
     if let Ok(address) = value.parse::<SocketAddr>() {
         assert_eq!(units::parse_address(value), Ok(address));

@@ -41,7 +41,7 @@ fn produced(batch: &[u8]) {
         log_append_time: false,
         timestamp_before_max_ms: 1_000_000,
         timestamp_after_max_ms: 1_000,
-        now_ms: 1_700_000_000_000,
+        now_ms: parsed.map_or(0, |header| header.max_timestamp),
     };
     let appended = ProduceRules { log_append_time: true, max_message_bytes: 4_096, ..strict };
     for rules in [strict, appended] {
@@ -58,7 +58,10 @@ fn produced(batch: &[u8]) {
             let stamped = check_produced(&stamped, &rules).expect("its CRC was made anew");
             assert!(stamped.is_log_append_time() && stamped.max_timestamp == 1_234);
         } else {
-            assert!(header.max_timestamp <= rules.now_ms + rules.timestamp_after_max_ms);
+            assert!(
+                rules.now_ms.saturating_sub(header.base_timestamp) <= rules.timestamp_before_max_ms
+                    || header.base_timestamp == -1
+            );
             assert!(!header.is_log_append_time());
         }
     }
@@ -87,6 +90,7 @@ pub fn record_iter(data: &[u8]) {
     let (records, whole) = walk(RecordIter::new(&header, body), &header, body);
     if whole {
         rebuilt(&records);
+        exact(&header, body);
     }
     let mut reader = BatchReader::new();
     let Ok(iter) = reader.records(&batch) else { return };
@@ -127,6 +131,16 @@ fn walk<'a>(
     let count = usize::try_from(header.record_count).unwrap_or(0);
     assert_eq!(records.len(), count, "it ended early and without an error");
     (records, true)
+}
+
+/// A byte more or less than the records have is an error.
+fn exact(header: &BatchHeader, body: &[u8]) {
+    let longer = [body, &[0]].concat();
+    let shorter = &body[..body.len().saturating_sub(1)];
+    for other in [&longer, shorter] {
+        let refused = RecordIter::new(header, other).any(|item| item.is_err());
+        assert!(refused || other.len() == body.len(), "its end is not looked at");
+    }
 }
 
 /// Good records make a batch that has the same records.

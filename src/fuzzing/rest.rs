@@ -86,7 +86,9 @@ fn namespace_name(namespace: &NamespaceIdent) {
         assert_eq!(names::parse_namespace(&key).as_ref(), Some(namespace));
         let text = namespace.join("\u{1F}");
         assert_eq!(parse::namespace(&text).as_ref(), Ok(namespace));
-        assert!(names::children_prefix(Some(namespace)).is_ok_and(|prefix| prefix.len() > key.len()));
+        assert!(
+            names::children_prefix(Some(namespace)).is_ok_and(|prefix| prefix.len() > key.len())
+        );
     }
 }
 
@@ -142,8 +144,7 @@ fn commit(change: &TableChange) {
         Err(error) => assert!(matches!(error, Error::Conflict(_) | Error::Invalid(_)), "{error}"),
     }
     let location = LOCATION.to_owned();
-    let made =
-        apply::create_from_updates(&warehouse(), location, &BTreeMap::new(), updates());
+    let made = apply::create_from_updates(&warehouse(), location, &BTreeMap::new(), updates());
     if let Ok(metadata) = made {
         written(&metadata);
     }

@@ -38,7 +38,7 @@ pub fn json_decoder(data: &[u8]) {
     };
     let typed = bit(6);
     let mut schema = if typed { typed_schema() } else { schema_of(Vec::new()) };
-    let records: Vec<&[u8]> = rest.split(|byte| *byte == b'\n').take(64).collect();
+    let records: Vec<&[u8]> = rest.split(|byte| *byte == b'\n').take(24).collect();
     let (before, after) = records.split_at(records.len() / 2);
     for segment in [before, after] {
         schema = land(schema, &options, segment, !typed);
@@ -48,7 +48,8 @@ pub fn json_decoder(data: &[u8]) {
 /// Lands a segment as a worker does; returns the schema afterwards.
 fn land(mut schema: Schema, options: &Options, records: &[&[u8]], lossless: bool) -> Schema {
     for _ in 0..ROUNDS_MAX {
-        let plan = Arc::new(Plan::new(&schema, options.clone()).expect("the schema has Arrow types"));
+        let plan =
+            Arc::new(Plan::new(&schema, options.clone()).expect("the schema has Arrow types"));
         let mut decoder = Decoder::new(Arc::clone(&plan));
         let outcomes: Vec<_> = records.iter().map(|record| decoder.push(Some(record))).collect();
         let rows = outcomes.iter().filter(|outcome| **outcome == RowOutcome::Row).count();

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::record::{BatchHeader, BatchReader, ProduceRules, check_produced};
 
 /// Mutations of all seeds of one target.
 const MUTATIONS: u64 = 1_500;
@@ -92,6 +93,30 @@ fn every_seed_and_its_mutations_hold() {
             let input = mutated(&mut rng, &seeds);
             hold(target, &input, &format!("mutation {number}"));
         }
+    }
+}
+
+#[test]
+fn the_requests_and_batches_of_real_clients_are_accepted() {
+    for (name, frame) in seeds(&TARGETS[0]) {
+        let accepted =
+            kafka::accepted(&frame).map(|(call, body, left)| kafka::decode(call, body, left));
+        assert_eq!(accepted, Some(true), "{name} does not reach its handler");
+    }
+    for (name, batch) in seeds(&TARGETS[1]) {
+        let header = BatchHeader::parse(&batch).unwrap();
+        let rules = ProduceRules {
+            max_message_bytes: 1 << 20,
+            log_append_time: false,
+            timestamp_before_max_ms: 0,
+            timestamp_after_max_ms: 60_000,
+            now_ms: header.base_timestamp,
+        };
+        assert_eq!(check_produced(&batch, &rules), Ok(header), "{name}");
+        let mut reader = BatchReader::new();
+        let records: Vec<_> = reader.records(&batch).unwrap().collect();
+        assert!(records.iter().all(Result::is_ok), "{name}");
+        assert_eq!(records.len(), usize::try_from(header.record_count).unwrap(), "{name}");
     }
 }
 

@@ -184,7 +184,9 @@ fn field_name(
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = |char: char| is_word(char) && char != '"' && char != '`';
-        let quote = match self.column.chars().all(plain) {
+        // A number would be taken for the size of a bucket.
+        let digits = self.column.bytes().all(|byte| byte.is_ascii_digit());
+        let quote = match !digits && self.column.chars().all(plain) {
             true => "",
             false if self.column.contains('`') => "\"",
             false => "`",
@@ -383,6 +385,13 @@ impl Parser<'_> {
 mod tests {
     use super::*;
     use iceberg::spec::{ListType, NestedField, PrimitiveType, StructType};
+
+    #[test]
+    fn a_column_whose_name_is_a_number_is_not_taken_for_a_size() {
+        let spec = SpecText::parse("bucket(16, 1), truncate(`2`, 3), 4").unwrap();
+        assert_eq!(spec.to_string(), "(bucket(`1`, 16), truncate(`2`, 3), `4`)");
+        assert_eq!(SpecText::parse(&spec.to_string()), Ok(spec));
+    }
 
     #[test]
     fn every_spelling_is_one_spec() {

@@ -82,6 +82,7 @@ impl Json {
     }
 
     /// Its text.
+    #[cfg(test)]
     pub(crate) fn render(&self) -> String {
         let quote = |text: &str| Value::from(text).to_string();
         match self {
