@@ -17,7 +17,7 @@ use crate::types::TopicName;
 pub fn options(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let lines: Vec<(&str, &str)> =
-        text.lines().take(16).map(|line| line.split_once('=').unwrap_or(("", line))).collect();
+        text.lines().take(8).map(|line| line.split_once('=').unwrap_or(("", line))).collect();
     for (_, value) in &lines {
         quantities(value);
         addresses(value);
@@ -94,7 +94,9 @@ fn of_server(lines: &[(&str, &str)]) {
         address && !is_numeric(value.rsplit_once('=').map_or(value, |(_, address)| address))
     };
     let mut settings = Settings::new();
-    for (key, value) in lines.iter().filter(|(key, value)| !asks_names(key, value)) {
+    // The hint for an unknown key takes the square of its length; the command line may.
+    let short = lines.iter().filter(|(key, _)| key.len() <= 64);
+    for (key, value) in short.filter(|(key, value)| !asks_names(key, value)) {
         settings.entry((*key).to_owned()).or_default().push((*value).to_owned());
     }
     let keys: Vec<&str> = crate::topic::options::OPTIONS.iter().map(|def| def.key).collect();

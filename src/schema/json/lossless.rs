@@ -8,7 +8,6 @@ use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use iceberg::spec::{NestedField, Schema, Type};
-use serde_json::Value;
 
 use crate::schema::columns::{BYTES, REST, TEXT};
 use crate::schema::evolve::{MIXED_DOC, parse_sibling_doc};
@@ -84,7 +83,7 @@ impl Json {
     /// Its text.
     #[cfg(test)]
     pub(crate) fn render(&self) -> String {
-        let quote = |text: &str| Value::from(text).to_string();
+        let quote = |text: &str| serde_json::Value::from(text).to_string();
         match self {
             Self::Null => "null".to_owned(),
             Self::Bool(value) => value.to_string(),
