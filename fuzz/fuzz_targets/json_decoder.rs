@@ -2,4 +2,8 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded("json_decoder", floe::fuzzing::json_decoder, data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded(
+    "json_decoder",
+    floe::fuzzing::json_decoder,
+    data
+));

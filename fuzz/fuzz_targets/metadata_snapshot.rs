@@ -2,4 +2,8 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded("metadata_snapshot", floe::fuzzing::metadata_snapshot, data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded(
+    "metadata_snapshot",
+    floe::fuzzing::metadata_snapshot,
+    data
+));

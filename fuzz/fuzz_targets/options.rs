@@ -2,4 +2,8 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded("options", floe::fuzzing::options, data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded(
+    "options",
+    floe::fuzzing::options,
+    data
+));

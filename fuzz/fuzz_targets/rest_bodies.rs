@@ -2,4 +2,8 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded("rest_bodies", floe::fuzzing::rest_bodies, data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| floe_fuzz::bounded(
+    "rest_bodies",
+    floe::fuzzing::rest_bodies,
+    data
+));
