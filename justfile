@@ -1,7 +1,7 @@
 # The whole manual of the working tree. CI runs exactly these (.ci/run).
 
 # Everything CI runs.
-ci: fmt lint deny test protocol-tests
+ci: fmt lint deny test protocol-tests fuzz
 
 # Formatting is as rustfmt says.
 fmt:
