@@ -35,8 +35,10 @@ async fn status(floe: &Floe) -> Value {
 /// Waits until the table stands still; its state.
 async fn stopped(floe: &Floe) -> String {
     eventually("the table stands still", || async {
-        let state = status(floe).await["state"].as_str()?.to_owned();
-        (!matches!(state.as_str(), "RUNNING" | "RETRYING" | "STARTING")).then_some(state)
+        let status = status(floe).await;
+        // Only who stands still is told how to go on.
+        status["resume"].as_str()?;
+        status["state"].as_str().map(str::to_owned)
     })
     .await
 }
