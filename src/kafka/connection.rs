@@ -25,7 +25,7 @@ use crate::kafka::codec::ResponseFrame;
 use crate::kafka::fault::Fault;
 use crate::kafka::memory::{FrameMemory, Share};
 use crate::kafka::options::Options;
-use crate::runtime::{ByteBudget, BytePermit};
+use crate::runtime::{ByteBudget, BytePermit, PACE_WINDOW, Pace};
 
 /// The second stage of a request. It resolves to no frame where the protocol has no answer (acks=0).
 pub(crate) type Reply =
@@ -55,13 +55,6 @@ const READ_STEP_BYTES_MAX: usize = 64 << 10;
 
 /// Answers that are ready are written together up to this size.
 const GATHER_BYTES_MAX: usize = 256 << 10;
-
-/// A frame or an answer that moved fewer bytes than this in [`PACE_WINDOW`] is closed while others
-/// wait for the memory that it holds.
-const PACE_BYTES_MIN: usize = 8 << 10;
-
-/// How long a client may take for [`PACE_BYTES_MIN`] while memory is short.
-const PACE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Pieces of one `writev`; Linux takes at most 1,024.
 const SLICES_MAX: usize = 64;
@@ -208,29 +201,6 @@ fn hint(size: i32) -> &'static str {
     }
 }
 
-/// How fast bytes move.
-struct Pace {
-    since: Instant,
-    bytes: usize,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { since: Instant::now(), bytes: 0 }
-    }
-
-    /// Counts `bytes` that moved; true if they were too few for too long.
-    fn is_slow(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        if self.since.elapsed() < PACE_WINDOW {
-            return false;
-        }
-        let few = self.bytes < PACE_BYTES_MIN;
-        *self = Self::new();
-        few
-    }
-}
-
 /// Reads the rest of a frame. Buffer and share grow with the bytes that came, not with the announced
 /// size; the first bytes are those that every connection has room for.
 async fn read_body(
@@ -243,7 +213,7 @@ async fn read_body(
     let options = shared.options;
     let deadline = Instant::now() + options.frame_timeout;
     let mut until = deadline.min(Instant::now() + options.stall_timeout);
-    let mut pace = Pace::new();
+    let mut pace = Pace::default();
     while buffer.len() < size {
         let missing = size - buffer.len();
         let step = missing.min(READ_CHUNK_BYTES.max(buffer.len()).min(READ_STEP_BYTES_MAX));
@@ -253,7 +223,7 @@ async fn read_body(
                 return Err(Fault::Stalled("a request frame that waits for memory"));
             }
             // While we waited for memory we read nothing, which is not the client's fault.
-            pace.since += began.elapsed();
+            pace.excuse(began.elapsed());
             until = deadline.min(until + began.elapsed());
         }
         buffer.reserve(step);
@@ -355,7 +325,7 @@ async fn write_all(
 ) -> Result<(), Fault> {
     const STALLED: Fault = Fault::Stalled("the writing of an answer");
     let holds = out.frames.iter().any(|frame| !frame.permits.is_empty());
-    let mut pace = Pace::new();
+    let mut pace = Pace::default();
     let mut until = Instant::now() + stall;
     let mut chunks: Vec<&[u8]> = out
         .frames

@@ -5,10 +5,12 @@ pub mod clock;
 pub mod fail_points;
 pub mod files;
 pub mod metrics;
+pub mod pace;
 pub mod permits;
 pub mod tasks;
 
 pub use clock::Clock;
 pub use fail_points::FailPoints;
+pub use pace::{PACE_WINDOW, Pace};
 pub use permits::{ByteBudget, BytePermit};
 pub use tasks::Tasks;

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::http::problem::Problem;
-use crate::runtime::{ByteBudget, BytePermit};
+use crate::runtime::{ByteBudget, BytePermit, PACE_WINDOW, Pace};
 
 /// How long a request waits for memory before it is told to come back.
 const BUDGET_WAIT: Duration = Duration::from_millis(200);
@@ -25,10 +25,6 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const TOTAL_MAX: Duration = Duration::from_secs(25);
 /// How long, and how far beyond the limit, the rest of a refused body is read and dropped.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// A body that brought fewer bytes than this in [`PACE_WINDOW`] is given up while memory is short.
-const PACE_BYTES_MIN: usize = 8 << 10;
-/// How long a client may take for [`PACE_BYTES_MIN`] while memory is short.
-const PACE_WINDOW: Duration = Duration::from_secs(1);
 /// A body takes no memory from the budget until it is larger than this, or whole.
 const SMALL_BYTES: usize = 8 << 10;
 /// Small bodies get this share of all memory on top of it.
@@ -201,13 +197,10 @@ async fn collect(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, P
     let timeout = |detail| Err(Problem::new("timeout", detail).closing());
     let mut stream = body.into_data_stream();
     let mut bytes = BytesMut::new();
-    let (mut last, mut window, mut moved) = (Instant::now(), Instant::now(), 0);
+    let (mut last, mut pace, mut moved) = (Instant::now(), Pace::default(), 0);
     loop {
-        if window.elapsed() >= PACE_WINDOW {
-            if moved < PACE_BYTES_MIN && share.is_wanted() {
-                return timeout("the body comes too slowly while others wait for memory");
-            }
-            (window, moved) = (Instant::now(), 0);
+        if pace.is_slow(std::mem::take(&mut moved)) && share.is_wanted() {
+            return timeout("the body comes too slowly while others wait for memory");
         }
         match tokio::time::timeout(PACE_WINDOW, stream.next()).await {
             Err(_) if last.elapsed() >= IDLE_MAX => {
@@ -224,14 +217,15 @@ async fn collect(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, P
                     let rest = Body::from_stream(stream);
                     return Err(refuse(rest, limit, too_large(limit)).await);
                 }
-                let wanted = bytes.len() + piece.len();
+                let (wanted, began) = (bytes.len() + piece.len(), Instant::now());
                 if wanted > SMALL_BYTES && !share.wait_for(wanted).await {
                     drop(bytes);
                     let rest = Body::from_stream(stream);
                     return Err(refuse(rest, limit, overloaded()).await);
                 }
                 bytes.extend_from_slice(&piece);
-                (last, moved) = (Instant::now(), moved + piece.len());
+                pace.excuse(began.elapsed());
+                (last, moved) = (Instant::now(), piece.len());
             }
         }
     }

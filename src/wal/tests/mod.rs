@@ -25,6 +25,15 @@ use crate::wal::*;
 /// Bytes of the header of a record batch.
 pub(super) const BATCH_HEADER_LEN: usize = 61;
 
+/// Waits for a condition.
+pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// A payload that starts like a record batch and ends with `text`.
 pub(super) fn batch(partition: u32, text: &[u8]) -> FrameDraft {
     let mut payload = vec![0u8; BATCH_HEADER_LEN];

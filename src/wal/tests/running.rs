@@ -1,20 +1,11 @@
 //! A log that runs: order, answers, files, space, failures, reads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use super::*;
 use crate::runtime::ByteBudget;
 use crate::runtime::files::DiskSpace;
 use crate::runtime::files::power_loss::{Call, Failure, PowerLoss};
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
-    }
-}
 
 fn read_all_runs(bench: &Bench) -> Vec<WrittenFrame> {
     let durable = bench.told.lock().durable.clone();
