@@ -125,13 +125,30 @@ impl Floe {
         self.child.wait().expect("our own child can be waited for");
     }
 
+    /// Asks the process to end (`SIGTERM`) and waits until it has; its exit code.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.signal(rustix::process::Signal::TERM);
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            if let Some(ended) = self.child.try_wait().expect("our own child can be asked") {
+                return ended.code();
+            }
+            assert!(Instant::now() < deadline, "it does not end\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.expect("a child has a process id");
+        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
+    }
+
     /// Stops the process where it is (`SIGSTOP`), or lets it go on.
     pub fn pause(&self, stop: bool) {
         let signal =
             if stop { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let pid = pid.expect("a child has a process id");
-        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
+        self.signal(signal);
     }
 
     /// Starts it again on the same ports and data.

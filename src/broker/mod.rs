@@ -148,22 +148,17 @@ impl Broker {
         );
         log.spawn_chores(&tasks);
         store.spawn_chores(&tasks);
-        let http_options = http::Options {
-            body_max_bytes: config.http_body_max_bytes,
-            events_max: config.http_events_max,
-            in_bytes: config.http_in_bytes,
-            auto_create_topics: config.auto_create_topics,
-            flush: config.log_flush,
-            loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
-        };
         let api = http::Api::new(
             log.clone(),
             topics.clone(),
             tiering.clone(),
-            http_options,
+            store.clone(),
+            http_options(config),
             components.clock.clone(),
             components.metrics.clone(),
         );
+        api.load().await.map_err(|e| Error::new("what is remembered of HTTP requests", e))?;
+        api.spawn_chores(&tasks);
         let broker = Self {
             data_dir: config.data_dir.clone(),
             kafka: sockets.kafka_addresses.clone(),
@@ -281,6 +276,31 @@ impl Broker {
         });
         let _ = ended.await;
     }
+}
+
+fn http_options(config: &Config) -> http::Options {
+    http::Options {
+        body_max_bytes: config.http_body_max_bytes,
+        events_max: config.http_events_max,
+        in_bytes: config.http_in_bytes,
+        auto_create_topics: config.auto_create_topics,
+        once: http::OnceLimits {
+            key_age_ms: millis(config.http_idempotency_age),
+            keys_max: config.http_idempotency_max,
+            channel_age_ms: millis(config.http_channel_age),
+            channels_max: config.http_channels_max,
+        },
+        ids: http::IdLimits {
+            window_ms: millis(config.http_dedup_window),
+            ids_max: config.http_dedup_max,
+        },
+        flush: config.log_flush,
+        loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 async fn bind(config: &Config) -> Result<Sockets, Error> {

@@ -97,6 +97,18 @@ pub struct Config {
     pub http_in_bytes: usize,
     /// Most open HTTP connections.
     pub http_connections_max: usize,
+    /// The idempotency key of a request is forgotten at this age.
+    pub http_idempotency_age: Duration,
+    /// Most idempotency keys that are remembered.
+    pub http_idempotency_max: usize,
+    /// A channel that is silent for so long is forgotten.
+    pub http_channel_age: Duration,
+    /// Most channels there may be.
+    pub http_channels_max: usize,
+    /// How long the id of an event is known.
+    pub http_dedup_window: Duration,
+    /// Most ids of events that are known.
+    pub http_dedup_max: usize,
     /// When records are synced to disk.
     pub log_flush: Flush,
     /// Memory for batches that wait for the disk, bytes.
@@ -185,6 +197,12 @@ impl Config {
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
             http_connections_max: read.size("http.connections.max", 1)?,
+            http_idempotency_age: read.duration("http.idempotency.age")?,
+            http_idempotency_max: read.size("http.idempotency.max", 1)?,
+            http_channel_age: read.duration("http.channel.age")?,
+            http_channels_max: read.size("http.channels.max", 1)?,
+            http_dedup_window: read.duration("http.dedup.window")?,
+            http_dedup_max: read.size("http.dedup.max", 1)?,
             log_flush: read.flush()?,
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,

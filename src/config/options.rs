@@ -119,6 +119,37 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("http.body.max.bytes", Kind::Bytes, "16MiB", "Largest HTTP body, decompressed."),
     option("http.events.max", Kind::Number, "100000", "Most events in one HTTP request."),
     option("http.in.bytes", Kind::Bytes, "32MiB", "Memory for HTTP bodies."),
+    option(
+        "http.idempotency.age",
+        Kind::Duration,
+        "1d",
+        "The Idempotency-Key of a request is forgotten at this age.",
+    ),
+    option(
+        "http.idempotency.max",
+        Kind::Number,
+        "1000000",
+        "Most idempotency keys that are remembered; of more the oldest are forgotten.",
+    ),
+    option(
+        "http.channel.age",
+        Kind::Duration,
+        "7d",
+        "A channel that is silent for so long is forgotten.",
+    ),
+    option("http.channels.max", Kind::Number, "100000", "Most channels there may be."),
+    option(
+        "http.dedup.window",
+        Kind::Duration,
+        "1h",
+        "How long the id of an event is known, where events count once (dedup_field).",
+    ),
+    option(
+        "http.dedup.max",
+        Kind::Number,
+        "500000",
+        "Most ids of events that are known, about 60 bytes each; of more the oldest are forgotten.",
+    ),
     option("http.connections.max", Kind::Number, "20000", "Most open HTTP connections."),
     option(
         "log.flush",

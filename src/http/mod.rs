@@ -15,7 +15,6 @@ mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -26,17 +25,15 @@ use axum::routing::{get, post};
 
 use crate::config::Flush;
 use crate::log::Log;
-use crate::runtime::{Clock, metrics};
+use crate::runtime::{Clock, Tasks, metrics};
+use crate::store::{self, Store};
 use crate::tier::Tiering;
 use crate::topic::Topics;
 
+pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
 
 use problem::Problem;
-
-/// Longest time from request to answer of an ingest request (an answer must come before proxies
-/// give up).
-const ANSWER_MAX: Duration = Duration::from_secs(25);
 
 /// Limits and switches of the HTTP side.
 #[derive(Debug, Clone)]
@@ -49,6 +46,10 @@ pub struct Options {
     pub in_bytes: usize,
     /// A topic that is not there is made by its first event.
     pub auto_create_topics: bool,
+    /// How much is remembered of requests that count once.
+    pub once: OnceLimits,
+    /// How much is remembered of events that count once.
+    pub ids: IdLimits,
     /// What an answer to events means unless the sender asks for `ack=durable`.
     pub flush: Flush,
     /// Only requests meant for this machine are answered (loopback bind without auth).
@@ -62,8 +63,7 @@ pub struct Api {
     pub(crate) topics: Topics,
     pub(crate) tiering: Tiering,
     pub(crate) options: Arc<Options>,
-    pub(crate) memory: ingest::BodyMemory,
-    pub(crate) clock: Clock,
+    pub(crate) engine: ingest::Engine,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: Arc<AtomicBool>,
 }
@@ -74,13 +74,30 @@ impl Api {
         log: Log,
         topics: Topics,
         tiering: Tiering,
+        store: Store,
         options: Options,
         clock: Clock,
         metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     ) -> Self {
-        let memory = ingest::BodyMemory::new(options.in_bytes);
         let options = Arc::new(options);
-        Self { log, topics, tiering, options, memory, clock, metrics, draining: Arc::default() }
+        let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
+        let engine = ingest::Engine::new(of_log, of_topics, store, limits, clock);
+        Self { log, topics, tiering, options, engine, metrics, draining: Arc::default() }
+    }
+
+    /// Reads back what is remembered of requests; before the first one.
+    ///
+    /// # Errors
+    /// [`store::Error`].
+    pub async fn load(&self) -> Result<(), store::Error> {
+        let engine = self.engine.clone();
+        let loaded = tokio::task::spawn_blocking(move || engine.load());
+        loaded.await.map_err(|_| store::Error::Closed)?
+    }
+
+    /// Runs what is to be done from time to time until the tasks stop.
+    pub fn spawn_chores(&self, tasks: &Tasks) {
+        self.engine.spawn_chores(tasks);
     }
 
     /// From now on events are refused with 503, and `/readyz` says so.
@@ -105,7 +122,11 @@ pub fn router(api: Api, iceberg: Router) -> Router {
             "/api/v1/topics/{topic}",
             get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
         )
-        .route("/api/v1/topics/{topic}/events", post(ingest::events))
+        .route(
+            "/api/v1/topics/{topic}/events",
+            post(ingest::events).put(ingest::events).patch(ingest::events),
+        )
+        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
         .route("/api/v1/tables", get(admin::tables::list))
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
@@ -159,14 +180,4 @@ async fn measured(request: Request, next: Next) -> Response {
 /// Takes a name from the path or answers that there is no such thing.
 pub(crate) fn unknown_topic(name: &str) -> Problem {
     Problem::new("unknown_topic", format!("topic {name:?} does not exist"))
-}
-
-/// Runs `work`, but answers `outcome_unknown` when it takes longer than an answer may.
-pub(crate) async fn answer_in_time<T>(
-    work: impl Future<Output = Result<T, Problem>>,
-) -> Result<T, Problem> {
-    tokio::time::timeout(ANSWER_MAX, work).await.unwrap_or_else(|_| {
-        let detail = "the disk did not confirm within 25 seconds; the events may be stored";
-        Err(Problem::new("outcome_unknown", detail))
-    })
 }

@@ -13,22 +13,25 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("invalid_json", 400, "An event is not valid JSON", false),
     ("invalid_events", 400, "Some events are refused; nothing was stored", false),
     ("invalid_topic", 400, "The topic name or its options are refused", false),
+    ("invalid_idempotency_key", 400, "The key or token of the request is malformed", false),
     ("invalid_partition", 400, "The topic has no such partition", false),
     ("foreign_origin", 403, "The request comes from another site", false),
     ("not_found", 404, "There is no such thing here", false),
     ("unknown_topic", 404, "There is no such topic", false),
+    ("unknown_channel", 404, "There is no such channel", false),
     ("unknown_table", 404, "There is no such table", false),
     ("method_not_allowed", 405, "The method is not allowed here", false),
     ("timeout", 408, "The request took too long to arrive", true),
     ("exists", 409, "It exists already", false),
+    ("request_in_flight", 409, "The same request is under way; nothing was stored", true),
     ("wrong_state", 409, "The table is not in a state that allows this", false),
     ("too_large", 413, "The body or an event is too large", false),
     ("unsupported_media_type", 415, "The content type or coding is not supported", false),
+    ("idempotency_key_reused", 422, "The key was used for another request", false),
     ("overloaded", 429, "Too much is in flight; nothing was stored", true),
     ("headers_too_large", 431, "The headers are too large", false),
     ("internal", 500, "The server failed", true),
     ("outcome_unknown", 500, "The events may or may not have been stored", true),
-    ("not_implemented", 501, "This is not supported", false),
     ("draining", 503, "The server is shutting down; nothing was stored", true),
     ("storage_full", 503, "Storage is full; nothing was stored", true),
     ("table_behind", 503, "The topic's table is too far behind; nothing was stored", true),
@@ -120,6 +123,11 @@ impl Problem {
     /// Its code.
     pub fn code(&self) -> &'static str {
         self.code
+    }
+
+    /// The refused events, at most 100 of them.
+    pub fn errors(&self) -> &[EventError] {
+        &self.errors
     }
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use metrics::{Counter, Histogram};
 use tokio::sync::oneshot;
 
@@ -78,14 +77,14 @@ impl Log {
             frames.push(draft);
             sent.push(facts);
         }
-        if let Some(first) = frames.first_mut() {
-            first.ext = append.ext;
-        }
         let (sender, done) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        let origin = append.origin;
+        let (origin, settle) = (append.origin, append.settle);
         let answer = move |ack: Ack| {
             let result = answer(&ack, &sent);
+            if let Some(settle) = settle {
+                settle(&result, ack.end);
+            }
             inner.count(origin, &sent, bytes, started, &result);
             // The receiver may have gone away; the append stands.
             let _ = sender.send(result);
@@ -136,7 +135,7 @@ impl Log {
             base_sequence: header.base_sequence,
             max_timestamp: header.max_timestamp,
             moved_ms: None,
-            ext: Bytes::new(),
+            ext: batch.ext,
             payload,
         };
         Ok((draft, Sent { partition, record_count, stamped_ms }))

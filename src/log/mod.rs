@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 
-use crate::types::{Offset, OffsetRange, PartitionId};
+use crate::types::{Lsn, Offset, OffsetRange, PartitionId};
 
 mod append;
 mod chores;
@@ -54,17 +54,23 @@ pub struct AppendBatch {
     pub partition: PartitionId,
     /// The whole batch, magic 2.
     pub batch: Bytes,
+    /// Extension of its frame: what makes HTTP requests count once; empty for Kafka.
+    pub ext: Bytes,
 }
 
+/// Told of an append when its sender is, with the position after it, whether or not somebody
+/// still waits. Runs on a thread of the log: it must not block. It is dropped without a call if
+/// the append was refused at admission, or the log ended.
+pub type Settle = Box<dyn FnOnce(&Result<Vec<Appended>, AppendError>, Lsn) + Send>;
+
 /// What is appended together: all batches or none.
-#[derive(Debug)]
 pub struct Append {
     /// At least one.
     pub batches: Vec<AppendBatch>,
     /// Where they came from.
     pub origin: Origin,
-    /// Extension bytes of the first frame (idempotency data of HTTP); empty for Kafka.
-    pub ext: Bytes,
+    /// Who else is told.
+    pub settle: Option<Settle>,
 }
 
 /// An append of one batch, as durable as `log.flush` says.

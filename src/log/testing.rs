@@ -405,9 +405,9 @@ impl Rig {
 
 pub(crate) fn one(partition: PartitionId, batch: Bytes) -> Append {
     Append {
-        batches: vec![AppendBatch { partition, batch }],
+        batches: vec![AppendBatch { partition, batch, ext: Bytes::new() }],
         origin: Origin::Kafka,
-        ext: Bytes::new(),
+        settle: None,
     }
 }
 

@@ -153,10 +153,10 @@ async fn a_chain_is_appended_to_all_partitions_or_none() {
     let chain = |ids: &[PartitionId], batch: &Bytes| Append {
         batches: ids
             .iter()
-            .map(|id| AppendBatch { partition: *id, batch: batch.clone() })
+            .map(|id| AppendBatch { partition: *id, batch: batch.clone(), ext: Bytes::new() })
             .collect(),
         origin: Origin::Http,
-        ext: Bytes::new(),
+        settle: None,
     };
     let good = chain(&[P, Q, P], &batch(&[1, 2]));
     let appended = rig.log.append(good).await.unwrap().wait().await.unwrap();

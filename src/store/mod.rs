@@ -18,6 +18,7 @@ use crate::types::Lsn;
 
 pub mod codec;
 pub mod keys;
+pub mod once;
 
 mod apply;
 mod commit;
@@ -61,7 +62,7 @@ pub enum Space {
     Namespace = 6,
     /// Tables of the embedded catalog. Owner: `table::catalog`.
     Table = 7,
-    /// Idempotency keys of HTTP requests. Owner: http.
+    /// What makes HTTP requests count once, see [`once`]. Owner: store and http.
     Idempotency = 8,
     /// Access tokens. Owner: auth.
     Token = 9,

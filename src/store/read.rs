@@ -32,6 +32,23 @@ impl Store {
         pairs.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
 
+    /// The first durable pairs whose key starts with `prefix`, in order of key, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn first(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<KeyValue>, Error> {
+        let pairs = self.shared.db.prefix(space, prefix).take(limit);
+        pairs.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+    }
+
+    /// How many durable keys start with `prefix`. Walks over all of them.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn count(&self, space: Space, prefix: &[u8]) -> Result<usize, Error> {
+        self.shared.db.prefix(space, prefix).try_fold(0, |count, pair| pair.map(|_| count + 1))
+    }
+
     /// Calls `visit` with each durable pair whose key starts with `prefix`, in order of key, from
     /// one consistent view of the space.
     ///

@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::store::db::Db;
 use crate::store::keys::{self, PartitionKey};
+use crate::store::once::{self, ChannelMark, ChannelRecord, KeyMark, KeyRecord};
 use crate::store::producer::ProducerEntry;
 use crate::store::{Change, Error, Op, Space, codec};
 use crate::types::{Lsn, Offset, PartitionId};
-use crate::wal::{self, FrameKind, Run, WrittenFrame};
+use crate::wal::{self, FrameKind, Run, WrittenFrame, ext};
 
 type Key = (Space, Vec<u8>);
 
@@ -137,6 +138,18 @@ impl<'a> Stage<'a> {
             if frame.draft.producer_id >= 0 {
                 self.producer(frame)?;
             }
+            for (tag, mark) in ext::entries(&frame.draft.ext) {
+                match tag {
+                    ext::IDEMPOTENCY => self.key_mark(frame, mark)?,
+                    ext::CHANNEL => self.channel_mark(frame, mark)?,
+                    ext::EVENT_IDS => {
+                        let key = once::ids_of(frame.draft.partition, frame.draft.base_offset);
+                        let ids = once::encode_ids(frame.append_ms, mark)?;
+                        self.writes.insert((once::SPACE, key), Some(ids));
+                    }
+                    _ => {}
+                }
+            }
         }
         Ok(())
     }
@@ -193,6 +206,35 @@ impl<'a> Stage<'a> {
                 frame.append_ms,
             );
         }
+        Ok(())
+    }
+
+    /// Each frame of a request stands alone: what they say is gathered (rules 2.6).
+    fn key_mark(&mut self, frame: &WrittenFrame, mark: &[u8]) -> Result<(), Error> {
+        let mark = KeyMark::decode(mark)?;
+        let key = once::key_of(mark.scope);
+        let known = self.get(once::SPACE, &key)?.map(|value| KeyRecord::decode(&value));
+        let mut record = match known.transpose()? {
+            Some(record) if record.write_id == mark.write_id => record,
+            // A key that was forgotten, and is used again.
+            _ => {
+                let age = once::age_of(frame.append_ms, mark.scope);
+                self.writes.insert((once::SPACE, age), Some(keys::encode_text("")));
+                KeyRecord::new(&mark, frame.append_ms)
+            }
+        };
+        record.add(mark.partition, frame.draft.base_offset, frame.end_offset() - 1);
+        self.writes.insert((once::SPACE, key), Some(record.encode()));
+        Ok(())
+    }
+
+    fn channel_mark(&mut self, frame: &WrittenFrame, mark: &[u8]) -> Result<(), Error> {
+        let mark = ChannelMark::decode(mark)?;
+        let key = once::channel_of(mark.topic, &mark.name);
+        let known = self.get(once::SPACE, &key)?.map(|value| ChannelRecord::decode(&value));
+        let mut record = known.transpose()?.unwrap_or_default();
+        record.add(&mark, frame.end_offset(), frame.append_ms);
+        self.writes.insert((once::SPACE, key), Some(record.encode()));
         Ok(())
     }
 

@@ -8,11 +8,15 @@
 //!
 //! A tag with the high bit set must be known to every reader; one without may be skipped.
 
-/// Idempotency data of an HTTP request; may be skipped.
-pub const IDEMPOTENCY: u8 = 1;
+/// The idempotency key of an HTTP request. A release that skipped it would store a retry twice.
+pub const IDEMPOTENCY: u8 = 0x81;
+/// The channel and offset token of an HTTP request.
+pub const CHANNEL: u8 = 0x82;
+/// The ids of the events in the batch, where a topic stores an id once.
+pub const EVENT_IDS: u8 = 0x83;
 
 /// Tags with the high bit that this version understands.
-const REQUIRED_KNOWN: &[u8] = &[];
+const REQUIRED_KNOWN: &[u8] = &[IDEMPOTENCY, CHANNEL, EVENT_IDS];
 
 /// Bytes before the value of an entry.
 const ENTRY_HEAD_LEN: usize = 3;
@@ -95,7 +99,7 @@ mod tests {
     fn cut_and_unknown_required_entries_are_refused() {
         let ext = entry(1, b"abc").unwrap();
         assert!(check(&ext[..ext.len() - 1]).is_err());
-        assert!(check(&entry(0x81, b"").unwrap()).unwrap_err().contains("0x81"));
+        assert!(check(&entry(0xff, b"").unwrap()).unwrap_err().contains("0xff"));
         assert!(entry(1, &vec![0; EXT_LEN_MAX]).is_none());
     }
 }

@@ -124,9 +124,12 @@ pub(crate) async fn append(
     partition: usize,
     values: &[String],
 ) -> Result<Vec<Appended>, AppendError> {
-    let batches =
-        vec![AppendBatch { partition: topic.partitions[partition], batch: batch(values) }];
-    let append = Append { batches, origin: Origin::Kafka, ext: Bytes::new() };
+    let batches = vec![AppendBatch {
+        partition: topic.partitions[partition],
+        batch: batch(values),
+        ext: Bytes::new(),
+    }];
+    let append = Append { batches, origin: Origin::Kafka, settle: None };
     broker.log().append(append).await?.wait().await
 }
 

@@ -352,13 +352,13 @@ impl History {
                 first.clone().map(|i| format!("{{\"i\":{i},\"f\":\"{filler}\"{more}")).collect();
             let index = self.random.random_range(0..PARTITIONS);
             let partition = topic.partitions[usize::try_from(index).unwrap()];
-            batches.push(AppendBatch { partition, batch: batch(&texts) });
+            batches.push(AppendBatch { partition, batch: batch(&texts), ext: Bytes::new() });
             sent.push((index, first.collect()));
         }
         let chain = sent.iter().flat_map(|(_, values)| values.clone()).collect();
         self.world.lock().unwrap().chains.push(chain);
         let origin = if count > 1 { Origin::Http } else { Origin::Kafka };
-        let append = Append { batches, origin, ext: Bytes::new() };
+        let append = Append { batches, origin, settle: None };
         let Ok(pending) = broker.log().append(append).await else { return };
         let world = Arc::clone(&self.world);
         let (log, ids, waits) =

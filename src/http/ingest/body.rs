@@ -21,8 +21,8 @@ use crate::runtime::{ByteBudget, BytePermit, PACE_WINDOW, Pace};
 const BUDGET_WAIT: Duration = Duration::from_millis(200);
 /// Longest pause between two pieces of a body.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-/// Longest time for a whole body.
-const TOTAL_MAX: Duration = Duration::from_secs(25);
+/// Longest time for a whole body; what is left of 25 seconds is for the log.
+const TOTAL_MAX: Duration = Duration::from_secs(20);
 /// How long, and how far beyond the limit, the rest of a refused body is read and dropped.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// A body takes no memory from the budget until it is larger than this, or whole.
@@ -65,8 +65,8 @@ impl Coding {
 /// A decoded body with the memory it holds.
 pub(super) struct Decoded {
     pub(super) bytes: Bytes,
-    /// Held until the events are durable.
-    pub(super) _share: Share,
+    /// To be held until the events are in the log.
+    pub(super) share: Share,
 }
 
 /// The memory of all bodies; cheap to clone.
@@ -159,31 +159,30 @@ pub(super) async fn read(
 ) -> Result<Decoded, Problem> {
     let coding = match Coding::of(headers) {
         Ok(coding) => coding,
-        Err(problem) => return Err(refuse(body, limit_bytes, problem).await),
+        Err(problem) => return Err(refuse(headers, body, limit_bytes, problem).await),
     };
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let declared = declared.and_then(|value| value.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit_bytes) {
-        return Err(refuse(body, limit_bytes, too_large(limit_bytes)).await);
+        return Err(refuse(headers, body, limit_bytes, too_large(limit_bytes)).await);
     }
-    // Not by the declared length: who announces much and sends little holds little.
     let mut share = memory.share();
-    let collected = collect(body, limit_bytes, &mut share);
+    let collected = collect(body, limit_bytes, declared.unwrap_or(0), &mut share);
     let wire = match tokio::time::timeout(TOTAL_MAX, collected).await {
         Ok(result) => result?,
         Err(_) => {
-            return Err(Problem::new("timeout", "the body took longer than 25 seconds").closing());
+            return Err(Problem::new("timeout", "the body took longer than 20 seconds").closing());
         }
     };
     if share.bytes == 0 {
         share = memory.hold_small(wire.len()).await.ok_or_else(overloaded)?;
     }
     if coding == Coding::Identity {
-        return Ok(Decoded { bytes: wire, _share: share });
+        return Ok(Decoded { bytes: wire, share });
     }
     let inflated = tokio::task::spawn_blocking(move || {
         let bytes = inflate(coding, &wire, limit_bytes, &mut share)?;
-        Ok(Decoded { bytes, _share: share })
+        Ok(Decoded { bytes, share })
     });
     inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
 }
@@ -193,7 +192,15 @@ fn too_large(limit_bytes: usize) -> Problem {
     Problem::new("too_large", detail)
 }
 
-async fn collect(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
+/// Reads all of `body`. Memory is not taken by the `declared` length but as the bytes come, so who
+/// announces much and sends little holds little; the buffer is made as large as what is held,
+/// so that it is not grown, and copied, piece by piece.
+async fn collect(
+    body: Body,
+    limit: usize,
+    declared: usize,
+    share: &mut Share,
+) -> Result<Bytes, Problem> {
     let timeout = |detail| Err(Problem::new("timeout", detail).closing());
     let mut stream = body.into_data_stream();
     let mut bytes = BytesMut::new();
@@ -215,13 +222,17 @@ async fn collect(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, P
             Ok(Some(Ok(piece))) => {
                 if bytes.len() + piece.len() > limit {
                     let rest = Body::from_stream(stream);
-                    return Err(refuse(rest, limit, too_large(limit)).await);
+                    return Err(drain(rest, limit, too_large(limit)).await);
                 }
                 let (wanted, began) = (bytes.len() + piece.len(), Instant::now());
                 if wanted > SMALL_BYTES && !share.wait_for(wanted).await {
                     drop(bytes);
                     let rest = Body::from_stream(stream);
-                    return Err(refuse(rest, limit, overloaded()).await);
+                    return Err(drain(rest, limit, overloaded()).await);
+                }
+                if wanted > bytes.capacity() {
+                    let whole = declared.min(share.bytes.max(SMALL_BYTES)).max(wanted);
+                    bytes.reserve(whole - bytes.len());
                 }
                 bytes.extend_from_slice(&piece);
                 pace.excuse(began.elapsed());
@@ -231,12 +242,26 @@ async fn collect(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, P
     }
 }
 
+/// Refuses a request whose body was not read. A client that waits to be told to send it
+/// (RFC 9110, `Expect`) is answered at once; the body of others is dropped as it comes.
+pub(crate) async fn refuse(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    problem: Problem,
+) -> Problem {
+    if headers.contains_key(header::EXPECT) {
+        return problem.closing();
+    }
+    drain(body, limit, problem).await
+}
+
 /// Drops the rest of a body, within bounds, so that the client reads the answer instead of a
 /// reset; beyond them the connection is closed.
-async fn refuse(body: Body, limit: usize, problem: Problem) -> Problem {
+async fn drain(body: Body, limit: usize, problem: Problem) -> Problem {
     let mut stream = body.into_data_stream();
     let mut dropped = 0;
-    let drain = async {
+    let dropping = async {
         while let Some(Ok(piece)) = stream.next().await {
             dropped += piece.len();
             if dropped > limit.saturating_mul(2) {
@@ -245,7 +270,7 @@ async fn refuse(body: Body, limit: usize, problem: Problem) -> Problem {
         }
         true
     };
-    match tokio::time::timeout(DRAIN_MAX, drain).await {
+    match tokio::time::timeout(DRAIN_MAX, dropping).await {
         Ok(true) => problem,
         _ => problem.closing(),
     }

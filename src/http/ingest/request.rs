@@ -1,8 +1,10 @@
 //! What a request says besides its body: parameters, headers, content type. Pure.
 
 use axum::http::{HeaderMap, header};
+use bytes::Bytes;
 
-use crate::http::ingest::events::{ID_HEADER, Placement, WRITE_ID_HEADER};
+use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
+use crate::http::ingest::place::Placement;
 use crate::http::ingest::split::Form;
 use crate::http::problem::Problem;
 use crate::topic::Topic;
@@ -12,8 +14,10 @@ use crate::topic::Topic;
 pub(super) struct Parameters {
     key: Option<String>,
     partition: Option<usize>,
-    /// Path of the time in each event, without `$.`.
+    /// Path of the time in each event, with `$.`.
     timestamp: Option<String>,
+    /// Path of the id by which an event counts once, with `$.`.
+    id: Option<String>,
     /// The answer waits for the disk, whatever `log.flush` says.
     pub(super) durable: bool,
     /// Valid events are stored without the invalid ones.
@@ -22,6 +26,14 @@ pub(super) struct Parameters {
 
 fn refused(name: &str, value: &str, allowed: &str) -> Problem {
     Problem::new("bad_request", format!("parameter {name}={value} is refused: {allowed}"))
+}
+
+/// A path in each event.
+fn path(name: &str, value: String) -> Result<String, Problem> {
+    if value.len() > 2 && value.starts_with("$.") {
+        return Ok(value);
+    }
+    Err(refused(name, &value, "it must be a path in each event, such as $.time"))
 }
 
 impl Parameters {
@@ -46,13 +58,8 @@ impl Parameters {
                 Ok(partition) => self.partition = Some(partition),
                 Err(_) => return Err(refused(name, text, "it must be a whole number from 0 on")),
             },
-            ("timestamp", text) => match text.strip_prefix("$.").filter(|path| !path.is_empty()) {
-                Some(path) => self.timestamp = Some(path.to_owned()),
-                None => {
-                    let allowed = "it must be a path in each event, such as $.time";
-                    return Err(refused(name, text, allowed));
-                }
-            },
+            ("timestamp", _) => self.timestamp = Some(path(name, value)?),
+            ("dedup_field", _) => self.id = Some(path(name, value)?),
             ("on_error", "reject") => {}
             ("ack", "durable") => self.durable = true,
             ("on_error", "skip") => self.skips_invalid = true,
@@ -61,7 +68,7 @@ impl Parameters {
                 return Err(refused(name, text, "durable is the only level that can be asked for"));
             }
             _ => {
-                let known = "key, partition, timestamp, on_error, ack";
+                let known = "key, partition, timestamp, dedup_field, on_error, ack";
                 let detail = format!("parameter {name:?} is not known; there are {known}");
                 return Err(Problem::new("bad_request", detail));
             }
@@ -75,10 +82,6 @@ pub(super) fn placement(
     parameters: &Parameters,
     headers: &HeaderMap,
 ) -> Result<Placement, Problem> {
-    if headers.contains_key("idempotency-key") {
-        let detail = "Idempotency-Key is not supported yet; send without it";
-        return Err(Problem::new("not_implemented", detail));
-    }
     let bad = |detail: &str| Problem::new("bad_request", detail);
     let mut key = parameters.key.clone();
     if let Some(value) = headers.get("x-kafka-key") {
@@ -95,10 +98,11 @@ pub(super) fn placement(
             let detail = format!("the record header {name} is reserved: the server sets it");
             return Err(bad(&detail));
         }
-        own.push((name.to_owned(), value.as_bytes().to_vec()));
+        let value = Some(Bytes::copy_from_slice(value.as_bytes()));
+        own.push((Bytes::copy_from_slice(name.as_bytes()), value));
     }
-    let timestamp = parameters.timestamp.clone();
-    Ok(Placement { key, partition: parameters.partition, timestamp, headers: own })
+    let (timestamp, id) = (parameters.timestamp.clone(), parameters.id.clone());
+    Ok(Placement { key, partition: parameters.partition, timestamp, headers: own, id })
 }
 
 /// Refuses a partition that the topic does not have.
@@ -177,6 +181,7 @@ mod tests {
             ("partition", "x", "whole number"),
             ("timestamp", "now", "$.time"),
             ("timestamp", "$.", "$.time"),
+            ("dedup_field", "id", "$.time"),
             ("on_error", "x", "reject and skip"),
             ("ack", "committed", "durable"),
             ("Key", "x", "there are key"),
@@ -187,7 +192,7 @@ mod tests {
         assert!(parse(&[("key", "a"), ("key", "b")]).unwrap_err().contains("twice"));
         let good = parse(&[("partition", "3"), ("timestamp", "$.a.b"), ("on_error", "skip")]);
         let good = good.unwrap();
-        assert_eq!((good.partition, good.timestamp.as_deref()), (Some(3), Some("a.b")));
+        assert_eq!((good.partition, good.timestamp.as_deref()), (Some(3), Some("$.a.b")));
         assert!(good.skips_invalid);
     }
 
@@ -197,7 +202,7 @@ mod tests {
             &[("X-Kafka-Key", "ä".as_bytes()), ("X-Kafka-Header-Source", b"web")];
         let found = placed(&[], sent).unwrap();
         assert_eq!(found.key.as_deref(), Some("ä"));
-        assert_eq!(found.headers, [("source".to_owned(), b"web".to_vec())]);
+        assert_eq!(found.headers, [(Bytes::from("source"), Some(Bytes::from("web")))]);
     }
 
     #[test]

@@ -98,9 +98,9 @@ async fn queue(
         check_keys(context, records.clone()).await?;
     }
     let append = Append {
-        batches: vec![AppendBatch { partition: id, batch: records }],
+        batches: vec![AppendBatch { partition: id, batch: records, ext: Bytes::new() }],
         origin: Origin::Kafka,
-        ext: Bytes::new(),
+        settle: None,
     };
     let pending = context.deps.log.append(append).await.map_err(ItemError::from)?;
     Ok(Queued { pending, log_append_time: topic.options.log_append_time })

@@ -206,9 +206,9 @@ impl Broker {
         }
         let batch = builder.build(Codec::None).unwrap();
         let append = Append {
-            batches: vec![AppendBatch { partition, batch }],
+            batches: vec![AppendBatch { partition, batch, ext: Bytes::new() }],
             origin: Origin::Kafka,
-            ext: Bytes::new(),
+            settle: None,
         };
         self.log.append(append).await?.wait().await.map(|_| ())
     }

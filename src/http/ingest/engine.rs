@@ -1,0 +1,337 @@
+//! The one way in for events, whatever route they came by: topic, limits, batches, the append.
+//!
+//! Owns: all or nothing (rules 7.1), which events are refused, topics made by their first event,
+//! the time an answer may take. Does not own: forms of bodies and answers (the routes), what may be
+//! said of an append (`confirm`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::http::Options;
+use crate::http::ingest::batches::{self, Batches, EventIdList, Target};
+use crate::http::ingest::body::{BodyMemory, Share};
+use crate::http::ingest::claim::{Claim, Claimed, Sent};
+use crate::http::ingest::confirm::{Outcome, Queued, problem};
+use crate::http::ingest::event::{Event, OnError, Source, Stored, Terms};
+use crate::http::ingest::event_ids::{EventIds, IdHold};
+use crate::http::ingest::keys::{self, Keys, Marked};
+use crate::http::problem::{EventError, Problem};
+use crate::http::unknown_topic;
+use crate::log::{Append, AppendBatch, Log, Origin};
+use crate::record::TimestampBounds;
+use crate::runtime::{Clock, metrics};
+use crate::store::{self, Store};
+use crate::topic::{self, NewTopic, Topic, Topics};
+use crate::types::TopicName;
+
+/// A log that has taken the events gets this long to confirm them, however late it is.
+const CONFIRM_MIN: Duration = Duration::from_secs(5);
+/// What is done with a body up to this size is done where the request runs: another thread would
+/// not have woken up before.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Takes events; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(super) log: Log,
+    topics: Topics,
+    pub(super) options: Arc<Options>,
+    memory: BodyMemory,
+    keys: Keys,
+    ids: EventIds,
+    clock: Clock,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        log: Log,
+        topics: Topics,
+        store: Store,
+        options: Arc<Options>,
+        clock: Clock,
+    ) -> Self {
+        let memory = BodyMemory::new(options.in_bytes);
+        let keys = Keys::new(store.clone(), clock.clone(), options.once);
+        let ids = EventIds::new(store, clock.clone(), options.ids);
+        Self { log, topics, options, memory, keys, ids, clock }
+    }
+
+    /// Reads back what is remembered of requests. Blocks; before the first one.
+    ///
+    /// # Errors
+    /// [`store::Error::Failed`].
+    pub(crate) fn load(&self) -> Result<(), store::Error> {
+        self.keys.recount()?;
+        self.ids.load()
+    }
+
+    /// The memory of bodies: [`super::body::read`] takes from it.
+    pub(crate) fn memory(&self) -> &BodyMemory {
+        &self.memory
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(super) fn ids(&self) -> &EventIds {
+        &self.ids
+    }
+
+    /// The topic, or none if its first event will make it. Cheap: to be asked before a body is
+    /// read.
+    ///
+    /// # Errors
+    /// `unknown_topic` or `invalid_topic` if it is not there and cannot be made either.
+    pub(crate) fn topic(&self, name: &str) -> Result<Option<Arc<Topic>>, Problem> {
+        if let Some(topic) = self.topics.get(name) {
+            return Ok(Some(topic));
+        }
+        if !self.options.auto_create_topics {
+            return Err(unknown_topic(name));
+        }
+        match TopicName::parse(name) {
+            Ok(_) => Ok(None),
+            Err(error) => Err(Problem::new("invalid_topic", error.to_string())),
+        }
+    }
+
+    /// Appends the events of one request to a topic: all of them, or with [`OnError::Skip`] all
+    /// valid ones, as one chain: a crash leaves all or none. Keyed events are partitioned by
+    /// murmur2. `hold` is the memory of the body, kept until the events are in the log.
+    ///
+    /// # Errors
+    /// 429, 503 and every 4xx mean that nothing was stored; `outcome_unknown` that it may have
+    /// been. Refused events are in [`Problem::errors`].
+    pub(crate) async fn append(
+        &self,
+        topic: &str,
+        source: impl Source,
+        hold: Share,
+        terms: Terms,
+    ) -> Result<Stored, Problem> {
+        let queued = tokio::time::timeout_at(terms.until, self.queue(topic, source, &terms)).await;
+        // What is dropped here was not queued.
+        let late = || Problem::new("overloaded", "the request did not get its turn in time");
+        let queued = match queued.unwrap_or_else(|_| Err(late().retry_after(1)))? {
+            Outcome::Queued(queued) => queued,
+            Outcome::Repeat(stored) => return Ok(*stored),
+        };
+        let until = terms.until.max(Instant::now() + CONFIRM_MIN);
+        let stored = tokio::time::timeout_at(until, self.confirm(queued, &terms)).await;
+        drop(hold);
+        stored.unwrap_or_else(|_| {
+            let detail = "the disk did not confirm in time; the events may be stored";
+            Err(Problem::new("outcome_unknown", detail))
+        })
+    }
+
+    async fn queue(
+        &self,
+        name: &str,
+        source: impl Source,
+        terms: &Terms,
+    ) -> Result<Outcome, Problem> {
+        let known = self.topic(name)?;
+        let refused = source.refused();
+        if terms.on_error == OnError::Reject && !refused.is_empty() {
+            count("rejected", refused.len());
+            return Err(refusal(refused.to_vec()));
+        }
+        // Only now: what is refused makes no topic.
+        let topic = match known {
+            Some(topic) => topic,
+            None => self.make_topic(name).await?,
+        };
+        let mut claim = match Claim::look(&self.keys, &topic, &terms.once)? {
+            Claimed::First(claim) => claim,
+            Claimed::Key(record) => {
+                let repeat = self.repeat(&topic, record, source, terms).await?;
+                return Ok(Outcome::Repeat(Box::new(repeat)));
+            }
+            Claimed::Channel => {
+                let repeat = Stored::repeat(&topic, self.acknowledge(terms.durable).await?);
+                return Ok(Outcome::Repeat(Box::new(repeat)));
+            }
+        };
+        let write_id = Uuid::now_v7();
+        let mut target = self.target(&topic, write_id, terms);
+        let source = if source.has_ids() {
+            let (source, list, hold) = self.take_ids(&topic, source).await?;
+            claim.hold_ids(hold);
+            target.ids = Some(list);
+            source
+        } else {
+            source
+        };
+        let batches = build(source, target).await?;
+        let rejected = batches.errors.len();
+        count("rejected", rejected);
+        let none_is_good = batches.accepted + batches.duplicates == 0;
+        if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
+            return Err(refusal(batches.errors));
+        }
+        count("duplicate", batches.duplicates);
+        count("accepted", batches.accepted);
+        self.push(topic, batches, write_id, claim).await.map(Outcome::Queued)
+    }
+
+    /// Finds the events that are stored already, by their ids, and takes those of the others.
+    async fn take_ids<S: Source>(
+        &self,
+        topic: &Topic,
+        source: S,
+    ) -> Result<(S, EventIdList, IdHold), Problem> {
+        let (size_bytes, topic) = (source.size_bytes(), topic.id);
+        let find = move || {
+            let mut ids = Vec::new();
+            source.visit(&mut |event| {
+                if let Ok(Event { index, id: Some(id), .. }) = event {
+                    ids.push((index, keys::hash(&[topic.0.as_bytes(), &id])));
+                }
+            });
+            Ok((source, ids))
+        };
+        let (source, ids) = off_worker(size_bytes, find).await?;
+        let (known, hold) = self.ids.take(ids.iter().map(|(_, id)| *id).collect()).await;
+        let duplicates = known.into_iter().map(|at| ids[at].0).collect();
+        Ok((source, EventIdList { ids, duplicates }, hold))
+    }
+
+    async fn make_topic(&self, name: &str) -> Result<Arc<Topic>, Problem> {
+        let new = NewTopic { name: name.to_owned(), ..NewTopic::default() };
+        match self.topics.create(new, false).await {
+            Ok(topic) => Ok(topic),
+            // Somebody else's first event made it meanwhile.
+            Err(topic::Error::Exists(_)) => {
+                self.topics.get(name).ok_or_else(|| unknown_topic(name))
+            }
+            Err(topic::Error::Store(error)) => Err(Problem::new("internal", error.to_string())),
+            Err(error) => Err(Problem::new("invalid_topic", error.to_string())),
+        }
+    }
+
+    pub(super) fn target(&self, topic: &Topic, write_id: Uuid, terms: &Terms) -> Target {
+        let now_ms = self.clock.now_ms();
+        let options = &topic.options;
+        let bounds = TimestampBounds {
+            before_max_ms: options.timestamp_before_max_ms,
+            after_max_ms: options.timestamp_after_max_ms,
+            now_ms,
+        };
+        // The last bytes of a version 7 UUID are random.
+        let [.., high, low] = *write_id.as_bytes();
+        Target {
+            partitions: topic.partitions.len(),
+            max_message_bytes: options.max_message_bytes as usize,
+            now_ms,
+            keyed: options.compacted,
+            bounds: (!options.log_append_time).then_some(bounds),
+            write_id,
+            sticky: usize::from(high) << 8 | usize::from(low),
+            positions: terms.positions,
+            ids: None,
+        }
+    }
+
+    async fn push(
+        &self,
+        topic: Arc<Topic>,
+        batches: Batches,
+        write_id: Uuid,
+        claim: Claim,
+    ) -> Result<Queued, Problem> {
+        let Batches { batches, accepted, duplicates, errors, placed } = batches;
+        let (rejected, partitions) = (errors.len(), topic.partitions.len());
+        let request = Marked { write_id, accepted, rejected, partitions };
+        let (mut appends, mut sent, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
+        for batch in batches {
+            let (index, partition) = (batch.partition, topic.partitions[batch.partition]);
+            let ext = claim.ext(&request, &batch);
+            indexes.push(index);
+            sent.push(Sent { index, partition, ids: batch.ids });
+            appends.push(AppendBatch { partition, batch: batch.bytes, ext });
+        }
+        let mut pending = None;
+        if !appends.is_empty() {
+            let settle = claim.settle(request, sent);
+            let append = Append { batches: appends, origin: Origin::Http, settle };
+            pending = Some(self.log.append(append).await.map_err(|error| problem(&error))?);
+        }
+        Ok(Queued { topic, write_id, accepted, duplicates, errors, placed, indexes, pending })
+    }
+}
+
+/// Builds the batches of all events that are not refused.
+pub(super) async fn build(source: impl Source, target: Target) -> Result<Batches, Problem> {
+    let size_bytes = source.size_bytes();
+    let build = move || {
+        let mut batches = batches::build(&source, &target)?;
+        batches.errors.extend_from_slice(source.refused());
+        batches.errors.sort_by_key(|error| error.index);
+        Ok(batches)
+    };
+    off_worker(size_bytes, build).await
+}
+
+/// Runs work over a body off the async workers; small bodies are done before another thread
+/// would have woken up.
+pub(super) async fn off_worker<T: Send + 'static>(
+    body_bytes: usize,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, Problem> {
+    let worked = if body_bytes <= INLINE_BYTES_MAX {
+        work()
+    } else {
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+    };
+    worked.map_err(|reason| Problem::new("internal", reason))
+}
+
+fn count(result: &'static str, number: usize) {
+    ::metrics::counter!(metrics::HTTP_EVENTS, "result" => result).increment(number as u64);
+}
+
+/// Why the request is refused as a whole, given its refused events (at least one).
+fn refusal(rejected: Vec<EventError>) -> Problem {
+    let total = rejected.len();
+    let only = |codes: &[&str]| rejected.iter().all(|error| codes.contains(&error.code));
+    let code = if only(&["invalid_json"]) {
+        "invalid_json"
+    } else if only(&["too_large", "too_many_events"]) {
+        "too_large"
+    } else if only(&["invalid_partition"]) {
+        "invalid_partition"
+    } else {
+        "invalid_events"
+    };
+    let first = &rejected[0];
+    let detail = format!("event {}: {}; nothing was stored", first.index, first.message);
+    Problem::new(code, detail).with_errors(rejected, total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: &'static str) -> EventError {
+        EventError { index: 3, offset_bytes: 0, field: None, code, message: "m".to_owned() }
+    }
+
+    #[test]
+    fn a_request_is_refused_with_the_code_that_all_its_events_share() {
+        for (codes, wanted) in [
+            (&["invalid_json"][..], "invalid_json"),
+            (&["too_large", "too_many_events"], "too_large"),
+            (&["invalid_partition"], "invalid_partition"),
+            (&["invalid_json", "bad_key"], "invalid_events"),
+        ] {
+            let refused = refusal(codes.iter().map(|code| error(code)).collect());
+            assert_eq!(refused.code(), wanted);
+            assert_eq!(refused.errors().len(), codes.len());
+        }
+    }
+}

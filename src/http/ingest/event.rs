@@ -1,0 +1,196 @@
+//! What every route hands to the engine and what it gets back: plain values, no forms of HTTP.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::http::ingest::keys::{Channel, Key};
+use crate::http::problem::EventError;
+
+/// A record header: name, and value or null.
+pub(crate) type Header = (Bytes, Option<Bytes>);
+
+/// One event, borrowed from what the route holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Event<'e> {
+    /// Which event of the request, counted from 0.
+    pub(crate) index: usize,
+    /// Where it starts in the decoded body, bytes.
+    pub(crate) offset_bytes: usize,
+    /// The value, stored as it is; none is a null.
+    pub(crate) value: Option<&'e [u8]>,
+    /// The key; keyed events are partitioned as Kafka's Java client does.
+    pub(crate) key: Option<Cow<'e, [u8]>>,
+    /// Record headers. `floe.id` and `floe.write_id` are the engine's.
+    pub(crate) headers: &'e [Header],
+    /// Milliseconds since 1970; none is now.
+    pub(crate) timestamp_ms: Option<i64>,
+    /// Partition of the topic; none is by key, or one for all events without key.
+    pub(crate) partition: Option<usize>,
+    /// What the event is known by, where an event counts once (see [`Source::has_ids`]).
+    pub(crate) id: Option<Cow<'e, [u8]>>,
+    /// The field to name when the key is refused.
+    pub(crate) key_field: Option<&'e str>,
+    /// The field to name when the time is refused.
+    pub(crate) timestamp_field: Option<&'e str>,
+}
+
+/// The events of one request. The engine visits them once, off the async workers when there is
+/// much to do.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// How much there is to go through, bytes.
+    fn size_bytes(&self) -> usize;
+
+    /// Events that are refused whatever the topic is, in order of index; they are not visited.
+    fn refused(&self) -> &[EventError] {
+        &[]
+    }
+
+    /// True if each event has an id by which it counts once.
+    fn has_ids(&self) -> bool {
+        false
+    }
+
+    /// Hands over each event that is not in [`Source::refused`], or why it is refused, in order
+    /// of index.
+    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>));
+}
+
+/// An event that the route had to decode: it is held whole.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnedEvent {
+    /// The value; none is a null.
+    pub(crate) value: Option<Bytes>,
+    /// The key.
+    pub(crate) key: Option<Bytes>,
+    /// Record headers.
+    pub(crate) headers: Vec<Header>,
+    /// Milliseconds since 1970; none is now.
+    pub(crate) timestamp_ms: Option<i64>,
+    /// Partition of the topic; none is by key.
+    pub(crate) partition: Option<usize>,
+}
+
+/// Their place in the list is their index.
+impl Source for Vec<OwnedEvent> {
+    fn size_bytes(&self) -> usize {
+        let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        self.iter().map(|event| bytes(&event.value) + bytes(&event.key)).sum()
+    }
+
+    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
+        for (index, event) in self.iter().enumerate() {
+            take(Ok(Event {
+                index,
+                value: event.value.as_deref(),
+                key: event.key.as_deref().map(Cow::Borrowed),
+                headers: &event.headers,
+                timestamp_ms: event.timestamp_ms,
+                partition: event.partition,
+                ..Event::default()
+            }));
+        }
+    }
+}
+
+/// What becomes of the valid events when others are refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum OnError {
+    /// Nothing is stored.
+    #[default]
+    Reject,
+    /// They are stored, unless there is none.
+    Skip,
+}
+
+/// What tells a request from a repeat of an earlier one.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Once {
+    /// Nothing: each request is stored.
+    #[default]
+    No,
+    /// Its key.
+    Key(Key),
+    /// Its place in a channel.
+    Channel(Channel),
+}
+
+/// How an append is to be done.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    /// What becomes of the valid events when others are refused.
+    pub(crate) on_error: OnError,
+    /// What tells a request from a repeat of an earlier one.
+    pub(crate) once: Once,
+    /// The answer waits for the disk, whatever `log.flush` says.
+    pub(crate) durable: bool,
+    /// [`Stored::positions`] is wanted.
+    pub(crate) positions: bool,
+    /// When the answer must be out at the latest.
+    pub(crate) until: Instant,
+}
+
+impl Terms {
+    /// All or nothing, acknowledged as `log.flush` says, answered before senders give up.
+    pub(crate) fn new() -> Self {
+        Self {
+            on_error: OnError::Reject,
+            once: Once::No,
+            durable: false,
+            positions: false,
+            until: Instant::now() + super::ANSWER_MAX,
+        }
+    }
+}
+
+/// The offsets of a request's events in one partition, both inclusive, without a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Index of the partition in its topic.
+    pub(crate) partition: usize,
+    /// First offset.
+    pub(crate) first_offset: i64,
+    /// Last offset, inclusive.
+    pub(crate) last_offset: i64,
+}
+
+/// Where one event lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Which event of the request.
+    pub(crate) index: usize,
+    /// Index of the partition in its topic.
+    pub(crate) partition: usize,
+    /// Its offset.
+    pub(crate) offset: i64,
+}
+
+/// What was stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    /// The topic.
+    pub(crate) topic: String,
+    /// Events in the log.
+    pub(crate) accepted: usize,
+    /// Events that were there already, by their id.
+    pub(crate) duplicates: usize,
+    /// Events that were left out.
+    pub(crate) rejected: usize,
+    /// Which, in order of index; not known of a repeat.
+    pub(crate) errors: Vec<EventError>,
+    /// By partition.
+    pub(crate) spans: Vec<Span>,
+    /// Of the events in the log, in order of index; empty unless wanted. Of a repeat they are as
+    /// they were as long as the topic takes its events.
+    #[expect(dead_code, reason = "for routes that answer event by event")]
+    pub(crate) positions: Vec<Position>,
+    /// `durable` or `written`.
+    pub(crate) ack: &'static str,
+    /// Shared by all events of the request; none where nothing is remembered of it.
+    pub(crate) write_id: Option<Uuid>,
+    /// True if an earlier request stored the events: the rest is what it was told, as far as it
+    /// is remembered.
+    pub(crate) duplicate: bool,
+}

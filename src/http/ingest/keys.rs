@@ -1,0 +1,389 @@
+//! Idempotency keys and channels: which requests were stored before, and what their answer was.
+//!
+//! Owns: scopes and fingerprints, the answers of repeats, forgetting by age and count. Does not
+//! own: how records become state ([`crate::store::once`]), who is first among requests under way
+//! ([`super::once`]).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::http::ingest::event::Span;
+use crate::http::ingest::once::{Hold, Known, Latch};
+use crate::http::problem::Problem;
+use crate::runtime::Clock;
+use crate::store::once::{
+    self, ChannelMark, ChannelRecord, KeyMark, KeyRecord, SPACE, channel_prefix,
+};
+use crate::store::{self, Change, Store};
+use crate::types::{Lsn, TopicId};
+
+/// Records that are forgotten by one change.
+pub(super) const FORGET_MAX: usize = 1_000;
+/// Longest name of a channel, bytes.
+pub(crate) const CHANNEL_BYTES_MAX: usize = 255;
+
+/// 128 bits of SHA-256 over `parts`, each with its length before it: foreign parts cannot be cut
+/// in another way to the same hash.
+pub(crate) fn hash(parts: &[&[u8]]) -> u128 {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let digest = hasher.finalize();
+    u128::from_le_bytes(std::array::from_fn(|i| digest[i]))
+}
+
+/// The key of a request: the same one again is answered and not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// Who sent it; keys of others are other keys. Empty without authentication.
+    pub(crate) principal: String,
+    /// As sent, with where it was found.
+    pub(crate) key: String,
+    /// [`hash`] of the decoded body, the target and the options.
+    pub(crate) fingerprint: u128,
+}
+
+/// A sender's place in its own sequence: tokens rise, and those up to the last are not stored
+/// again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Channel {
+    /// Its name, 1 to [`CHANNEL_BYTES_MAX`] bytes.
+    pub(crate) name: String,
+    /// The token of this request.
+    pub(crate) token: u64,
+}
+
+/// How much is remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct OnceLimits {
+    /// Keys are forgotten at this age, milliseconds,
+    pub key_age_ms: i64,
+    /// and the oldest of more than this many.
+    pub keys_max: usize,
+    /// Channels that were silent for so long are forgotten, milliseconds.
+    pub channel_age_ms: i64,
+    /// Most channels.
+    pub channels_max: usize,
+}
+
+type ChannelKey = (TopicId, String);
+
+/// A change that forgets records, and what is held until it is made.
+type Forgetting<K, R> = (Change, Vec<Hold<K, R>>);
+
+/// All keys and channels; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Keys {
+    store: Store,
+    clock: Clock,
+    limits: OnceLimits,
+    keys: Latch<u128, KeyRecord>,
+    channels: Latch<ChannelKey, ChannelRecord>,
+    /// How many there are, about.
+    key_count: Arc<AtomicUsize>,
+    channel_count: Arc<AtomicUsize>,
+}
+
+/// A request with a key that was not seen before.
+pub(super) struct KeyHold {
+    hold: Hold<u128, KeyRecord>,
+    scope: u128,
+    fingerprint: u128,
+    count: Arc<AtomicUsize>,
+}
+
+/// A request with a token above all of its channel.
+pub(super) struct ChannelHold {
+    hold: Hold<ChannelKey, ChannelRecord>,
+    topic: TopicId,
+    channel: Channel,
+    record: ChannelRecord,
+    count: Arc<AtomicUsize>,
+}
+
+/// Whether a request with a key is the first.
+pub(super) enum Begun {
+    First(KeyHold),
+    Repeat(KeyRecord),
+}
+
+/// Whether a token is new.
+pub(super) enum Opened {
+    New(Box<ChannelHold>),
+    /// The channel is at it or past it.
+    Known,
+}
+
+fn in_flight(what: &str) -> Problem {
+    let detail = format!("another request with this {what} is under way; nothing was stored");
+    Problem::new("request_in_flight", detail).retry_after(1)
+}
+
+fn failed(error: &store::Error) -> Problem {
+    Problem::new("internal", error.to_string())
+}
+
+impl Keys {
+    pub(super) fn new(store: Store, clock: Clock, limits: OnceLimits) -> Self {
+        Self {
+            store,
+            clock,
+            limits,
+            keys: Latch::new(),
+            channels: Latch::new(),
+            key_count: Arc::default(),
+            channel_count: Arc::default(),
+        }
+    }
+
+    /// Decides whether a request is the first with its key.
+    ///
+    /// # Errors
+    /// `request_in_flight`, `idempotency_key_reused`, `overloaded`.
+    pub(super) fn begin(&self, topic: TopicId, key: &Key) -> Result<Begun, Problem> {
+        let scope = hash(&[key.principal.as_bytes(), topic.0.as_bytes(), key.key.as_bytes()]);
+        let (known, hold) = self.keys.begin(&scope, self.store.applied());
+        let Some(hold) = hold else {
+            return match known {
+                Known::Logged(record) => repeat(key, KeyRecord::clone(&record)),
+                _ => Err(in_flight("idempotency key")),
+            };
+        };
+        if let Some(record) = self.remembered(scope).map_err(|error| failed(&error))? {
+            return repeat(key, record);
+        }
+        if self.key_count.load(Ordering::Relaxed) >= self.limits.keys_max.saturating_mul(2) {
+            let detail = "more idempotency keys come than are forgotten";
+            return Err(Problem::new("overloaded", detail).retry_after(5));
+        }
+        let (fingerprint, count) = (key.fingerprint, Arc::clone(&self.key_count));
+        Ok(Begun::First(KeyHold { hold, scope, fingerprint, count }))
+    }
+
+    fn remembered(&self, scope: u128) -> Result<Option<KeyRecord>, store::Error> {
+        let stored = self.store.get(SPACE, &once::key_of(scope))?;
+        let record = stored.map(|value| KeyRecord::decode(&value)).transpose()?;
+        let oldest_ms = self.clock.now_ms() - self.limits.key_age_ms;
+        Ok(record.filter(|record| record.created_ms > oldest_ms))
+    }
+
+    /// Decides whether a token is above all of its channel.
+    ///
+    /// # Errors
+    /// `request_in_flight`, `overloaded`.
+    pub(super) fn open(&self, topic: TopicId, channel: &Channel) -> Result<Opened, Problem> {
+        let key = (topic, channel.name.clone());
+        let (known, hold) = self.channels.begin(&key, self.store.applied());
+        let (record, hold) = match (known, hold) {
+            (Known::Logged(record), _) => {
+                if record.token() >= Some(channel.token) {
+                    return Ok(Opened::Known);
+                }
+                let hold = self.channels.retake(&key).ok_or_else(|| in_flight("channel"))?;
+                (ChannelRecord::clone(&record), hold)
+            }
+            (Known::Fresh, Some(hold)) => {
+                let stored = self.channel(topic, &channel.name).map_err(|error| failed(&error))?;
+                (stored.unwrap_or_default(), hold)
+            }
+            _ => return Err(in_flight("channel")),
+        };
+        if record.token() >= Some(channel.token) {
+            return Ok(Opened::Known);
+        }
+        let is_new = record.steps.is_empty();
+        if is_new && self.channel_count.load(Ordering::Relaxed) >= self.limits.channels_max {
+            let detail =
+                format!("there are http.channels.max = {} channels", self.limits.channels_max);
+            return Err(Problem::new("overloaded", detail).retry_after(30));
+        }
+        let (channel, count) = (channel.clone(), Arc::clone(&self.channel_count));
+        Ok(Opened::New(Box::new(ChannelHold { hold, topic, channel, record, count })))
+    }
+
+    /// What is known of a channel.
+    ///
+    /// # Errors
+    /// [`store::Error::Failed`].
+    pub(super) fn channel(
+        &self,
+        topic: TopicId,
+        name: &str,
+    ) -> Result<Option<ChannelRecord>, store::Error> {
+        let key = (topic, name.to_owned());
+        if let Some(record) = self.channels.logged(&key, self.store.applied()) {
+            return Ok(Some(ChannelRecord::clone(&record)));
+        }
+        let stored = self.store.get(SPACE, &once::channel_of(*topic.0.as_bytes(), name))?;
+        stored.map(|value| ChannelRecord::decode(&value)).transpose()
+    }
+
+    /// Counts what is there. Blocks.
+    ///
+    /// # Errors
+    /// [`store::Error::Failed`].
+    pub(super) fn recount(&self) -> Result<(), store::Error> {
+        let keys = self.store.count(SPACE, &once::age_prefix())?;
+        let channels = self.store.count(SPACE, &channel_prefix())?;
+        self.key_count.store(keys, Ordering::Relaxed);
+        self.channel_count.store(channels, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Forgets keys that are too old or too many, at most [`FORGET_MAX`]; how many.
+    ///
+    /// # Errors
+    /// [`store::Error`].
+    pub(super) async fn forget_keys(&self) -> Result<usize, store::Error> {
+        let keys = self.clone();
+        let found = tokio::task::spawn_blocking(move || keys.old_keys());
+        let (change, holds) = found.await.map_err(|_| store::Error::Closed)??;
+        let gone = holds.len();
+        self.store.commit(change).await?;
+        drop(holds);
+        let _ = self.key_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            Some(count.saturating_sub(gone))
+        });
+        Ok(gone)
+    }
+
+    /// The change that forgets them. While it is under way they are in flight: a request that
+    /// used one again could otherwise be forgotten in place of the old one.
+    fn old_keys(&self) -> Result<Forgetting<u128, KeyRecord>, store::Error> {
+        let excess = self.key_count.load(Ordering::Relaxed).saturating_sub(self.limits.keys_max);
+        let oldest_ms = self.clock.now_ms() - self.limits.key_age_ms;
+        let (mut change, mut holds) = (Change::new(), Vec::new());
+        for (at, (key, _)) in
+            self.store.first(SPACE, &once::age_prefix(), FORGET_MAX)?.iter().enumerate()
+        {
+            let (created_ms, scope) = once::decode_age(key)?;
+            if created_ms > oldest_ms && at >= excess {
+                break;
+            }
+            let Some(hold) = self.keys.begin(&scope, self.store.applied()).1 else { continue };
+            let stored = self.store.get(SPACE, &once::key_of(scope))?;
+            let record = stored.map(|value| KeyRecord::decode(&value)).transpose()?;
+            if record.is_some_and(|record| record.created_ms == created_ms) {
+                change = change.delete(SPACE, once::key_of(scope));
+            }
+            change = change.delete(SPACE, key.clone());
+            holds.push(hold);
+        }
+        Ok((change, holds))
+    }
+
+    /// Forgets channels that were silent for too long, and counts what is left. Walks over all.
+    ///
+    /// # Errors
+    /// [`store::Error`].
+    pub(super) async fn forget_channels(&self) -> Result<(), store::Error> {
+        let keys = self.clone();
+        let found = tokio::task::spawn_blocking(move || keys.silent_channels());
+        let (change, holds) = found.await.map_err(|_| store::Error::Closed)??;
+        self.store.commit(change).await?;
+        drop(holds);
+        let keys = self.clone();
+        let recounted = tokio::task::spawn_blocking(move || keys.recount());
+        recounted.await.map_err(|_| store::Error::Closed)?
+    }
+
+    /// As [`Keys::old_keys`], at most [`FORGET_MAX`].
+    fn silent_channels(&self) -> Result<Forgetting<ChannelKey, ChannelRecord>, store::Error> {
+        let oldest_ms = self.clock.now_ms() - self.limits.channel_age_ms;
+        let mut silent = Vec::new();
+        self.store.for_each(SPACE, &channel_prefix(), |key, value| {
+            if silent.len() < FORGET_MAX && ChannelRecord::decode(value)?.updated_ms <= oldest_ms {
+                silent.push(key.to_vec());
+            }
+            Ok(())
+        })?;
+        let (mut change, mut holds) = (Change::new(), Vec::new());
+        for key in silent {
+            let (topic, name) = once::decode_channel(&key)?;
+            let name = (TopicId(Uuid::from_bytes(topic)), name);
+            let Some(hold) = self.channels.begin(&name, self.store.applied()).1 else { continue };
+            // It may have gone on since.
+            let record = self.store.get(SPACE, &key)?.map(|value| ChannelRecord::decode(&value));
+            if record.transpose()?.is_some_and(|record| record.updated_ms <= oldest_ms) {
+                change = change.delete(SPACE, key);
+                holds.push(hold);
+            }
+        }
+        Ok((change, holds))
+    }
+}
+
+impl KeyHold {
+    /// What the frame of a batch says of the request.
+    pub(super) fn mark(&self, request: &Marked, partition: usize) -> KeyMark {
+        KeyMark {
+            scope: self.scope,
+            fingerprint: self.fingerprint,
+            write_id: request.write_id.as_u128(),
+            accepted: count_of(request.accepted),
+            rejected: count_of(request.rejected),
+            partitions: count_of(request.partitions),
+            partition: count_of(partition),
+        }
+    }
+
+    /// The events are in the log, up to `end`.
+    pub(super) fn settle(self, request: &Marked, spans: &[Span], append_ms: i64, end: Lsn) {
+        let mut record = KeyRecord::new(&self.mark(request, 0), append_ms);
+        for span in spans {
+            record.add(count_of(span.partition), span.first_offset, span.last_offset);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.hold.settle(record, end);
+    }
+}
+
+impl ChannelHold {
+    /// As [`KeyHold::mark`].
+    pub(super) fn mark(&self, partition: usize) -> ChannelMark {
+        ChannelMark {
+            topic: *self.topic.0.as_bytes(),
+            name: self.channel.name.clone(),
+            token: self.channel.token,
+            partition: count_of(partition),
+        }
+    }
+
+    /// As [`KeyHold::settle`].
+    pub(super) fn settle(mut self, spans: &[Span], append_ms: i64, end: Lsn) {
+        self.count.fetch_add(usize::from(self.record.steps.is_empty()), Ordering::Relaxed);
+        for span in spans {
+            let mark = self.mark(span.partition);
+            self.record.add(&mark, span.last_offset + 1, append_ms);
+        }
+        self.hold.settle(self.record, end);
+    }
+}
+
+/// What every frame of a request has in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marked {
+    pub(super) write_id: Uuid,
+    pub(super) accepted: usize,
+    pub(super) rejected: usize,
+    /// Partitions that the topic has.
+    pub(super) partitions: usize,
+}
+
+/// Events and partitions of a request are far fewer.
+fn count_of(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn repeat(key: &Key, record: KeyRecord) -> Result<Begun, Problem> {
+    if record.fingerprint == key.fingerprint {
+        return Ok(Begun::Repeat(record));
+    }
+    let detail = "this idempotency key was used for other events, another topic or other options";
+    Err(Problem::new("idempotency_key_reused", detail))
+}

@@ -1,0 +1,136 @@
+//! `POST /api/v1/topics/{topic}/events`: parameters, forms of JSON and the answer; the rest is the
+//! engine's.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::engine::off_worker;
+use crate::http::ingest::event::{OnError, Span, Stored, Terms};
+use crate::http::ingest::identity::Identity;
+use crate::http::ingest::keys;
+use crate::http::ingest::place::{JsonEvents, Placement};
+use crate::http::ingest::request::{self, Parameters};
+use crate::http::ingest::split::{self, Form};
+use crate::http::problem::Problem;
+use crate::http::{Api, request_id};
+
+/// Says that the answer is that of an earlier request with the same key.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// Most refused events that an answer lists.
+const ERRORS_MAX: usize = 100;
+
+/// What is known before the body is read.
+struct Head {
+    terms: Terms,
+    placement: Placement,
+    identity: Identity,
+}
+
+pub(in crate::http) async fn events(
+    State(api): State<Api>,
+    Path(topic): Path<String>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let limit = api.options.body_max_bytes;
+    let head = match head(&api, &topic, query, &headers) {
+        Ok(head) => head,
+        Err(problem) => return Err(body::refuse(&headers, body, limit, problem).await),
+    };
+    let Decoded { bytes, share } = body::read(&headers, body, limit, api.engine.memory()).await?;
+    let empty = || Problem::new("bad_request", "the body is empty: there is no event in it");
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(empty());
+    }
+    let form = request::form(&headers, &bytes)?;
+    let (source, terms) = take_apart(&api, head, bytes, form).await?;
+    if source.split.events.is_empty() && source.split.errors.is_empty() {
+        return Err(empty());
+    }
+    let stored = api.engine.append(&topic, source, share, terms).await?;
+    Ok(answer(stored))
+}
+
+fn head(
+    api: &Api,
+    topic: &str,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: &HeaderMap,
+) -> Result<Head, Problem> {
+    let Query(pairs) = query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
+    let parameters = Parameters::parse(pairs)?;
+    if let Some(problem) = api.not_ready() {
+        return Err(problem.closing());
+    }
+    let identity = Identity::of(headers)?;
+    let placement = request::placement(&parameters, headers)?;
+    if let Some(topic) = api.engine.topic(topic)? {
+        request::check_partition(&placement, &topic)?;
+    }
+    let on_error = if parameters.skips_invalid { OnError::Skip } else { OnError::Reject };
+    let terms = Terms { on_error, durable: parameters.durable, ..Terms::new() };
+    Ok(Head { terms, placement, identity })
+}
+
+/// Splits the body, and takes the fingerprint of the request if it has a key.
+async fn take_apart(
+    api: &Api,
+    head: Head,
+    body: Bytes,
+    form: Form,
+) -> Result<(JsonEvents, Terms), Problem> {
+    let events_max = api.options.events_max;
+    let Head { mut terms, placement, identity } = head;
+    off_worker(body.len(), move || {
+        let options = [u8::from(form == Form::Lines), u8::from(terms.on_error == OnError::Skip)];
+        terms.once = identity.once("", || {
+            let placed = placement.parts();
+            let mut parts: Vec<&[u8]> = vec![&body, &options];
+            parts.extend(placed.iter().map(Vec::as_slice));
+            keys::hash(&parts)
+        });
+        let split = split::split(&body, form, events_max);
+        Ok((JsonEvents { body, split, placement }, terms))
+    })
+    .await
+}
+
+fn answer(stored: Stored) -> Response {
+    let mut errors = stored.errors;
+    errors.truncate(ERRORS_MAX);
+    let span = |span: &Span| {
+        json!({
+            "partition": span.partition,
+            "first_offset": span.first_offset,
+            "last_offset": span.last_offset,
+        })
+    };
+    let mut answer = json!({
+        "accepted": stored.accepted,
+        "rejected": stored.rejected,
+        "duplicates": stored.duplicates,
+        "topic": stored.topic,
+        "partitions": stored.spans.iter().map(span).collect::<Vec<_>>(),
+        "ack": stored.ack,
+        "write_id": stored.write_id,
+        "request_id": request_id::current(),
+        "duplicate": stored.duplicate,
+    });
+    if !errors.is_empty() {
+        answer["errors"] = json!(errors);
+    }
+    let mut response = Json(answer).into_response();
+    // Only of a key: the answer is the first one's. A channel knows its token alone.
+    if stored.duplicate && stored.write_id.is_some() {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
