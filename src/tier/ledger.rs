@@ -3,9 +3,12 @@
 //! Owns: the keys of the state space `Ledger`. Does not own: when anything changes (`state`).
 //!
 //! ```text
-//! key   "table/"    topic id (32 hex)   value  1 byte version (1), JSON of Entry
-//! key   "prepared/" topic id (32 hex)   value  1 byte version (1), JSON of Prepared
+//! key   "table/"    topic id (32 hex)   value  1 byte version (2), JSON of Entry
+//! key   "prepared/" topic id (32 hex)   value  1 byte version (2), JSON of Prepared
 //! ```
+//!
+//! Version 1 lacks what a resume found: `accepted`. A program that knows only version 1 would not
+//! look at it, so it must not read version 2.
 //!
 //! A `Prepared` is large and never changes, so it lies beside the small entry that names its
 //! attempts.
@@ -21,11 +24,15 @@ use crate::store::Store;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Range;
+use crate::table::commit::newest::Accepted;
 use crate::tier::Error;
 use crate::types::TopicId;
 
 /// Version of both values.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The oldest version that is read.
+const VERSION_MIN: u8 = 1;
 
 /// Name and identity of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +195,8 @@ pub struct Entry {
     pub outstanding: Option<Outstanding>,
     /// The last commit of this generation.
     pub last: Option<LastCommit>,
+    /// What the last resume found in the table; none from the first commit of the generation on.
+    pub accepted: Option<Accepted>,
     /// Where the table stands still.
     pub stop: Option<Stop>,
     /// Renames of a former topic's tables that come first.
@@ -347,7 +356,7 @@ pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
 
 pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
     match value.split_first() {
-        Some((&VERSION, json)) => {
+        Some((VERSION_MIN..=VERSION, json)) => {
             serde_json::from_slice(json).map_err(|error| Error::Corrupt(error.to_string()))
         }
         Some((version, _)) => Err(Error::Corrupt(format!(
@@ -372,9 +381,19 @@ mod tests {
         });
         let mut bytes = encode(&entry);
         assert_eq!(decode::<Entry>(&bytes).unwrap(), entry);
-        bytes[0] = 2;
-        assert!(decode::<Entry>(&bytes).unwrap_err().to_string().contains("version 2"));
+        bytes[0] = 3;
+        assert!(decode::<Entry>(&bytes).unwrap_err().to_string().contains("version 3"));
         assert!(decode::<Entry>(&[]).is_err());
+    }
+
+    #[test]
+    fn an_entry_of_version_1_is_read() {
+        let json = r#"{"topic_id":"00000000-0000-0000-0000-000000000007","topic_name":"orders",
+            "generation":2,"table":null,"dlq":null,"ends":{"0":5},"pending_gaps":[],
+            "outstanding":null,"last":null,"stop":null,"renames":[],"off":false,"closed":false,
+            "totals":{"commits":1,"rows":5,"dlq_rows":0,"gap_offsets":0},"gap_history":[]}"#;
+        let entry: Entry = decode(&[&[1], json.as_bytes()].concat()).unwrap();
+        assert_eq!((entry.generation, entry.ends[&0], entry.accepted), (2, 5, None));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::table::commit::guard;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Gap;
+use crate::table::commit::newest::newest;
 use crate::tier::Error;
 use crate::tier::ledger::StopState;
 use crate::tier::ledger::put_entry;
@@ -90,24 +90,27 @@ impl Worker {
             stop.state,
             StopState::LogBehind | StopState::Replaced | StopState::TableDropped
         );
-        let table = match (&self.entry.table, stop.state) {
-            (None, _) => None,
-            _ if is_gone => None,
-            (Some(table), _) => {
+        let found = match &self.entry.table {
+            Some(table) if !is_gone => {
                 let loaded = self.context.catalog.load(&table.ident()?).await;
                 let loaded = loaded.map_err(|error| Error::Catalog(error.to_string()))?;
-                guard::newest_ends(&loaded.metadata, self.entry.topic_id).or_else(|| {
-                    // A table that holds nothing of ours ends at the beginning.
-                    (stop.state == StopState::RolledBack).then(Ends::new)
-                })
+                Some(newest(&loaded.metadata, self.entry.topic_id))
             }
+            _ => None,
         };
+        let accepted = found.as_ref().map(|found| found.accepted);
+        let had_rows = matches!(stop.state, StopState::RolledBack | StopState::LedgerGap);
+        let table = found.and_then(|found| {
+            // A table that holds nothing of ours any more ends at the beginning.
+            let nothing = (had_rows && found.at_root).then(Ends::new);
+            found.ends.or(nothing)
+        });
         let parts = self.parts();
         let known =
             Known { parts: &parts, ledger: &self.entry.ends, table: table.as_ref(), new_table };
         let (starts, gaps) = starts(from, &known, allow_duplicates)?;
         let mut next = self.entry.clone();
-        next.resume(starts, gaps.clone());
+        next.resume(starts, gaps.clone(), accepted);
         if new_table {
             next.leave_table();
         }

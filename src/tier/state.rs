@@ -7,6 +7,7 @@ use crate::table::commit::guard::LedgerView;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Source;
+use crate::table::commit::newest::Accepted;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::LastCommit;
 use crate::tier::ledger::Outstanding;
@@ -44,6 +45,7 @@ impl Entry {
             pending_gaps: Vec::new(),
             outstanding: None,
             last: None,
+            accepted: None,
             stop: None,
             renames: Vec::new(),
             off: false,
@@ -66,6 +68,7 @@ impl Entry {
             last: self.last.as_ref().map(|last| last.commit_id),
             ends: &self.ends,
             attempts: self.outstanding.as_ref().map_or(&[], |one| one.attempts.as_slice()),
+            accepted: self.accepted,
         }
     }
 
@@ -179,6 +182,7 @@ impl Entry {
         };
         self.ends = outstanding.ends_after;
         self.last = Some(LastCommit { commit_id, snapshot_id, at_ms });
+        self.accepted = None;
         self.totals.commits += 1;
         self.totals.rows += prepared.rows;
         self.totals.dlq_rows += prepared.dlq_rows;
@@ -231,15 +235,18 @@ impl Entry {
     pub fn leave_table(&mut self) {
         self.table = None;
         self.dlq = None;
+        self.accepted = None;
         self.totals = Totals { gap_offsets: self.totals.gap_offsets, ..Totals::default() };
     }
 
     /// Starts a new generation at `starts` (rules 4.4). What was outstanding is given up: its
     /// rows are below or above the new starts. Gaps to `starts` are recorded by the caller.
-    pub fn resume(&mut self, starts: Ends, gaps: Vec<Gap>) {
+    /// `accepted` is what was found in the table, if there is one to go on with.
+    pub fn resume(&mut self, starts: Ends, gaps: Vec<Gap>, accepted: Option<Accepted>) {
         self.generation += 1;
         self.outstanding = None;
         self.last = None;
+        self.accepted = accepted;
         self.stop = None;
         self.ends = starts;
         self.pending_gaps = Vec::new();
@@ -413,8 +420,14 @@ mod tests {
         let commit = prepared(vec![range(0, 0, 5)], vec![], &[(0, 5)]);
         entry.prepare(&commit, Uuid::now_v7()).unwrap();
         entry.stop(StopState::RolledBack, "why");
-        entry.resume(Ends::from([(0, 3)]), vec![]);
+        let accepted = Accepted { snapshot_id: Some(1), commit_id: None };
+        entry.resume(Ends::from([(0, 3)]), vec![], Some(accepted));
         assert_eq!((entry.generation, entry.next(0)), (2, Some(3)));
         assert!(entry.stop.is_none() && entry.outstanding.is_none() && entry.last.is_none());
+        assert_eq!(entry.view(Uuid::nil()).accepted, Some(accepted));
+        let (commit, id) = (prepared(vec![range(0, 3, 5)], vec![], &[(0, 5)]), Uuid::now_v7());
+        entry.prepare(&commit, id).unwrap();
+        entry.committed(id, None, 0, &commit).unwrap();
+        assert_eq!(entry.accepted, None, "from now on the last commit says where it is");
     }
 }

@@ -4,12 +4,13 @@
 //! decides, by commit id. The table property counts only where the walk ends at a snapshot that
 //! the metadata no longer has, and the property's own snapshot is not one that was rolled back.
 
-use iceberg::spec::{MAIN_BRANCH, Operation, SnapshotRef, TableMetadata};
+use iceberg::spec::{MAIN_BRANCH, TableMetadata};
 use uuid::Uuid;
 
 use crate::table::commit::marker;
 use crate::table::commit::marker::{Ends, Marker, Seen, Source};
-use crate::types::TopicId;
+use crate::table::commit::newest;
+use crate::table::commit::newest::Accepted;
 
 /// What our ledger knows of a table.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,9 @@ pub struct LedgerView<'a> {
     pub ends: &'a Ends,
     /// All attempts of the outstanding entry; empty if there is none.
     pub attempts: &'a [Uuid],
+    /// What the resume that began this generation found; none for the first generation and for a
+    /// table that began with this one.
+    pub accepted: Option<Accepted>,
 }
 
 /// What the guard found.
@@ -80,7 +84,7 @@ pub fn evaluate(metadata: &TableMetadata, view: LedgerView<'_>) -> Verdict {
         Ok(property) => property,
         Err(text) => return Verdict::LedgerGap(text),
     };
-    match walk(metadata, view.source) {
+    let verdict = match walk(metadata, view.source) {
         Walk::Newer(generation) => newer(generation, view.source),
         Walk::Unreadable(text) => Verdict::LedgerGap(text),
         Walk::Found { marker, snapshot_id } => found(&marker, snapshot_id, property, view),
@@ -92,6 +96,13 @@ pub fn evaluate(metadata: &TableMetadata, view: LedgerView<'_>) -> Verdict {
                 Verdict::Go
             }
         }
+    };
+    match (verdict, view.accepted) {
+        // Nothing of this generation is anywhere: then the branch must be where it was.
+        (Verdict::Go, Some(accepted)) if view.last.is_none() => {
+            newest::since_resume(metadata, accepted, view)
+        }
+        (verdict, _) => verdict,
     }
 }
 
@@ -111,43 +122,6 @@ pub fn evaluate_dead_letters(metadata: &TableMetadata, view: LedgerView<'_>) -> 
         }
         _ => Verdict::Go,
     }
-}
-
-/// The ends that the table itself names for a topic, of whatever generation: the newest marker
-/// of its history, else the property of the newest generation less what is known to be rolled
-/// back.
-pub fn newest_ends(metadata: &TableMetadata, topic_id: TopicId) -> Option<Ends> {
-    let mut snapshot = metadata.snapshot_for_ref(MAIN_BRANCH);
-    let mut oldest = i64::MAX;
-    for _ in 0..=metadata.snapshots().len() {
-        let Some(current) = snapshot else { break };
-        oldest = current.sequence_number();
-        let summary = &current.summary().additional_properties;
-        if let Some(ends) = marker::ends_of(summary, topic_id) {
-            return Some(ends);
-        }
-        let Some(parent_id) = current.parent_snapshot_id() else {
-            // A root: what the property says was rolled back.
-            return None;
-        };
-        snapshot = metadata.snapshot_by_id(parent_id);
-    }
-    let prefix = format!("floe.state.{topic_id}.");
-    let newest = metadata
-        .properties()
-        .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.parse::<u32>().ok()?, value)))
-        .max_by_key(|(generation, _)| *generation)?;
-    let mut ends = serde_json::from_str::<Marker>(newest.1).ok()?.ends;
-    // What came after the oldest snapshot of the branch and is not on it was rolled back: the
-    // property is not.
-    for lost in newer_than(metadata, oldest) {
-        let summary = &lost.summary().additional_properties;
-        for (partition, start) in marker::starts_of(summary, topic_id) {
-            ends.entry(partition).and_modify(|end| *end = start.min(*end));
-        }
-    }
-    Some(ends)
 }
 
 fn newer(generation: u32, source: Source) -> Verdict {
@@ -191,14 +165,8 @@ fn expired(
 ) -> Verdict {
     // The property is not rolled back with the branch. Its snapshot is not on the branch as far as
     // that can be seen; one that came after what can be seen is not below it either.
-    let is_its_own = |snapshot: &SnapshotRef| match &property {
-        Some(marker) => {
-            snapshot.summary().additional_properties.get(marker::COMMIT_ID)
-                == Some(&marker.commit_id.to_string())
-        }
-        None => false,
-    };
-    if newer_than(metadata, oldest).any(is_its_own) {
+    let id = property.as_ref().map(|marker| marker.commit_id);
+    if newest::newer_than(metadata, oldest).any(|one| id.is_some_and(|id| newest::is_of(one, id))) {
         return Verdict::RolledBack("the branch was moved back past our newest commit".to_owned());
     }
     match property {
@@ -215,18 +183,6 @@ fn expired(
             Verdict::LogBehind(format!("the ledger does not know commit {}", marker.commit_id))
         }
     }
-}
-
-/// The appends that were made after the snapshot with this sequence number (others only carry a
-/// marker forward). Those of a table of format version 1 cannot be told.
-fn newer_than(
-    metadata: &TableMetadata,
-    sequence_number: i64,
-) -> impl Iterator<Item = &SnapshotRef> {
-    metadata.snapshots().filter(move |snapshot| {
-        snapshot.sequence_number() > sequence_number
-            && snapshot.summary().operation == Operation::Append
-    })
 }
 
 /// Ends are asserted besides the commit id: they can differ only by a defect.

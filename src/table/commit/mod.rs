@@ -2,11 +2,12 @@
 //!
 //! Owns: the order of these steps and what each answer of a catalog means. Does not own: what a
 //! commit holds or where attempts are recorded ([`Steps`], implemented by tiering), the guard's
-//! rules ([`guard`]).
+//! rules ([`guard`], [`newest`]).
 
 pub(crate) mod ends;
 pub mod guard;
 pub mod marker;
+pub mod newest;
 
 use std::time::Duration;
 

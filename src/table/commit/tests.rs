@@ -16,6 +16,7 @@ use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Range;
 use crate::table::commit::marker::Source;
 use crate::table::commit::marker::Statement;
+use crate::table::commit::newest::Accepted;
 use crate::types::TopicId;
 
 use super::*;
@@ -239,6 +240,7 @@ async fn the_newest_marker_decides() {
             last,
             ends: &ends,
             attempts: &attempts,
+            accepted: None,
         };
         let verdict = guard::evaluate(&metadata, view);
         assert_eq!(name_of(&verdict), expected, "{name}: {verdict:?}");
@@ -264,6 +266,7 @@ async fn a_property_without_its_snapshot_is_a_rollback() {
         last: None,
         ends: &ends,
         attempts: &[],
+        accepted: None,
     };
     assert_eq!(name_of(&guard::evaluate(&metadata, view)), "rolled back");
 }
@@ -279,6 +282,7 @@ async fn the_same_commit_with_other_ends_is_a_gap() {
         last: Some(FIRST),
         ends: &ends,
         attempts: &[],
+        accepted: None,
     };
     assert_eq!(name_of(&guard::evaluate(&metadata, view)), "ledger gap");
 }
@@ -302,6 +306,7 @@ impl Steps for FakeSteps {
             last: self.last,
             ends: &self.ends,
             attempts: &self.attempts,
+            accepted: None,
         }
     }
 

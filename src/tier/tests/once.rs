@@ -126,10 +126,6 @@ impl Sim {
                 self.look();
                 self.catalog.expire(&self.name);
             }
-            // The guard does not know yet which commit of an older generation it goes on from: a
-            // branch that is moved forward again before the first commit of the new one brings
-            // rows twice.
-            Act::Rollback(_) if self.entry.generation > 1 && self.entry.last.is_none() => {}
             Act::Rollback(number) => self.roll_back(*number),
             // A copy goes by the same rules: it goes on from the last commit of a branch that is
             // where it was, and there is one of it.

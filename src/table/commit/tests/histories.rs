@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use iceberg::spec::TableMetadata;
 use proptest::prelude::*;
 
+use crate::table::commit::newest::newest;
+
 use super::*;
 
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ enum Act {
     ForeignProperty,
     DropProperty,
     Replace,
+    /// A person goes on from what the table says, if it stands still.
+    Resume,
 }
 
 fn any_act() -> impl Strategy<Value = Act> {
@@ -42,6 +46,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => Just(Act::ForeignProperty),
         1 => Just(Act::DropProperty),
         1 => Just(Act::Replace),
+        4 => Just(Act::Resume),
     ]
 }
 
@@ -58,7 +63,8 @@ struct World {
     /// Every snapshot that ever was.
     snapshots: HashMap<i64, Seen>,
     next_id: u128,
-    /// Our generation: what is recorded as committed, newest last, and what is outstanding.
+    /// Our generation, and of it what is recorded as committed, newest last, and outstanding.
+    generation: u32,
     committed: Vec<Uuid>,
     attempts: Vec<Uuid>,
     ends: i64,
@@ -68,6 +74,9 @@ struct World {
     moved: bool,
     /// The property was removed: without history nothing says what a new ledger missed.
     dropped: bool,
+    /// What the last resume saw, and what was the newest of our commits then.
+    accepted: Option<Accepted>,
+    resumed_at: Option<Uuid>,
 }
 
 impl World {
@@ -78,6 +87,7 @@ impl World {
             catalog,
             snapshots: HashMap::new(),
             next_id: 100,
+            generation: 1,
             committed: Vec::new(),
             attempts: Vec::new(),
             ends: 0,
@@ -85,6 +95,8 @@ impl World {
             blurred: false,
             moved: false,
             dropped: false,
+            accepted: None,
+            resumed_at: None,
         }
     }
 
@@ -119,7 +131,7 @@ impl World {
                 let id = self.fresh();
                 self.attempts.push(id);
                 if *applied {
-                    self.commit(1, id, self.ends + 10);
+                    self.commit(self.generation, id, self.ends + 10);
                 }
                 if *heard {
                     self.committed.push(id);
@@ -135,8 +147,11 @@ impl World {
                 self.catalog.expire(&name);
                 let head = self.metadata().current_snapshot_id();
                 let seen = head.and_then(|id| self.snapshots.get(&id));
-                let marked = seen.is_some_and(|seen| seen.mark.is_some_and(|(of, _)| of == 1));
-                self.blurred |= self.moved && !marked;
+                let marked =
+                    seen.is_some_and(|seen| seen.mark.is_some_and(|mark| self.is_own(mark)));
+                let is_known = self.committed.is_empty()
+                    && self.accepted.is_some_and(|accepted| accepted.snapshot_id == head);
+                self.blurred |= self.moved && !marked && !is_known;
             }
             Act::Rollback(number) => {
                 let mut ids: Vec<i64> =
@@ -149,11 +164,12 @@ impl World {
             }
             Act::Stranger => {
                 let id = self.fresh();
-                self.commit(1, id, self.ends + 10);
+                self.commit(self.generation, id, self.ends + 10);
             }
             Act::Generation { newer } => {
                 let id = self.fresh();
-                self.commit(if *newer { 2 } else { 0 }, id, 7);
+                let generation = self.generation;
+                self.commit(if *newer { generation + 1 } else { generation - 1 }, id, 7);
             }
             Act::ForeignProperty => {
                 let updates = [("owner".to_owned(), "somebody".to_owned())].into();
@@ -161,9 +177,10 @@ impl World {
             }
             Act::DropProperty => {
                 self.dropped = true;
-                let removals = vec![source(1).property()];
+                let removals = (0..=self.generation).map(|one| source(one).property()).collect();
                 self.catalog.alter(&name, vec![TableUpdate::RemoveProperties { removals }]);
             }
+            Act::Resume => self.resume(),
             Act::Replace => {
                 self.catalog.drop_table(&name);
                 let other = catalog_with(&["orders"], true).await;
@@ -173,13 +190,45 @@ impl World {
         }
     }
 
+    fn resume(&mut self) {
+        if !["rolled back", "ledger gap"].contains(&self.verdict()) {
+            return;
+        }
+        let found = newest(&self.metadata(), source(1).topic_id);
+        self.resumed_at = self.branch().first().map(|(_, id)| *id);
+        self.accepted = Some(found.accepted);
+        self.ends = found.ends.unwrap_or_default().get(&0).copied().unwrap_or(0);
+        self.generation += 1;
+        self.committed.clear();
+        self.attempts.clear();
+    }
+
+    fn is_own(&self, (generation, _): (u32, Uuid)) -> bool {
+        generation == self.generation
+    }
+
+    /// Whether the branch shows the head that the resume saw, its newest commit, or its root.
+    fn shows_accepted(&self, accepted: Accepted) -> bool {
+        let metadata = self.metadata();
+        let mut next = metadata.current_snapshot_id();
+        while let Some(id) = next {
+            let Some(snapshot) = metadata.snapshot_by_id(id) else { return false };
+            let mark = self.snapshots[&id].mark.map(|(_, commit_id)| commit_id);
+            if Some(id) == accepted.snapshot_id || (mark.is_some() && mark == accepted.commit_id) {
+                return true;
+            }
+            next = snapshot.parent_snapshot_id();
+        }
+        true
+    }
+
     /// Without the property a ledger that knows of no commit cannot know of one that has expired.
     fn is_blind(&self) -> bool {
         let metadata = self.metadata();
         let mut next = metadata.current_snapshot_id();
         while let Some(snapshot) = next.and_then(|id| metadata.snapshot_by_id(id)) {
             let seen = self.snapshots.get(&snapshot.snapshot_id());
-            if seen.is_some_and(|seen| seen.mark.is_some_and(|(of, _)| of == 1)) {
+            if seen.is_some_and(|seen| seen.mark.is_some_and(|mark| self.is_own(mark))) {
                 return false;
             }
             next = snapshot.parent_snapshot_id();
@@ -204,12 +253,15 @@ impl World {
             return "replaced";
         }
         let branch = self.branch();
-        if branch.iter().any(|(generation, _)| *generation > 1) {
+        if branch.iter().any(|(generation, _)| *generation > self.generation) {
             return "log behind";
         }
-        let newest = branch.iter().find(|(generation, _)| *generation == 1).map(|(_, id)| *id);
+        let newest = branch.iter().find(|mark| self.is_own(**mark)).map(|(_, id)| *id);
         let last = self.committed.last().copied();
+        let is_moved = self.accepted.is_some()
+            && self.resumed_at != branch.first().map(|(_, commit_id)| *commit_id);
         match newest {
+            None if last.is_none() && is_moved => "rolled back",
             None if last.is_none() => "go",
             None => "rolled back",
             Some(id) if self.attempts.contains(&id) => "done",
@@ -220,7 +272,8 @@ impl World {
     }
 
     fn settle(&mut self) {
-        let newest = self.branch().first().map(|(_, id)| *id);
+        let branch = self.branch();
+        let newest = branch.iter().find(|mark| self.is_own(**mark)).map(|(_, id)| *id);
         if self.verdict() == "done" && self.truth() == "done" {
             self.committed.extend(newest);
             self.attempts.clear();
@@ -231,11 +284,12 @@ impl World {
     fn verdict(&self) -> &'static str {
         let ends = Ends::from_iter((self.ends > 0).then_some((0, self.ends)));
         let view = LedgerView {
-            source: source(1),
+            source: source(self.generation),
             table_uuid: self.table_uuid,
             last: self.committed.last().copied(),
             ends: &ends,
             attempts: &self.attempts,
+            accepted: self.accepted.filter(|_| self.committed.is_empty()),
         };
         match name_of(&guard::evaluate(&self.metadata(), view)) {
             "done, expired" => "done",
@@ -256,18 +310,25 @@ fn agrees(world: &World, truth: &str, verdict: &str) -> bool {
     }
     // Somebody took away or changed what we go by: then a stop is right.
     let newest = world.branch().first().copied();
-    let property = world.metadata().properties().get(&source(1).property()).cloned();
-    let property_differs =
-        property.is_none_or(|text| newest.is_none_or(|(_, id)| !text.contains(&id.to_string())));
-    let newer = world.metadata().properties().contains_key(&source(2).property());
-    stops.contains(&verdict) && (property_differs || newer)
+    let metadata = world.metadata();
+    let property = metadata.properties().get(&source(world.generation).property()).cloned();
+    let newer = metadata.properties().contains_key(&source(world.generation + 1).property());
+    let is_blurred = match world.accepted.filter(|_| world.committed.is_empty()) {
+        // Nothing of this generation yet: what the resume saw has expired, or an attempt of ours
+        // was rolled back.
+        Some(accepted) => property.is_some() || !world.shows_accepted(accepted),
+        None => {
+            property.is_none_or(|text| newest.is_none_or(|(_, id)| !text.contains(&id.to_string())))
+        }
+    };
+    stops.contains(&verdict) && (is_blurred || newer)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
     #[test]
     fn the_guard_agrees_with_whoever_saw_everything(
-        acts in prop::collection::vec(any_act(), 0..12),
+        acts in prop::collection::vec(any_act(), 0..16),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut world = runtime.block_on(World::new());
@@ -301,6 +362,7 @@ fn verdict_on(catalog: &FakeCatalog, last: Uuid) -> &'static str {
         last: Some(last),
         ends: &ends,
         attempts: &[],
+        accepted: None,
     };
     name_of(&guard::evaluate(&metadata, view))
 }
@@ -317,7 +379,7 @@ async fn a_branch_moved_back_to_where_history_has_expired_is_a_rollback() {
     catalog.roll_back(&name, foreign);
     assert_eq!(verdict_on(&catalog, FIRST), "rolled back");
     // Its rows began at 0: from there on they are written again.
-    let ends = guard::newest_ends(&catalog.metadata(&name), source(1).topic_id);
+    let ends = newest(&catalog.metadata(&name), source(1).topic_id).ends;
     assert_eq!(ends, Some(Ends::from([(0, 0)])));
 }
 
@@ -330,6 +392,60 @@ async fn an_old_snapshot_that_somebody_keeps_is_no_rollback() {
     // A tag keeps ours, what came after it has expired.
     catalog.alter(&name, vec![TableUpdate::RemoveSnapshots { snapshot_ids: vec![between] }]);
     assert_eq!(verdict_on(&catalog, FIRST), "go");
-    let ends = guard::newest_ends(&catalog.metadata(&name), source(1).topic_id);
+    let ends = newest(&catalog.metadata(&name), source(1).topic_id).ends;
     assert_eq!(ends, Some(Ends::from([(0, 10)])));
+}
+
+/// The verdict on a table for a generation that a resume began with what it found there.
+fn verdict_after(catalog: &FakeCatalog, accepted: Accepted, end: i64) -> &'static str {
+    let metadata = catalog.metadata(&ident("orders"));
+    let ends = Ends::from([(0, end)]);
+    let view = LedgerView {
+        source: source(2),
+        table_uuid: metadata.uuid(),
+        last: None,
+        ends: &ends,
+        attempts: &[SECOND],
+        accepted: Some(accepted),
+    };
+    name_of(&guard::evaluate(&metadata, view))
+}
+
+#[tokio::test]
+async fn until_the_first_commit_the_branch_must_be_where_the_resume_found_it() {
+    let name = ident("orders");
+    let topic_id = source(1).topic_id;
+    let catalog = catalog_with(&["orders"], true).await;
+    catalog.foreign_append(&name);
+    let mut heads = vec![catalog.metadata(&name).current_snapshot_id().unwrap()];
+    for (id, end) in [(FIRST, 10), (OTHER, 20)] {
+        let ends = Ends::from([(0, end)]);
+        let (head, updates) = statement_updates(&catalog.metadata(&name), source(1), id, &ends);
+        catalog.alter(&name, updates);
+        heads.push(head);
+    }
+    let cases = [
+        ("where it was", 1, 10, 1, "go"),
+        ("forward to what was taken away", 1, 10, 2, "ledger gap"),
+        ("further back", 1, 10, 0, "rolled back"),
+        ("forward, the rows are left out", 1, 20, 2, "rolled back"),
+        ("nothing of ours, as it was", 0, 0, 0, "go"),
+        ("nothing of ours, then forward", 0, 0, 1, "ledger gap"),
+    ];
+    for (case, seen, end, then, expected) in cases {
+        catalog.roll_back(&name, heads[seen]);
+        let found = newest(&catalog.metadata(&name), topic_id);
+        catalog.roll_back(&name, heads[then]);
+        catalog.foreign_append(&name);
+        assert_eq!(verdict_after(&catalog, found.accepted, end), expected, "{case}");
+    }
+    // What the resume saw has expired under rows of others: the property decides if it can.
+    catalog.roll_back(&name, heads[2]);
+    let latest = newest(&catalog.metadata(&name), topic_id).accepted;
+    catalog.roll_back(&name, heads[1]);
+    let older = newest(&catalog.metadata(&name), topic_id).accepted;
+    catalog.foreign_append(&name);
+    catalog.expire(&name);
+    assert_eq!(verdict_after(&catalog, older, 10), "ledger gap");
+    assert_eq!(verdict_after(&catalog, latest, 20), "go");
 }

@@ -32,13 +32,13 @@ use crate::table::commit::Steps;
 use crate::table::commit::fake::Answer;
 use crate::table::commit::fake::FakeCatalog;
 use crate::table::commit::fake::append;
-use crate::table::commit::guard;
 use crate::table::commit::guard::LedgerView;
 use crate::table::commit::guard::Verdict;
 use crate::table::commit::marker;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Range;
 use crate::table::commit::marker::Statement;
+use crate::table::commit::newest::newest;
 use crate::tier::ledger;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::Prepared;
@@ -420,16 +420,13 @@ impl Sim {
     /// A person resumes the table where it says that it ends, or starts a new one with all rows.
     pub(super) async fn resume(&mut self) {
         let Some(stop) = self.entry.stop.clone() else { return };
-        // A request that is still on its way when a person resumes would not know of it.
-        self.catalog.deliver_late();
         self.prepared = None;
-        if stop.state == StopState::RolledBack {
-            let metadata = self.catalog.metadata(&self.name);
-            let ends = guard::newest_ends(&metadata, self.entry.topic_id).unwrap_or_default();
-            self.entry.resume(ends, vec![]);
+        if matches!(stop.state, StopState::RolledBack | StopState::LedgerGap) {
+            let found = newest(&self.catalog.metadata(&self.name), self.entry.topic_id);
+            self.entry.resume(found.ends.unwrap_or_default(), vec![], Some(found.accepted));
             self.write();
         } else {
-            self.entry.resume(Ends::new(), vec![]);
+            self.entry.resume(Ends::new(), vec![], None);
             self.make_table().await;
         }
     }
