@@ -59,6 +59,7 @@ metrics! {
     TABLE_PENDING_OFFSETS, Gauge, "floe_table_pending_commit_offsets", "Records that are not in the table yet, by table.";
     TABLE_PINNED_BYTES, Gauge, "floe_table_pinned_bytes", "Bytes of the log kept because they are not in the table yet, by table.";
     TABLE_DLQ_ROWS, Counter, "floe_table_dlq_rows_total", "Rows sent to the dead-letter table, by table and code.";
+    TABLE_DLQ_ROLLBACKS, Counter, "floe_table_dlq_rollbacks_total", "Rollbacks of dead-letter tables by their users that were noticed, by table.";
     TABLE_DROPPED, Counter, "floe_table_dropped_total", "Records recorded as dropped, by table and reason.";
     TABLE_GAP_OFFSETS, Counter, "floe_table_gap_offsets_total", "Offsets passed as a recorded gap, by table and reason.";
     TABLE_SCHEMA_CHANGES, Counter, "floe_table_schema_changes_total", "Columns added to tables, by table.";

@@ -22,11 +22,13 @@ use crate::table::commit::Role;
 use crate::table::commit::Steps;
 use crate::table::commit::guard::LedgerView;
 use crate::table::commit::guard::Verdict;
+use crate::table::commit::letters::TakenAway;
 use crate::table::commit::marker::Statement;
 use crate::table::maintenance;
 use crate::table::snapshot;
 use crate::table::snapshot::SnapshotChange;
 use crate::table::snapshot::SnapshotTarget;
+use crate::tier::Error;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
 use crate::tier::ledger::Entry;
@@ -121,6 +123,28 @@ fn count(table: &str, result: &'static str) {
     ::metrics::counter!(metrics::TABLE_COMMITS, &labels).increment(1);
 }
 
+/// Counts a rollback of the dead-letter table, once. Its rows are not written again: nothing says
+/// that they are wanted, as after a drop.
+pub(super) async fn dead_letters_taken_away(
+    context: &Context,
+    entry: &mut Entry,
+    lost: TakenAway,
+) -> Result<(), Error> {
+    let mut next = entry.clone();
+    if !next.take_away(lost) {
+        return Ok(());
+    }
+    context.ledger.write(put_entry(&next)).await?;
+    *entry = next;
+    let table = entry.dlq.as_ref().map_or_else(String::new, TableRef::display);
+    tracing::warn!(
+        table, rows = lost.rows, newest = %lost.newest,
+        "the dead-letter table was rolled back: its rows are not written again"
+    );
+    ::metrics::counter!(metrics::TABLE_DLQ_ROLLBACKS, "table" => table).increment(1);
+    Ok(())
+}
+
 fn halt(outcome: Outcome) -> Halt {
     let stop = |state, reason: String| Halt::Stop(state, reason);
     match outcome {
@@ -158,6 +182,11 @@ impl Steps for Journal<'_> {
         written.map_err(|error| error.to_string())?;
         *self.entry = next;
         Ok(())
+    }
+
+    async fn record_taken_away(&mut self, lost: TakenAway) -> Result<(), String> {
+        let recorded = dead_letters_taken_away(self.context, self.entry, lost).await;
+        recorded.map_err(|error| error.to_string())
     }
 
     async fn build(

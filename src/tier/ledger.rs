@@ -7,7 +7,7 @@
 //! key   "prepared/" topic id (32 hex)   value  1 byte version (2), JSON of Prepared
 //! ```
 //!
-//! Version 1 lacks what a resume found: `accepted`. A program that knows only version 1 would not
+//! Version 1 lacks what a resume found, `accepted`, and rollbacks of the dead letters. A program that knows only version 1 would not
 //! look at it, so it must not read version 2.
 //!
 //! A `Prepared` is large and never changes, so it lies beside the small entry that names its
@@ -162,6 +162,12 @@ pub struct Totals {
     pub dlq_rows: u64,
     /// Offsets passed as recorded gaps.
     pub gap_offsets: u64,
+    /// Rollbacks of the dead-letter table that were noticed.
+    #[serde(default)]
+    pub dlq_rollbacks: u64,
+    /// Rows that they took away, as far as the table still told.
+    #[serde(default)]
+    pub dlq_rolled_back_rows: u64,
 }
 
 /// A rename that was decided and may or may not have happened (rules 6.3).
@@ -186,6 +192,8 @@ pub struct Entry {
     pub table: Option<TableRef>,
     /// The dead-letter table; none until it is needed.
     pub dlq: Option<TableRef>,
+    /// The newest commit that the last rollback of the dead-letter table took away.
+    pub dlq_taken_away: Option<Uuid>,
     /// Committed ends by partition index, exclusive.
     pub ends: Ends,
     /// Recorded gaps that no commit carries yet; per partition without holes after `ends` and

@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use crate::table::commit::guard::LedgerView;
+use crate::table::commit::letters::TakenAway;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Source;
@@ -41,6 +42,7 @@ impl Entry {
             generation: 1,
             table: None,
             dlq: None,
+            dlq_taken_away: None,
             ends: Ends::new(),
             pending_gaps: Vec::new(),
             outstanding: None,
@@ -187,6 +189,17 @@ impl Entry {
         self.totals.rows += prepared.rows;
         self.totals.dlq_rows += prepared.dlq_rows;
         Ok(())
+    }
+
+    /// A rollback took dead letters out of their table. False if it was counted already.
+    pub fn take_away(&mut self, lost: TakenAway) -> bool {
+        if self.dlq_taken_away == Some(lost.newest) {
+            return false;
+        }
+        self.dlq_taken_away = Some(lost.newest);
+        self.totals.dlq_rollbacks += 1;
+        self.totals.dlq_rolled_back_rows += lost.rows;
+        true
     }
 
     /// Gives the outstanding commit up because its files are gone: its range is cut and encoded
@@ -412,6 +425,15 @@ mod tests {
         assert_eq!(lost.totals.gap_offsets, 50, "each offset counts once");
         let told: Vec<_> = lost.gap_history.iter().map(|gap| (gap.from, gap.to)).collect();
         assert_eq!(told, [(0, 3), (5, 50), (0, 5)], "status tells of what was lost");
+    }
+
+    #[test]
+    fn a_rollback_of_the_dead_letters_counts_once() {
+        let mut entry = entry();
+        let lost = TakenAway { newest: Uuid::from_u128(7), rows: 3 };
+        assert!(entry.take_away(lost) && !entry.take_away(lost));
+        assert!(entry.take_away(TakenAway { newest: Uuid::from_u128(8), rows: 1 }));
+        assert_eq!((entry.totals.dlq_rollbacks, entry.totals.dlq_rolled_back_rows), (2, 4));
     }
 
     #[test]

@@ -84,6 +84,10 @@ pub struct TableStatus {
     pub rows: u64,
     /// Rows of the dead-letter table.
     pub dlq_rows: u64,
+    /// Rollbacks of the dead-letter table by its user that were noticed.
+    pub dlq_rollbacks: u64,
+    /// Rows that they took away and that are not written again, as far as the table still told.
+    pub dlq_rolled_back_rows: u64,
     /// Offsets that were passed as recorded gaps.
     pub gap_offsets: u64,
     /// The newest gaps.

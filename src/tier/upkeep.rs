@@ -204,6 +204,8 @@ impl Worker {
             status.commits = self.entry.totals.commits;
             status.rows = self.entry.totals.rows;
             status.dlq_rows = self.entry.totals.dlq_rows;
+            status.dlq_rollbacks = self.entry.totals.dlq_rollbacks;
+            status.dlq_rolled_back_rows = self.entry.totals.dlq_rolled_back_rows;
             status.gap_offsets = self.entry.totals.gap_offsets;
             status.gaps.clone_from(&self.entry.gap_history);
             if let Some(loaded) = &self.table {

@@ -8,6 +8,7 @@ use crate::runtime::metrics;
 use crate::store;
 use crate::store::Change;
 use crate::table::catalog::TableChange;
+use crate::table::commit::letters::taken_away;
 use crate::table::commit::marker;
 use crate::table::maintenance;
 use crate::table::maintenance::ExpiryPolicy;
@@ -295,10 +296,16 @@ impl Worker {
 
     /// Expires old snapshots and deletes the files that only they reach (rules 4.10).
     async fn maintain(&mut self) -> Result<(), Halt> {
-        let tables = [self.entry.table.clone(), self.entry.dlq.clone()];
-        for table in tables.into_iter().flatten() {
+        let tables = [(false, self.entry.table.clone()), (true, self.entry.dlq.clone())];
+        for (is_dlq, table) in tables {
+            let Some(table) = table else { continue };
             let ident = table.ident()?;
             let loaded = self.context.catalog.load(&ident).await?;
+            if is_dlq && let Some(lost) = taken_away(&loaded.metadata, self.entry.topic_id, &[]) {
+                // Before the proof expires.
+                let entry = &mut self.entry;
+                committer::dead_letters_taken_away(&self.context, entry, lost).await?;
+            }
             let options = &self.topic.options;
             let policy = ExpiryPolicy {
                 keep_min: options.table_snapshot_min_count as usize,

@@ -107,7 +107,7 @@ pub fn evaluate(metadata: &TableMetadata, view: LedgerView<'_>) -> Verdict {
 }
 
 /// Whether the rows of the outstanding entry are in a dead-letter table already. That table has
-/// no range of its own (rules 4.3), so it is never a reason to stop.
+/// no range of its own (rules 4.3), so it is never a reason to stop; `letters` counts a rollback.
 pub fn evaluate_dead_letters(metadata: &TableMetadata, view: LedgerView<'_>) -> Verdict {
     let attempt = |marker: &Marker| view.attempts.contains(&marker.commit_id);
     let done =

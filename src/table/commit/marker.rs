@@ -27,6 +27,8 @@ pub const ENDS: &str = "floe.ends";
 pub const ENDS_PACKED: &str = "floe.ends.z";
 /// JSON: list of `{partition, from, to, reason}` of this commit.
 pub const GAPS: &str = "floe.gaps";
+/// Rows that this commit put into the dead-letter table.
+pub const DLQ_ROWS: &str = "floe.dlq-rows";
 
 /// Keys that a maintenance commit of ours carries forward unchanged, besides those that start
 /// with this.

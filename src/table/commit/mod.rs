@@ -6,6 +6,7 @@
 
 pub(crate) mod ends;
 pub mod guard;
+pub mod letters;
 pub mod marker;
 pub mod newest;
 
@@ -23,6 +24,7 @@ use crate::table::catalog::LoadedTable;
 use crate::table::catalog::TableChange;
 use crate::table::commit::guard::LedgerView;
 use crate::table::commit::guard::Verdict;
+use crate::table::commit::letters::TakenAway;
 
 /// Which of the two tables of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,9 @@ pub trait Steps: Send + Sync {
     fn view(&self) -> LedgerView<'_>;
     /// Makes an attempt of the outstanding entry durable, before the catalog hears of it.
     async fn record_attempt(&mut self, commit_id: Uuid) -> Result<(), String>;
+    /// Makes durable that a rollback took dead letters out of their table, before the next
+    /// commit to it hides that. May hear of one rollback more than once.
+    async fn record_taken_away(&mut self, lost: TakenAway) -> Result<(), String>;
     /// Writes the snapshot of one table on top of `base`.
     async fn build(
         &mut self,
@@ -240,6 +245,12 @@ impl Commit<'_> {
             return Ok(None);
         };
         let loaded = self.load(ident, Role::DeadLetters).await?;
+        let view = steps.view();
+        let lost = letters::taken_away(&loaded.metadata, view.source.topic_id, view.attempts);
+        if let Some(lost) = lost {
+            let recorded = steps.record_taken_away(lost).await;
+            recorded.map_err(|error| Try::Finished(Outcome::Later(error)))?;
+        }
         match guard::evaluate_dead_letters(&loaded.metadata, steps.view()) {
             Verdict::Done { .. } => Ok(None),
             _ => {

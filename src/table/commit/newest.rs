@@ -142,14 +142,14 @@ fn moved(marker: &Marker, ends: &Ends) -> Verdict {
 
 /// Snapshots of the branch, newest first, as far as the metadata has them. Bounded by their
 /// number: forged metadata may hold a cycle of parents.
-fn branch(metadata: &TableMetadata) -> impl Iterator<Item = &SnapshotRef> {
+pub(super) fn branch(metadata: &TableMetadata) -> impl Iterator<Item = &SnapshotRef> {
     let head = metadata.snapshot_for_ref(MAIN_BRANCH);
     let parent = |snapshot: &&SnapshotRef| metadata.snapshot_by_id(snapshot.parent_snapshot_id()?);
     std::iter::successors(head, parent).take(metadata.snapshots().len())
 }
 
 /// The property of the newest generation of the topic, if it can be read.
-fn newest_property(metadata: &TableMetadata, topic_id: TopicId) -> Option<Marker> {
+pub(super) fn newest_property(metadata: &TableMetadata, topic_id: TopicId) -> Option<Marker> {
     let prefix = format!("floe.state.{topic_id}.");
     let (_, value) = metadata
         .properties()
@@ -170,8 +170,12 @@ pub(super) fn newer_than(
     metadata: &TableMetadata,
     sequence_number: i64,
 ) -> impl Iterator<Item = &SnapshotRef> {
-    metadata.snapshots().filter(move |snapshot| {
-        snapshot.sequence_number() > sequence_number
-            && snapshot.summary().operation == Operation::Append
-    })
+    metadata
+        .snapshots()
+        .filter(move |snapshot| snapshot.sequence_number() > sequence_number && is_append(snapshot))
+}
+
+/// True if `snapshot` brought rows.
+pub(super) fn is_append(snapshot: &SnapshotRef) -> bool {
+    snapshot.summary().operation == Operation::Append
 }

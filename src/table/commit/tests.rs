@@ -1,6 +1,5 @@
 //! The guard by tables, the loop against a catalog that lies.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iceberg::spec::MAIN_BRANCH;
@@ -22,6 +21,7 @@ use crate::types::TopicId;
 use super::*;
 
 mod histories;
+mod letters_taken;
 mod scripts;
 
 const FIRST: Uuid = Uuid::from_u128(1);
@@ -59,7 +59,8 @@ fn statement_updates(
     commit_id: Uuid,
     ends: &Ends,
 ) -> (i64, Vec<TableUpdate>) {
-    let more = BTreeMap::from([("rows".to_owned(), "1".to_owned())]);
+    let more = [("rows", "1"), ("dlq-rows", "3")];
+    let more = more.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let ranges = [Range { partition: 0, base: 0, end: 1 }];
     let statement = Statement {
         source,
@@ -295,6 +296,7 @@ struct FakeSteps {
     attempts: Vec<Uuid>,
     discarded: Vec<String>,
     built: u32,
+    taken_away: Vec<TakenAway>,
 }
 
 #[async_trait]
@@ -312,6 +314,11 @@ impl Steps for FakeSteps {
 
     async fn record_attempt(&mut self, commit_id: Uuid) -> Result<(), String> {
         self.attempts.push(commit_id);
+        Ok(())
+    }
+
+    async fn record_taken_away(&mut self, lost: TakenAway) -> Result<(), String> {
+        self.taken_away.push(lost);
         Ok(())
     }
 
@@ -363,6 +370,7 @@ async fn run(
         attempts: vec![FIRST],
         discarded: vec![],
         built: 0,
+        taken_away: vec![],
     };
     catalog.script(answers);
     let (main, dlq) = (ident("orders"), ident("orders__dlq"));
@@ -477,6 +485,7 @@ async fn definite_answers_end_the_loop() {
         attempts: vec![],
         discarded: vec![],
         built: 0,
+        taken_away: vec![],
     };
     let main = ident("orders");
     let commit = Commit {
@@ -504,6 +513,7 @@ async fn a_crash_around_the_commit_is_settled_by_the_next_run() {
             attempts: vec![FIRST],
             discarded: vec![],
             built: 0,
+            taken_away: vec![],
         };
         let commit = Commit {
             catalog: &catalog,
@@ -519,5 +529,28 @@ async fn a_crash_around_the_commit_is_settled_by_the_next_run() {
         let outcome = commit.run(&mut steps, None, |_, _| {}).await;
         assert!(matches!(outcome, Outcome::Committed { .. }), "{point}: {outcome:?}");
         assert_eq!(commits_in(&catalog, "orders"), 1, "{point}");
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_of_the_dead_letters_is_recorded_before_the_next_commit_hides_it() {
+    for with_state in [true, false] {
+        let catalog = catalog_with(&["orders", "orders__dlq"], with_state).await;
+        let dlq = ident("orders__dlq");
+        let mut heads = Vec::new();
+        for id in [SECOND, OTHER] {
+            let metadata = catalog.metadata(&dlq);
+            let (head, updates) = statement_updates(&metadata, source(1), id, &Ends::new());
+            catalog.alter(&dlq, updates);
+            heads.push(head);
+        }
+        catalog.roll_back(&dlq, heads[0]);
+        let (outcome, steps) = run(&catalog, true, &[Answer::LostRequest]).await;
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+        let lost = TakenAway { newest: OTHER, rows: 3 };
+        assert!(!steps.taken_away.is_empty());
+        assert!(steps.taken_away.iter().all(|one| *one == lost), "{:?}", steps.taken_away);
+        let metadata = catalog.metadata(&dlq);
+        assert_eq!(letters::taken_away(&metadata, source(1).topic_id, &[]), None);
     }
 }

@@ -167,6 +167,47 @@ async fn a_dropped_dead_letter_table_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_a_rollback_took_away_are_counted_once_and_stop_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[("table.mode", "json")]).await;
+    let mut heads = Vec::new();
+    for values in [&["bad"][..], &["bad", "worse"]] {
+        broker.append(ids[0], values).await;
+        broker.flush("orders").await;
+        let metadata = broker.catalog.load(&ident("orders__dlq")).await.unwrap().metadata;
+        heads.push(metadata.current_snapshot_id().unwrap());
+    }
+    move_branch(&broker, "orders__dlq", heads[0]).await;
+    // Nothing more goes there: table maintenance notices (every third commit).
+    for _ in 0..3 {
+        broker.append(ids[0], &["{}"]).await;
+        broker.flush("orders").await;
+    }
+    let told = |broker: &Broker| {
+        let status = broker.status("orders");
+        (status.state, status.dlq_rollbacks, status.dlq_rolled_back_rows)
+    };
+    broker.until("orders", |status| status.dlq_rollbacks == 1).await;
+    assert_eq!(told(&broker), ("RUNNING".to_owned(), 1, 2));
+    // The next dead letters find the same rollback, and the one after them another.
+    broker.append(ids[0], &["bad"]).await;
+    broker.flush("orders").await;
+    assert_eq!(told(&broker), ("RUNNING".to_owned(), 1, 2));
+    assert_eq!(broker.offsets("orders__dlq").await, [(0, 0), (0, 6)]);
+    move_branch(&broker, "orders__dlq", heads[0]).await;
+    broker.append(ids[0], &["bad"]).await;
+    broker.flush("orders").await;
+    broker.stop(false).await;
+    let broker = start(dir.path()).await;
+    broker.until("orders", |status| status.dlq_rollbacks == 2).await;
+    assert_eq!(told(&broker), ("RUNNING".to_owned(), 2, 3));
+    assert_eq!(broker.offsets("orders__dlq").await, [(0, 0), (0, 7)]);
+    assert_eq!(broker.offsets("orders").await, [(0, 3), (0, 4), (0, 5)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn off_and_on_again_is_a_recorded_gap() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;

@@ -34,6 +34,10 @@ impl Steps for Scribe {
         self.inner.record_attempt(commit_id).await
     }
 
+    async fn record_taken_away(&mut self, lost: TakenAway) -> Result<(), String> {
+        self.inner.record_taken_away(lost).await
+    }
+
     async fn build(
         &mut self,
         role: Role,
@@ -71,6 +75,7 @@ fn scribe(catalog: &FakeCatalog) -> Scribe {
         attempts: vec![FIRST],
         discarded: vec![],
         built: 0,
+        taken_away: vec![],
     };
     Scribe { inner, files: Vec::new() }
 }

@@ -34,6 +34,7 @@ use crate::table::commit::fake::FakeCatalog;
 use crate::table::commit::fake::append;
 use crate::table::commit::guard::LedgerView;
 use crate::table::commit::guard::Verdict;
+use crate::table::commit::letters::TakenAway;
 use crate::table::commit::marker;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Range;
@@ -132,6 +133,10 @@ impl Steps for Clerk<'_> {
         self.disk.write(put_entry(&next));
         *self.entry = next;
         Ok(())
+    }
+
+    async fn record_taken_away(&mut self, lost: TakenAway) -> Result<(), String> {
+        Err(format!("there are no dead letters here: {lost:?}"))
     }
 
     async fn build(
