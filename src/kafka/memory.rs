@@ -4,14 +4,17 @@
 //! Frames that are half there could hold the whole budget, each waiting for the rest. So one
 //! frame at a time may go on without; small frames, once they are whole, have bytes of their own that
 //! no half frame can take; and while half frames hold most of the budget and others wait, those that
-//! get no further are closed. Whole frames that wait for the disk are back-pressure, and close nobody.
+//! get no further are closed, and of those that wait for each other the older ones ([`HalfFrames`]).
+//! Whole frames that wait for the disk are back-pressure, and close nobody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::kafka::half_frames::{HalfFrames, ROUND};
 use crate::runtime::{ByteBudget, BytePermit};
 
 /// The memory of all connections; cheap to clone.
@@ -22,11 +25,11 @@ pub(crate) struct FrameMemory {
     overdraft: Arc<Semaphore>,
     /// Bytes of the budget that frames hold which are not whole yet.
     arriving: Arc<AtomicUsize>,
+    /// Those of them that wait for more.
+    half: Arc<Mutex<HalfFrames>>,
+    /// The number of the next frame.
+    next: Arc<AtomicU64>,
 }
-
-/// A half frame waits at most this long for more memory while half frames hold most of it: were all
-/// of them to wait, none would end. Its client sends it again.
-const HALF_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Small frames get this share of all memory on top of it.
 const SMALL_SHARE: usize = 8;
@@ -38,6 +41,8 @@ pub(crate) struct Share {
     bytes: usize,
     overdraft: Option<OwnedSemaphorePermit>,
     arriving: Option<Arriving>,
+    /// In the order in which frames took their first bytes.
+    number: u64,
 }
 
 /// Counts the bytes of a frame that is not whole yet.
@@ -52,20 +57,33 @@ impl Drop for Arriving {
     }
 }
 
+/// A half frame that waits, while it does.
+struct Waiting<'a> {
+    half: &'a Mutex<HalfFrames>,
+    number: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(half: &'a Mutex<HalfFrames>, number: u64) -> Self {
+        half.lock().wait(number);
+        Self { half, number }
+    }
+
+    fn gives_way(&self) -> bool {
+        self.half.lock().gives_way(self.number, Instant::now())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.half.lock().leave(self.number);
+    }
+}
+
 impl Share {
     /// The frame is there.
     pub(crate) fn whole(&mut self) {
         self.arriving = None;
-    }
-
-    fn add(&mut self, permit: BytePermit, bytes: usize, all: &Arc<AtomicUsize>) {
-        let more = bytes - self.bytes;
-        let arriving =
-            self.arriving.get_or_insert_with(|| Arriving { bytes: 0, all: Arc::clone(all) });
-        arriving.bytes += more;
-        all.fetch_add(more, Ordering::Relaxed);
-        self.permits.push(permit);
-        self.bytes = bytes;
     }
 }
 
@@ -77,7 +95,23 @@ impl FrameMemory {
             small: ByteBudget::new(bytes / SMALL_SHARE),
             overdraft: Arc::new(Semaphore::new(1)),
             arriving: Arc::default(),
+            half: Arc::default(),
+            next: Arc::default(),
         }
+    }
+
+    fn give(&self, share: &mut Share, permit: BytePermit, bytes: usize) {
+        let more = bytes - share.bytes;
+        if share.bytes == 0 {
+            share.number = self.next.fetch_add(1, Ordering::Relaxed);
+        }
+        let all = &self.arriving;
+        let arriving =
+            share.arriving.get_or_insert_with(|| Arriving { bytes: 0, all: Arc::clone(all) });
+        arriving.bytes += more;
+        all.fetch_add(more, Ordering::Relaxed);
+        share.permits.push(permit);
+        share.bytes = bytes;
     }
 
     /// True if others wait for the bytes that `share`, a half frame's, holds.
@@ -115,7 +149,11 @@ impl FrameMemory {
         if bytes <= share.bytes || share.overdraft.is_some() {
             return true;
         }
-        let holds_some = share.bytes > 0;
+        if let Some(permit) = self.budget.try_acquire(bytes - share.bytes) {
+            self.give(share, permit, bytes);
+            return true;
+        }
+        let waiting = (share.bytes > 0).then(|| Waiting::new(&self.half, share.number));
         let permit = self.budget.acquire(bytes - share.bytes);
         let token = Arc::clone(&self.overdraft).acquire_owned();
         // Each keeps its place in the queue.
@@ -124,15 +162,15 @@ impl FrameMemory {
             tokio::select! {
                 biased;
                 permit = &mut permit => {
-                    share.add(permit, bytes, &self.arriving);
+                    self.give(share, permit, bytes);
                     return true;
                 }
-                token = &mut token, if holds_some => {
+                token = &mut token, if waiting.is_some() => {
                     share.overdraft = token.ok();
                     return true;
                 }
-                () = tokio::time::sleep(HALF_WAIT_MAX), if holds_some => {
-                    if self.is_half_frames() {
+                () = tokio::time::sleep(ROUND), if waiting.is_some() => {
+                    if self.is_half_frames() && waiting.as_ref().is_some_and(Waiting::gives_way) {
                         return false;
                     }
                 }
@@ -143,6 +181,8 @@ impl FrameMemory {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::timeout;
 
     use super::*;
@@ -186,14 +226,64 @@ mod tests {
         assert!(timeout(SOON, memory.grow(&mut third, 500 << 10)).await.is_err(), "one at a time");
         let mut fresh = Share::default();
         assert!(timeout(SOON, memory.grow(&mut fresh, 1)).await.is_err(), "who has nothing waits");
-        assert!(!memory.grow(&mut third, 500 << 10).await, "it does not wait for ever");
-        one.whole();
-        other.whole();
-        let later = HALF_WAIT_MAX + HALF_WAIT_MAX / 2;
+        let later = 2 * ROUND + ROUND / 2;
         let wait = timeout(later, memory.grow(&mut third, 500 << 10));
-        assert!(wait.await.is_err(), "what is whole ends by itself");
+        assert!(wait.await.is_err(), "the others do not wait: they go on, or are closed as slow");
         drop(other);
         memory.grow(&mut third, 500 << 10).await;
         memory.grow(&mut fresh, 1).await;
+    }
+
+    #[tokio::test]
+    async fn of_frames_that_wait_for_each_other_the_older_ones_give_way() {
+        let memory = FrameMemory::new(1 << 20);
+        let mut shares: [Share; 4] = Default::default();
+        for share in &mut shares {
+            memory.grow(share, 256 << 10).await;
+        }
+        let [holder, first, second, last] = &mut shares;
+        memory.grow(holder, 300 << 10).await;
+        let wanted = 400 << 10;
+        let later = 3 * ROUND + ROUND / 2;
+        let half = async {
+            let ends = tokio::join!(
+                async {
+                    let goes_on = memory.grow(first, wanted).await;
+                    *first = Share::default();
+                    goes_on
+                },
+                async {
+                    let goes_on = memory.grow(second, wanted).await;
+                    second.whole();
+                    goes_on
+                },
+                memory.grow(last, wanted),
+            );
+            assert_eq!(ends, (false, true, true), "what the first held is enough for one");
+        };
+        // What the second needs comes free when the slow holder is closed.
+        let close = async {
+            tokio::time::sleep(2 * ROUND + ROUND / 4).await;
+            *holder = Share::default();
+        };
+        timeout(later, async { tokio::join!(half, close) }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whole_frames_close_nobody() {
+        let memory = FrameMemory::new(1 << 20);
+        let mut shares: [Share; 4] = Default::default();
+        for (share, kib) in shares.iter_mut().zip([300, 300, 200, 200]) {
+            memory.grow(share, kib << 10).await;
+        }
+        let [whole, holder, first, second] = &mut shares;
+        memory.grow(holder, 400 << 10).await;
+        // What is whole ends by itself.
+        whole.whole();
+        holder.whole();
+        let later = 2 * ROUND + ROUND / 2;
+        let both =
+            async { tokio::join!(memory.grow(first, 400 << 10), memory.grow(second, 400 << 10)) };
+        assert!(timeout(later, both).await.is_err());
     }
 }

@@ -15,6 +15,7 @@ pub mod error_code;
 mod fault;
 mod fetch_response;
 pub(crate) mod guard;
+mod half_frames;
 mod handler;
 mod memory;
 mod options;
