@@ -349,9 +349,27 @@ impl<'a> Round<'a> {
         Err(Halt::Later(format!("{last}, and the record that is to blame cannot be found")))
     }
 
+    /// Opens the dead-letter table, if it is there, before a record needs it: the group in which the
+    /// first one does is encoded a second time otherwise.
+    pub(super) async fn expect_dead_letters(&mut self) {
+        let Some(known) = &self.entry.dlq else { return };
+        let Ok(ident) = known.ident() else { return };
+        match self.context.catalog.load(&ident).await {
+            Ok(loaded) if loaded.metadata.uuid() == known.uuid => {
+                // What is wrong with it is told once a record needs it.
+                let _ = self.dead_letters_to(loaded).await;
+            }
+            _ => {}
+        }
+    }
+
     async fn open_dead_letters(&mut self) -> Result<(), Halt> {
         let main = self.table.ident.clone();
         let loaded = lifecycle::ensure_dead_letters(self.context, self.entry, &main).await?;
+        self.dead_letters_to(loaded).await
+    }
+
+    async fn dead_letters_to(&mut self, loaded: LoadedTable) -> Result<(), Halt> {
         let loaded = evolve::restore_columns(self.context, loaded, dlq::schema()).await?;
         let metadata = &loaded.metadata;
         let spec = Arc::clone(metadata.default_partition_spec());

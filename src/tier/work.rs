@@ -73,6 +73,9 @@ impl Worker {
         if self.careful {
             round.be_careful();
         }
+        if self.had_dead_letters {
+            round.expect_dead_letters().await;
+        }
         let pieces = cuts.iter().filter_map(|cut| {
             // They are in the order of their indexes.
             let at = parts.binary_search_by_key(&cut.partition, |part| part.index).ok()?;
@@ -185,6 +188,7 @@ impl Worker {
         self.failures = 0;
         self.failure = None;
         (self.budget_shift, self.careful) = (0, false);
+        self.had_dead_letters = prepared.dlq_rows > 0;
         self.release();
         let table = self.entry.table.as_ref().map_or_else(String::new, |table| table.display());
         let name = || [("table", table.clone())];

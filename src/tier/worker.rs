@@ -116,6 +116,8 @@ pub(super) struct Worker {
     pub(super) budget_shift: u32,
     /// The last round met rows that cannot be encoded.
     pub(super) careful: bool,
+    /// The last commit had dead letters: the next one likely has.
+    pub(super) had_dead_letters: bool,
     /// Where the partitions ended when the table was switched off.
     pub(super) off_at: Option<Ends>,
     /// The table is looked at even if nothing waits: somebody asked.
@@ -161,6 +163,7 @@ impl Worker {
             since_maintenance: 0,
             budget_shift: 0,
             careful: false,
+            had_dead_letters: false,
         }
     }
 

@@ -2,6 +2,9 @@
 //! partition that they came by.
 
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
@@ -14,9 +17,11 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::store::Change;
 use crate::table::catalog::Catalog;
 use crate::table::catalog::TableChange;
+use crate::tier::rows::json::Inspect;
 use crate::tier::tests::harness::Broker;
 use crate::tier::tests::harness::ident;
 use crate::tier::tests::harness::start;
+use crate::tier::tests::harness::start_with;
 
 /// Changes the columns of a table as its user would.
 async fn alter(broker: &Broker, table: &str, change: impl Fn(&NestedFieldRef) -> Option<String>) {
@@ -115,5 +120,28 @@ async fn a_column_has_one_type_whatever_partitions_its_first_values_came_by() {
     let columns = broker.status("orders").columns;
     let names: Vec<_> = columns.iter().map(|one| (one.name.as_str(), one.kind.as_str())).collect();
     assert_eq!(names[1..], [("p", "double")]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_with_dead_letters_decode_each_record_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let decoded = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&decoded);
+    let inspect: Inspect = Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let broker = start_with(dir.path(), |options| options.inspect = Some(inspect)).await;
+    let ids = broker.topic("orders", &[("table.mode", "json")]).await;
+    broker.append(ids[0], &["{}", "bad"]).await;
+    broker.flush("orders").await;
+    // The first one made the dead-letter table.
+    decoded.store(0, Ordering::Relaxed);
+    for _ in 0..3 {
+        broker.append(ids[0], &["{}", "bad"]).await;
+        broker.flush("orders").await;
+    }
+    assert_eq!(decoded.load(Ordering::Relaxed), 6);
+    assert_eq!(broker.status("orders").dlq_rows, 4);
     broker.stop(true).await;
 }
