@@ -42,6 +42,26 @@ fn every_benchmark_runs_and_names_its_baseline() {
     positive(&latency, &["write of 4 KiB and fdatasync alone, p50"]);
     let tables = bench("tables", &["--partitions", "2"]);
     positive(&tables, &["rows per CPU second, log and catalog included"]);
+    let poison = bench("tables", &["--partitions", "1", "--poison-every", "100"]);
+    positive(
+        &poison,
+        &[
+            "dead letters, each with its code",
+            "ratio of rows per CPU second, with poison to clean",
+            "ratio of rows in the table per second, with poison to clean",
+        ],
+    );
+    let topics = bench("topics", &["--topics", "6", "--rate", "10", "--lag", "1"]);
+    positive(
+        &topics,
+        &[
+            "server CPU, with tables",
+            "table commits",
+            "server memory, peak, with tables",
+            "rows in the tables, each record once",
+        ],
+    );
+    assert!(topics.iter().any(|(name, _)| name == "tiering and catalog add"), "{topics:?}");
 }
 
 #[test]

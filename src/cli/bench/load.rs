@@ -28,6 +28,8 @@ pub(super) struct Done {
     /// Bytes of record batches, as they were sent.
     pub(super) bytes: u64,
     pub(super) seconds: f64,
+    /// Those of `records` that no table takes, see [`Shot::poison`].
+    pub(super) poison: [u64; 2],
     /// From the write of a request to its answer.
     pub(super) times: Times,
 }
@@ -38,6 +40,8 @@ pub(super) struct Shot {
     pub(super) frame: Bytes,
     pub(super) records: u64,
     pub(super) bytes: u64,
+    /// Those of `records` that no table takes, of each kind.
+    pub(super) poison: [u64; 2],
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -56,14 +60,21 @@ pub(super) fn batch(values: &[Vec<u8>], codec: Codec) -> Result<Bytes, String> {
 
 /// A produce request with one batch, acks all.
 pub(super) fn request(topic: &str, partition: i32, batch: Bytes) -> Result<Bytes, String> {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    let topic = TopicProduceData::default()
-        .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
-        .with_partition_data(vec![data]);
+    request_to(vec![(topic.to_owned(), partition, batch)])
+}
+
+/// A produce request with a batch for each of these topics and partitions, acks all.
+pub(super) fn request_to(batches: Vec<(String, i32, Bytes)>) -> Result<Bytes, String> {
+    let topics = batches.into_iter().map(|(topic, partition, batch)| {
+        let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
+        TopicProduceData::default()
+            .with_name(TopicName(StrBytes::from_string(topic)))
+            .with_partition_data(vec![data])
+    });
     let request = ProduceRequest::default()
         .with_acks(-1)
         .with_timeout_ms(30_000)
-        .with_topic_data(vec![topic]);
+        .with_topic_data(topics.collect());
     wire::frame(ApiKey::Produce, PRODUCE_VERSION, &request)
 }
 
@@ -79,7 +90,7 @@ pub(super) fn shots(settings: &Settings, topic: &str) -> Result<Vec<Shot>, Strin
             let batch = batch(&values, Codec::None)?;
             let bytes = batch.len() as u64;
             let frame = request(topic, partition, batch)?;
-            Ok(Shot { frame, records: count as u64, bytes })
+            Ok(Shot { frame, records: count as u64, bytes, poison: [0; 2] })
         })
         .collect()
 }
@@ -91,15 +102,27 @@ pub(super) async fn produce(
     in_flight: usize,
     seconds: Duration,
 ) -> Result<Done, String> {
+    paced(address, series, in_flight, seconds, Duration::ZERO).await
+}
+
+/// The same with at least `gap` between the requests of one connection.
+pub(super) async fn paced(
+    address: SocketAddr,
+    series: Vec<Vec<Shot>>,
+    in_flight: usize,
+    seconds: Duration,
+    gap: Duration,
+) -> Result<Done, String> {
     let share = (in_flight / series.len().max(1)).max(1);
     let started = Instant::now();
     let until = started + seconds;
-    let connections = series.into_iter().map(|shots| connection(address, shots, share, until));
+    let connections = series.into_iter().map(|shots| connection(address, shots, share, until, gap));
     let mut done = Done::default();
     for one in try_join_all(connections).await? {
         done.batches += one.batches;
         done.records += one.records;
         done.bytes += one.bytes;
+        done.poison = [done.poison[0] + one.poison[0], done.poison[1] + one.poison[1]];
         done.times.merge(&one.times);
     }
     done.seconds = started.elapsed().as_secs_f64();
@@ -111,6 +134,7 @@ async fn connection(
     shots: Vec<Shot>,
     in_flight: usize,
     until: Instant,
+    gap: Duration,
 ) -> Result<Done, String> {
     let stream = TcpStream::connect(address).await.map_err(text)?;
     stream.set_nodelay(true).map_err(text)?;
@@ -118,8 +142,12 @@ async fn connection(
     // What is in the queue is in flight.
     let (sent, mut waiting) = mpsc::channel::<(Instant, usize)>(in_flight);
     let send = async move {
-        let mut turn = 0;
+        let (mut turn, mut due) = (0, tokio::time::Instant::now());
         while Instant::now() < until {
+            if !gap.is_zero() {
+                tokio::time::sleep_until(due).await;
+                due += gap;
+            }
             let at = turn % shots.len();
             let permit = sent.reserve().await.map_err(text)?;
             writer.write_all(&shots[at].frame).await.map_err(text)?;
@@ -142,13 +170,14 @@ async fn connection(
         Ok((times, answered))
     };
     let ((_open, shots), (times, answered)) = tokio::try_join!(send, receive)?;
-    let total = |of: fn(&Shot) -> u64| -> u64 {
+    let total = |of: &dyn Fn(&Shot) -> u64| -> u64 {
         answered.iter().zip(&shots).map(|(count, shot)| count * of(shot)).sum()
     };
     Ok(Done {
         batches: answered.iter().sum(),
-        records: total(|shot| shot.records),
-        bytes: total(|shot| shot.bytes),
+        records: total(&|shot| shot.records),
+        bytes: total(&|shot| shot.bytes),
+        poison: [0, 1].map(|kind| total(&|shot| shot.poison[kind])),
         seconds: 0.0,
         times,
     })

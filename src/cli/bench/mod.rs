@@ -10,6 +10,7 @@ mod produce;
 mod report;
 mod server;
 mod tables;
+mod topics;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,22 +33,59 @@ pub(super) struct Settings {
     in_flight: usize,
     /// Partitions, each with a connection of its own.
     partitions: i32,
-    /// Records a second where the load has a pace.
+    /// Records a second where the load has a pace; of each topic where there are many.
     rate: u64,
+    /// Every how many-th record is none that a table takes.
+    poison_every: Option<usize>,
+    /// Topics, where there are many.
+    topics: usize,
+    /// `table.target.lag.ms`, where there are many topics.
+    lag: Duration,
     /// Where the server's data and the baseline's file lie.
     dir: PathBuf,
     /// More options for the server, as `--set` takes them.
     server: Vec<String>,
 }
 
-fn number(name: &'static str, default: &'static str, help: &'static str) -> Arg {
+fn number(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name)
         .long(name)
-        .global(true)
-        .default_value(default)
         .value_parser(value_parser!(u64).range(1..=1 << 30))
         .value_name("NUMBER")
         .help(help)
+}
+
+/// An option of every benchmark.
+fn shared(name: &'static str, default: &'static str, help: &'static str) -> Arg {
+    number(name, help).global(true).default_value(default)
+}
+
+fn tables_command() -> Command {
+    Command::new("tables")
+        .about(
+            "JSON of 300 bytes and 9 fields to committed Parquet, beside the same load with \
+             tables off",
+        )
+        .arg(
+            Arg::new("poison-every")
+                .long("poison-every")
+                .value_parser(value_parser!(u64).range(1..=10_000))
+                .value_name("NUMBER")
+                .help(
+                    "Make every so many-th record one that is no JSON object, beside the same \
+                     load without; dead letters are counted by code",
+                ),
+        )
+}
+
+fn topics_command() -> Command {
+    Command::new("topics")
+        .about(
+            "The rows of `tables` at a steady rate to many topics of one partition, with and \
+             without tables",
+        )
+        .arg(number("topics", "Topics").default_value("1000"))
+        .arg(number("lag", "Target lag of each table, seconds").default_value("60"))
 }
 
 pub(super) fn command() -> Command {
@@ -71,16 +109,17 @@ pub(super) fn command() -> Command {
             "Single records at a steady rate: time to the answer and to a consumer, beside \
              fdatasync alone",
         ))
-        .subcommand(Command::new("tables").about(
-            "JSON of 300 bytes and 9 fields to committed Parquet, beside the same load with \
-             tables off",
-        ))
-        .arg(number("seconds", "5", "How long load goes on"))
-        .arg(number("record-bytes", "1000", "Bytes of a record"))
-        .arg(number("batch-bytes", "131072", "Bytes of records in a batch"))
-        .arg(number("in-flight", "16", "Requests in flight"))
-        .arg(number("partitions", "4", "Partitions, each with a connection of its own"))
-        .arg(number("rate", "2000", "Records a second (latency)"))
+        .subcommand(tables_command())
+        .subcommand(topics_command())
+        .arg(number("seconds", "How long load goes on [default: 5; of topics: 60]").global(true))
+        .arg(shared("record-bytes", "1000", "Bytes of a record"))
+        .arg(shared("batch-bytes", "131072", "Bytes of records in a batch"))
+        .arg(shared("in-flight", "16", "Requests in flight"))
+        .arg(shared("partitions", "4", "Partitions, each with a connection of its own"))
+        .arg(
+            number("rate", "Records a second [default: latency 2000; topics 20 to each]")
+                .global(true),
+        )
         .arg(
             Arg::new("dir")
                 .long("dir")
@@ -107,17 +146,23 @@ pub(super) fn command() -> Command {
 }
 
 impl Settings {
-    fn of(matches: &ArgMatches) -> Self {
-        let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or(1);
+    fn of(bench: &str, matches: &ArgMatches) -> Self {
+        // Some are options of one benchmark only.
+        let given = |name: &str| matches.try_get_one::<u64>(name).ok().flatten().copied();
+        let number = |name: &str| given(name).unwrap_or(1);
+        let (seconds, rate) = if bench == "topics" { (60, 20) } else { (5, 2_000) };
         let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
         let dir = matches.get_one::<PathBuf>("dir").cloned();
         Self {
-            seconds: Duration::from_secs(number("seconds")),
+            seconds: Duration::from_secs(given("seconds").unwrap_or(seconds)),
             record_bytes: size("record-bytes"),
             batch_bytes: size("batch-bytes"),
             in_flight: size("in-flight"),
             partitions: i32::try_from(number("partitions")).unwrap_or(i32::MAX),
-            rate: number("rate"),
+            rate: given("rate").unwrap_or(rate),
+            poison_every: given("poison-every").map(|_| size("poison-every")),
+            topics: size("topics"),
+            lag: Duration::from_secs(number("lag")),
             dir: dir.unwrap_or_else(std::env::temp_dir),
             server: matches.get_many("set").unwrap_or_default().cloned().collect(),
         }
@@ -128,12 +173,13 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let Some((name, matches)) = matches.subcommand() else {
         return Err(Failure::Usage("see floe bench --help".to_owned()));
     };
-    let settings = Settings::of(matches);
+    let settings = Settings::of(name, matches);
     let mut report = Report::new(name, &settings);
     let done = match name {
         "produce" => produce::run(&settings, &mut report).await,
         "consume" => consume::run(&settings, &mut report).await,
         "latency" => latency::run(&settings, &mut report).await,
+        "topics" => topics::run(&settings, &mut report).await,
         _ => tables::run(&settings, &mut report).await,
     };
     done.map_err(Failure::Refused)?;

@@ -26,6 +26,9 @@ impl Report {
             "in_flight": settings.in_flight,
             "partitions": settings.partitions,
             "rate": settings.rate,
+            "poison_every": settings.poison_every,
+            "topics": settings.topics,
+            "lag": settings.lag.as_secs(),
             "set": settings.server,
         });
         Self { name: name.to_owned(), settings, figures: Vec::new() }

@@ -34,6 +34,21 @@ pub(super) struct Usage {
     pub(super) disk_bytes: f64,
 }
 
+/// The metrics of a server at one moment.
+pub(super) struct Metrics(String);
+
+impl Metrics {
+    /// The sum of a metric over its series whose labels hold the text `label`.
+    pub(super) fn sum(&self, name: &str, label: &str) -> f64 {
+        let is_it = |line: &&str| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']));
+            rest.is_some_and(|rest| rest.contains(label))
+        };
+        let values = self.0.lines().filter(is_it);
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
 impl Server {
     /// Starts one with `flags`, in a new folder below `settings.dir`.
     pub(super) async fn start(settings: &Settings, flags: &[&str]) -> Result<Self, String> {
@@ -98,8 +113,8 @@ impl Server {
         if sent.status().is_success() { Ok(()) } else { Err(sent.text().await.unwrap_or_default()) }
     }
 
-    /// Waits until everything is in the topic's table; its rows.
-    pub(super) async fn flush(&self, topic: &str) -> Result<u64, String> {
+    /// Waits until everything is in the topic's table; its status.
+    pub(super) async fn flush(&self, topic: &str) -> Result<serde_json::Value, String> {
         let url = format!("{}/api/v1/tables/streams.{topic}/flush", self.http);
         for _ in 0..10 {
             let sent = self.client.post(&url).send().await.map_err(|error| error.to_string())?;
@@ -107,7 +122,7 @@ impl Server {
             let text = sent.text().await.map_err(|error| error.to_string())?;
             let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             if is_done {
-                return answer["rows"].as_u64().ok_or(text);
+                return Ok(answer);
             }
             if answer["retryable"] != true {
                 return Err(text);
@@ -116,15 +131,27 @@ impl Server {
         Err("the table did not follow in ten minutes".to_owned())
     }
 
+    /// The status of every table.
+    pub(super) async fn tables(&self) -> Result<Vec<serde_json::Value>, String> {
+        let text = self.get("/api/v1/tables").await?;
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        answer["tables"].as_array().cloned().ok_or(text)
+    }
+
     /// The sum of a metric over its labels.
     pub(super) async fn metric(&self, name: &str) -> Result<f64, String> {
-        let got = self.client.get(format!("{}/metrics", self.http)).send().await;
+        Ok(self.metrics().await?.sum(name, ""))
+    }
+
+    /// Every metric as it is now.
+    pub(super) async fn metrics(&self) -> Result<Metrics, String> {
+        Ok(Metrics(self.get("/metrics").await?))
+    }
+
+    async fn get(&self, path: &str) -> Result<String, String> {
+        let got = self.client.get(format!("{}{path}", self.http)).send().await;
         let text = got.map_err(|error| error.to_string())?.text().await;
-        let text = text.map_err(|error| error.to_string())?;
-        let is_it =
-            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        let values = text.lines().filter(is_it);
-        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        text.map_err(|error| error.to_string())
     }
 
     fn proc(&self, file: &str) -> String {
@@ -198,5 +225,12 @@ mod tests {
         let usage = usage_of(stat, "rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n");
         assert_eq!((usage.cpu_seconds, usage.disk_bytes), (4.0, 4096.0));
         assert_eq!(usage_of("", "").cpu_seconds, 0.0);
+    }
+
+    #[test]
+    fn a_metric_is_summed_over_the_series_that_are_asked_for() {
+        let text = "# HELP a x\na{code=\"X\"} 2\na{code=\"Y\"} 3\nab 7\n";
+        let metrics = Metrics(text.to_owned());
+        assert_eq!((metrics.sum("a", ""), metrics.sum("a", "code=\"Y\"")), (5.0, 3.0));
     }
 }

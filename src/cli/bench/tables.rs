@@ -1,6 +1,6 @@
 //! `floe bench tables`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::report::Report;
 use super::server::Server;
@@ -14,8 +14,14 @@ const TOPIC: &str = "bench";
 const BATCHES: usize = 16;
 const ROWS_PER_BATCH: usize = 1_000;
 
+/// Between two parts: disks and machines that are shared need a rest.
+const REST: Duration = Duration::from_secs(1);
+
+/// Records that mode `json` takes into no table, and the codes that they get.
+const POISON: [(&str, &str); 2] = [("{\"id\":7,", "JSON_PARSE"), ("[1,2]", "TYPE_MISMATCH")];
+
 /// A JSON object of about 300 bytes and nine fields.
-fn row(number: usize) -> Vec<u8> {
+pub(super) fn row(number: usize) -> Vec<u8> {
     let session = (number as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     format!(
         "{{\"id\":{number},\"user\":\"user-{:08}\",\"session\":\"{session:032x}\",\"event\":\"page_view\",\
@@ -31,76 +37,204 @@ fn row(number: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-fn series(partitions: i32) -> Result<(Vec<Vec<load::Shot>>, usize), String> {
+/// Every how many-th record is poison, of the kinds in turn.
+fn poison_at(number: usize, every: Option<usize>) -> Option<usize> {
+    let every = every.filter(|every| (number + 1).is_multiple_of(*every))?;
+    Some((number + 1) / every % POISON.len())
+}
+
+fn shot(partition: i32, from: usize, every: Option<usize>) -> Result<(load::Shot, usize), String> {
+    let mut poison = [0; 2];
+    let rows = (from..from + ROWS_PER_BATCH).map(|number| match poison_at(number, every) {
+        None => row(number),
+        Some(kind) => {
+            poison[kind] += 1;
+            POISON[kind].0.as_bytes().to_vec()
+        }
+    });
+    let rows: Vec<Vec<u8>> = rows.collect();
+    let row_bytes = rows.iter().map(Vec::len).sum::<usize>();
+    let batch = load::batch(&rows, Codec::Lz4)?;
+    let bytes = batch.len() as u64;
+    let frame = load::request(TOPIC, partition, batch)?;
+    Ok((load::Shot { frame, records: ROWS_PER_BATCH as u64, bytes, poison }, row_bytes))
+}
+
+/// The batches of each partition, and the mean size of a record.
+fn series(partitions: i32, every: Option<usize>) -> Result<(Vec<Vec<load::Shot>>, usize), String> {
     let mut number = 0;
     let mut bytes = 0;
     let mut all = Vec::new();
     for partition in 0..partitions {
         let mut shots = Vec::new();
         for _ in 0..BATCHES {
-            let rows: Vec<Vec<u8>> = (number..number + ROWS_PER_BATCH).map(row).collect();
+            let (shot, size) = shot(partition, number, every)?;
             number += ROWS_PER_BATCH;
-            bytes += rows.iter().map(Vec::len).sum::<usize>();
-            let batch = load::batch(&rows, Codec::Lz4)?;
-            let size = batch.len() as u64;
-            let frame = load::request(TOPIC, partition, batch)?;
-            shots.push(load::Shot { frame, records: ROWS_PER_BATCH as u64, bytes: size });
+            bytes += size;
+            shots.push(shot);
         }
         all.push(shots);
     }
     Ok((all, bytes / number.max(1)))
 }
 
-/// CPU seconds of the server for a million rows, and how many were sent in how long.
+/// What a load took until all of it was in the table.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    records: f64,
+    /// Of the server.
+    cpu_seconds: f64,
+    seconds: f64,
+    dead: f64,
+}
+
+impl Measured {
+    fn per_cpu_second(self) -> f64 {
+        self.records / self.cpu_seconds
+    }
+
+    fn per_second(self) -> f64 {
+        self.records / self.seconds
+    }
+}
+
+impl std::ops::AddAssign for Measured {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.cpu_seconds += other.cpu_seconds;
+        self.seconds += other.seconds;
+        self.dead += other.dead;
+    }
+}
+
+/// Sends `series` to a server of its own and waits for the table, if there is one.
 async fn measure(
     settings: &Settings,
+    name: &str,
     mode: &str,
     series: Vec<Vec<load::Shot>>,
     report: &mut Report,
-) -> Result<f64, String> {
+) -> Result<Measured, String> {
     let server =
         Server::start(settings, &["--table-mode", mode, "--table-target-lag", "10s"]).await?;
     server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
-    output::progress(format!("rows with table.mode={mode} for {:?} ...", settings.seconds));
-    let before = server.usage();
+    output::progress(format!("rows, {name}, for {:?} ...", settings.seconds));
+    let (before, began) = (server.usage(), Instant::now());
     let mut done =
         load::produce(server.kafka, series, settings.in_flight, settings.seconds).await?;
-    let with_table = mode != "off";
-    if with_table {
+    if mode != "off" {
         output::progress("waiting for the table ...");
-        let rows = server.flush(TOPIC).await?;
-        if rows != done.records {
-            return Err(format!("{} records were sent, {rows} are rows", done.records));
-        }
+        let status = server.flush(TOPIC).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        report.add(format!("rows in the table, {name}"), done.records as f64 / seconds, "1/s");
+        counted(&server, &status, &done).await?;
     }
-    let cpu = (server.usage() - before).cpu_seconds;
-    let name = if with_table { "with tables" } else { "tables off" };
+    let measured = Measured {
+        records: done.records as f64,
+        cpu_seconds: (server.usage() - before).cpu_seconds,
+        seconds: began.elapsed().as_secs_f64(),
+        dead: done.poison.iter().sum::<u64>() as f64,
+    };
     report.add(format!("rows sent, {name}"), done.records as f64 / done.seconds, "1/s");
     report.add_times(&format!("answer, {name}"), &mut done.times);
     report.add(format!("server memory, peak, {name}"), server.peak_mb(), "MB");
-    let per_million = cpu / (done.records as f64 / 1e6);
+    let per_million = 1e6 / measured.per_cpu_second();
     report.add(format!("server CPU per million rows, {name}"), per_million, "s");
-    Ok(per_million)
+    Ok(measured)
+}
+
+/// Every record is a row, or a dead letter with its code if it is poison.
+async fn counted(
+    server: &Server,
+    status: &serde_json::Value,
+    done: &load::Done,
+) -> Result<(), String> {
+    let count = |key: &str| status[key].as_u64().unwrap_or(0);
+    let dead: u64 = done.poison.iter().sum();
+    let (rows, dlq_rows, gaps) = (count("rows"), count("dlq_rows"), count("gap_offsets"));
+    if (rows, dlq_rows, gaps) != (done.records - dead, dead, 0) {
+        return Err(format!(
+            "{} records were sent, {dead} of them poison: {rows} are rows, {dlq_rows} dead \
+             letters, {gaps} in gaps",
+            done.records
+        ));
+    }
+    let metrics = server.metrics().await?;
+    for ((_, code), sent) in POISON.iter().zip(done.poison) {
+        let found = metrics.sum("floe_table_dlq_rows_total", &format!("code=\"{code}\""));
+        if found != sent as f64 {
+            return Err(format!("{sent} records were sent for {code}, {found} have the code"));
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let (series, row_bytes) = series(settings.partitions)?;
+    let (clean, row_bytes) = series(settings.partitions, None)?;
     report.add("bytes of a row, nine fields", row_bytes as f64, "");
-    let off = measure(settings, "off", series.clone(), report).await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let on = measure(settings, "json", series, report).await?;
-    report.add("rows per CPU second, log and catalog included", 1e6 / on, "");
-    report.add("ratio of CPU, with tables to tables off", on / off, "");
+    if let Some(every) = settings.poison_every {
+        return with_poison(settings, every, clean, report).await;
+    }
+    let off = measure(settings, "tables off", "off", clean.clone(), report).await?;
+    tokio::time::sleep(REST).await;
+    let on = measure(settings, "with tables", "json", clean, report).await?;
+    report.add("rows per CPU second, log and catalog included", on.per_cpu_second(), "");
+    let ratio = off.per_cpu_second() / on.per_cpu_second();
+    report.add("ratio of CPU, with tables to tables off", ratio, "");
+    Ok(())
+}
+
+/// The same load with and without poison, there and back: a machine that gets slower meanwhile
+/// does not count.
+async fn with_poison(
+    settings: &Settings,
+    every: usize,
+    clean: Vec<Vec<load::Shot>>,
+    report: &mut Report,
+) -> Result<(), String> {
+    let (poisoned, _) = series(settings.partitions, Some(every))?;
+    let (mut without, mut with) = (Measured::default(), Measured::default());
+    for turn in ["", ", again"] {
+        let names = [format!("clean{turn}"), format!("with poison{turn}")];
+        let order = if turn.is_empty() { [0, 1] } else { [1, 0] };
+        for which in order {
+            let series = if which == 0 { &clean } else { &poisoned };
+            let one = measure(settings, &names[which], "json", series.clone(), report).await?;
+            *(if which == 0 { &mut without } else { &mut with }) += one;
+            tokio::time::sleep(REST).await;
+        }
+    }
+    report.add("dead letters, each with its code", with.dead, "");
+    report.add("rows per CPU second, clean", without.per_cpu_second(), "");
+    report.add("rows per CPU second, with poison", with.per_cpu_second(), "");
+    let cpu = with.per_cpu_second() / without.per_cpu_second();
+    report.add("ratio of rows per CPU second, with poison to clean", cpu, "");
+    let time = with.per_second() / without.per_second();
+    report.add("ratio of rows in the table per second, with poison to clean", time, "");
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn a_row_is_json_of_nine_fields_and_about_300_bytes() {
-        let row = super::row(123_456);
+        let row = row(123_456);
         let value: serde_json::Value = serde_json::from_slice(&row).unwrap();
         assert_eq!(value.as_object().map(serde_json::Map::len), Some(9));
         assert!((250..350).contains(&row.len()), "{}", row.len());
+    }
+
+    #[test]
+    fn every_so_many_th_record_is_poison_of_each_kind_in_turn() {
+        let of = |every| {
+            let (all, _) = series(2, every).unwrap();
+            let sum = |kind: usize| all.iter().flatten().map(|shot| shot.poison[kind]).sum::<u64>();
+            (sum(0), sum(1))
+        };
+        assert_eq!(of(None), (0, 0));
+        assert_eq!(of(Some(1_000)), (16, 16));
+        assert_eq!(of(Some(1)), (16_000, 16_000));
     }
 }
