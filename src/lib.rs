@@ -11,6 +11,7 @@
 //! - [`log`]: the stream: appends, reads, retention;
 //! - [`schema`]: JSON to Arrow; [`table`]: Arrow to Iceberg snapshots, and the catalog;
 //! - [`tier`]: stream to table, exactly once;
+//! - [`auth`]: who may do what;
 //! - [`kafka`], [`http`]: how the world talks to it;
 //! - [`broker`]: puts the parts together; [`cli`]: the commands.
 
@@ -30,6 +31,8 @@ pub mod schema;
 pub mod table;
 
 pub mod tier;
+
+pub mod auth;
 
 pub mod http;
 pub mod kafka;

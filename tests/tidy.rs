@@ -18,8 +18,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("schema", &[]),
     ("table", &["store"]),
     ("tier", &["record", "store", "topic", "log", "schema", "table"]),
-    ("kafka", &["record", "topic", "log"]),
-    ("http", &["record", "store", "topic", "log", "schema", "table", "tier"]),
+    ("auth", &["store"]),
+    ("kafka", &["record", "topic", "log", "auth"]),
+    ("http", &["record", "store", "topic", "log", "schema", "table", "tier", "auth"]),
 ];
 
 /// Modules that anyone may import and that import only each other.
