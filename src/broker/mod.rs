@@ -16,6 +16,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::http;
 use crate::kafka;
@@ -98,6 +99,7 @@ pub struct Broker {
     topics: Topics,
     tiering: Tiering,
     catalog: Arc<dyn Catalog>,
+    auth: Auth,
     store: Store,
     wal: Wal,
     tasks: Tasks,
@@ -121,7 +123,7 @@ impl Broker {
         let sockets = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, &components, &tasks).await?;
-        let Recovered { store, wal, log, topics } = recovered;
+        let Recovered { store, wal, log, topics, auth } = recovered;
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
         let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
         let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
@@ -168,6 +170,7 @@ impl Broker {
             topics,
             tiering,
             catalog,
+            auth,
             store,
             wal,
             tasks,
@@ -201,7 +204,8 @@ impl Broker {
             stop_timeout: config.shutdown_timeout / 8,
             ..kafka::Options::default()
         };
-        let deps = kafka::Deps::new(self.log.clone(), self.topics.clone(), clock.clone(), options);
+        let (log, topics, auth) = (self.log.clone(), self.topics.clone(), self.auth.clone());
+        let deps = kafka::Deps::new(log, topics, auth, clock.clone(), options);
         let stop = self.listeners_stop.clone();
         kafka::KafkaServer::new(deps, self.tasks.clone(), stop.clone()).serve(sockets.kafka);
         let router = http::router(self.api.clone(), catalog_routes);
@@ -249,6 +253,11 @@ impl Broker {
     /// The catalog that tiering commits to.
     pub fn catalog(&self) -> &Arc<dyn Catalog> {
         &self.catalog
+    }
+
+    /// All tokens.
+    pub fn auth(&self) -> &Auth {
+        &self.auth
     }
 
     /// The state.

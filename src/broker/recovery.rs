@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Components, Error};
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::log::{Log, LogOpening, LogOptions, LogParts};
 use crate::runtime::Tasks;
@@ -18,6 +19,7 @@ pub(super) struct Recovered {
     pub(super) wal: Wal,
     pub(super) log: Log,
     pub(super) topics: Topics,
+    pub(super) auth: Auth,
 }
 
 /// What recovery found, before any thread runs.
@@ -75,8 +77,11 @@ pub(super) async fn open(
     };
     let topics = Topics::open(store.clone(), settings, components.clock.clone(), tasks.clone())
         .map_err(|error| Error::new("topics", error))?;
+    let clock = components.clock.clone();
+    let auth = Auth::open(store.clone(), clock, tasks.clone(), config.anonymous_allowed)
+        .map_err(|error| Error::new("tokens", error))?;
     let log = opening.attach(wal.clone(), topics.clone());
-    Ok(Recovered { store, wal, log, topics })
+    Ok(Recovered { store, wal, log, topics, auth })
 }
 
 /// Why the data directory cannot be used, and what to do.

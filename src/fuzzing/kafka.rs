@@ -7,7 +7,8 @@ use kafka_protocol::messages::{
     AlterConfigsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
     DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
     FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest,
+    ListOffsetsRequest, MetadataRequest, ProduceRequest, SaslAuthenticateRequest,
+    SaslHandshakeRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable};
 
@@ -50,6 +51,8 @@ pub(super) fn decode(call: Call, body: Bytes, left: usize) -> bool {
         ApiKey::ListOffsets => of::<ListOffsetsRequest>(call, body, left),
         ApiKey::Metadata => of::<MetadataRequest>(call, body, left),
         ApiKey::FindCoordinator => of::<FindCoordinatorRequest>(call, body, left),
+        ApiKey::SaslHandshake => of::<SaslHandshakeRequest>(call, body, left),
+        ApiKey::SaslAuthenticate => of::<SaslAuthenticateRequest>(call, body, left),
         ApiKey::ApiVersions => of::<ApiVersionsRequest>(call, body, left),
         ApiKey::CreateTopics => of::<CreateTopicsRequest>(call, body, left),
         ApiKey::DeleteTopics => of::<DeleteTopicsRequest>(call, body, left),

@@ -25,6 +25,7 @@ use crate::kafka::codec::ResponseFrame;
 use crate::kafka::fault::Fault;
 use crate::kafka::memory::{FrameMemory, Share};
 use crate::kafka::options::Options;
+use crate::kafka::sasl;
 use crate::runtime::{ByteBudget, BytePermit, PACE_WINDOW, Pace};
 
 /// The second stage of a request. It resolves to no frame where the protocol has no answer (acks=0).
@@ -40,11 +41,27 @@ pub(crate) struct Stage2 {
     pub(crate) parks: bool,
 }
 
+/// What a client may do before its next frame is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It said who it is, or need not.
+    Known,
+    /// It must say who it is first: its frames are small, and it does not think for long.
+    Stranger,
+    /// It could not: the connection ends with the answers that are under way.
+    Refused,
+}
+
 /// Turns a frame into its second stage. The first stage, the call itself, may wait only for what
 /// progresses without this connection, or it would hold back its own answers.
 pub(crate) trait Dispatch: Sync {
     /// Runs the first stage of the request in `frame` (the bytes after its size).
     fn dispatch(&self, frame: Bytes) -> impl Future<Output = Result<Stage2, Fault>> + Send;
+
+    /// What the client may do, as of the last first stage.
+    fn standing(&self) -> Standing {
+        Standing::Known
+    }
 }
 
 /// Bytes asked from the socket while the size of the next frame is not known.
@@ -55,6 +72,9 @@ const READ_STEP_BYTES_MAX: usize = 64 << 10;
 
 /// Answers that are ready are written together up to this size.
 const GATHER_BYTES_MAX: usize = 256 << 10;
+
+/// A client that must say who it is has this long for its next frame.
+const STRANGER_IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Pieces of one `writev`; Linux takes at most 1,024.
 const SLICES_MAX: usize = 64;
@@ -127,10 +147,15 @@ async fn read_requests(
     let own = ByteBudget::new(shared.options.in_flight_bytes_max);
     let mut buffer = BytesMut::new();
     loop {
+        let limits = match dispatch.standing() {
+            Standing::Known => FrameLimits::known(shared.options),
+            Standing::Stranger => FrameLimits::stranger(shared.options),
+            Standing::Refused => return Ok(()),
+        };
         let size = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return Ok(()),
-            size = read_size(&mut reader, &mut buffer, shared.options, in_flight) => size?,
+            size = read_size(&mut reader, &mut buffer, limits, in_flight) => size?,
         };
         let Some(size) = size else { return Ok(()) };
         // Memory first, bytes after: a client waits here, not in our heap.
@@ -155,11 +180,31 @@ async fn read_requests(
     }
 }
 
+/// Limits of the next frame.
+#[derive(Clone, Copy)]
+struct FrameLimits {
+    idle_timeout: Duration,
+    bytes_max: usize,
+}
+
+impl FrameLimits {
+    fn known(options: &Options) -> Self {
+        Self { idle_timeout: options.idle_timeout, bytes_max: options.frame_bytes_max }
+    }
+
+    fn stranger(options: &Options) -> Self {
+        Self {
+            idle_timeout: options.idle_timeout.min(STRANGER_IDLE_MAX),
+            bytes_max: options.frame_bytes_max.min(sasl::FRAME_BYTES_MAX),
+        }
+    }
+}
+
 /// Reads until the size of the next frame is known and legal. None: the client left between frames.
 async fn read_size(
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
-    options: &Options,
+    limits: FrameLimits,
     in_flight: &AtomicUsize,
 ) -> Result<Option<usize>, Fault> {
     while buffer.len() < 4 {
@@ -168,7 +213,7 @@ async fn read_size(
             *buffer = BytesMut::new();
         }
         buffer.reserve(READ_CHUNK_BYTES - buffer.len());
-        match timeout(options.idle_timeout, reader.read_buf(buffer)).await {
+        match timeout(limits.idle_timeout, reader.read_buf(buffer)).await {
             Err(_) if in_flight.load(Ordering::Relaxed) > 0 => {}
             Err(_) => return Err(Fault::Idle),
             Ok(read) => {
@@ -179,7 +224,7 @@ async fn read_size(
         }
     }
     let size = i32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
-    let max = options.frame_bytes_max;
+    let max = limits.bytes_max;
     match usize::try_from(size) {
         Ok(len) if len <= max => {
             buffer.advance(4);

@@ -3,20 +3,25 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::{ApiKey, SaslAuthenticateRequest, SaslHandshakeRequest};
 use kafka_protocol::protocol::{Decodable, Encodable};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::{Auth, Operation, Principal, Resource};
 use crate::kafka::api::{self, Api};
-use crate::kafka::codec::{self, RequestHeader};
-use crate::kafka::connection::{Dispatch, Reply, Stage2};
+use crate::kafka::codec::{self, RequestHeader, ResponseFrame};
+use crate::kafka::connection::{Dispatch, Reply, Stage2, Standing};
+use crate::kafka::error_code::ErrorCode;
 use crate::kafka::fault::Fault;
 use crate::kafka::guard;
-use crate::kafka::handler;
+use crate::kafka::handler::{self, ItemError};
 use crate::kafka::options::Options;
+use crate::kafka::sasl::{self, PlainError, Stage};
 use crate::log::Log;
 use crate::runtime::metrics as names;
 use crate::runtime::{ByteBudget, Clock};
@@ -29,6 +34,8 @@ pub struct Deps {
     pub log: Log,
     /// All topics.
     pub topics: Topics,
+    /// All tokens.
+    pub auth: Auth,
     /// Wall-clock time, for the timestamp bounds of topics.
     pub clock: Clock,
     /// Limits and names.
@@ -45,10 +52,10 @@ const OPENED_AT_ONCE: usize = 2;
 
 impl Deps {
     /// Puts the parts together.
-    pub fn new(log: Log, topics: Topics, clock: Clock, options: Options) -> Self {
+    pub fn new(log: Log, topics: Topics, auth: Auth, clock: Clock, options: Options) -> Self {
         let fetched = ByteBudget::new(options.fetch_bytes_in_flight_max);
         let opening = Arc::new(Semaphore::new(OPENED_AT_ONCE));
-        Self { log, topics, clock, options: Arc::new(options), fetched, opening }
+        Self { log, topics, auth, clock, options: Arc::new(options), fetched, opening }
     }
 }
 
@@ -69,6 +76,56 @@ pub(crate) struct Session {
 pub(crate) struct Context {
     pub(crate) deps: Deps,
     pub(crate) session: Session,
+    /// Who sends the request.
+    pub(crate) principal: Principal,
+}
+
+impl Context {
+    /// Checks the right to do `operation` to a topic.
+    ///
+    /// # Errors
+    /// TOPIC_AUTHORIZATION_FAILED, with the rule that is missing.
+    pub(crate) fn check_topic(&self, operation: Operation, name: &str) -> Result<(), ItemError> {
+        self.check(operation, Resource::Topic(name), ErrorCode::TopicAuthorizationFailed)
+    }
+
+    /// Checks the right to make a topic.
+    ///
+    /// # Errors
+    /// TOPIC_AUTHORIZATION_FAILED, with the rule that is missing.
+    pub(crate) fn check_create_topic(&self, name: &str) -> Result<(), ItemError> {
+        if self.principal.may_create_topic(name) {
+            return Ok(());
+        }
+        self.check_topic(Operation::Create, name)
+    }
+
+    /// Checks the right to do `operation` to the cluster.
+    ///
+    /// # Errors
+    /// CLUSTER_AUTHORIZATION_FAILED, with the rule that is missing.
+    pub(crate) fn check_cluster(&self, operation: Operation) -> Result<(), ItemError> {
+        self.check(operation, Resource::Cluster, ErrorCode::ClusterAuthorizationFailed)
+    }
+
+    fn check(
+        &self,
+        operation: Operation,
+        resource: Resource<'_>,
+        code: ErrorCode,
+    ) -> Result<(), ItemError> {
+        if self.principal.may(operation, resource) {
+            return Ok(());
+        }
+        refused("forbidden");
+        let rule = format!("{}:{resource}", operation.as_str());
+        let name = self.principal.name();
+        Err(ItemError::new(code, format!("token {name:?} lacks the rule {rule}")))
+    }
+}
+
+fn refused(reason: &'static str) {
+    metrics::counter!(names::AUTH_FAILURES, "side" => "kafka", "reason" => reason).increment(1);
 }
 
 /// One request, as its answer needs it.
@@ -81,16 +138,53 @@ pub(crate) struct Call {
 
 /// Dispatches the requests of one connection.
 pub(crate) struct Dispatcher {
-    context: Arc<Context>,
+    state: Mutex<State>,
 }
+
+struct State {
+    context: Arc<Context>,
+    stage: Stage,
+}
+
+/// How long a wrong password waits for its answer (`connection.failed.authentication.delay.ms`).
+const FAILURE_DELAY: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
     pub(crate) fn new(deps: Deps, session: Session) -> Self {
-        Self { context: Arc::new(Context { deps, session }) }
+        let context = Arc::new(Context { deps, session, principal: Principal::anonymous() });
+        Self { state: Mutex::new(State { context, stage: Stage::Initial }) }
+    }
+
+    /// Refuses what a client may not ask before it said who it is, and all that it asks once its
+    /// token is over.
+    fn admit_client(&self, api: ApiKey) -> Result<Arc<Context>, Fault> {
+        let state = self.state.lock();
+        let context = &state.context;
+        let auth = &context.deps.auth;
+        if matches!(api, ApiKey::ApiVersions | ApiKey::SaslHandshake) {
+            return Ok(Arc::clone(context));
+        }
+        let is_due = match state.stage {
+            Stage::Initial => auth.is_required() || api == ApiKey::SaslAuthenticate,
+            Stage::Chosen { .. } => api != ApiKey::SaslAuthenticate,
+            Stage::Done => false,
+            Stage::Failed => true,
+        };
+        if is_due {
+            refused("missing");
+            return Err(Fault::Unauthenticated(codec::name(api)));
+        }
+        auth.recheck(&context.principal).map_err(Fault::SessionOver)?;
+        Ok(Arc::clone(context))
     }
 
     /// Decodes a request and makes the future that answers it when its turn comes.
-    fn later<Q, R, H, F>(&self, call: Call, body: Bytes, handler: H) -> Result<Stage2, Fault>
+    fn later<Q, R, H, F>(
+        context: Arc<Context>,
+        call: Call,
+        body: Bytes,
+        handler: H,
+    ) -> Result<Stage2, Fault>
     where
         Q: Decodable,
         R: Encodable + Send,
@@ -98,7 +192,7 @@ impl Dispatcher {
         F: Future<Output = R> + Send + 'static,
     {
         let request: Q = codec::decode(call.api, call.version, body)?;
-        let answer = handler(Arc::clone(&self.context), call.version, request);
+        let answer = handler(context, call.version, request);
         let reply: Reply = Box::pin(async move {
             let response = answer.await;
             codec::encode(call, &response).map(Some)
@@ -106,27 +200,103 @@ impl Dispatcher {
         Ok(Stage2 { reply, parks: false })
     }
 
-    async fn route(&self, call: Call, body: Bytes) -> Result<Stage2, Fault> {
+    async fn route(&self, context: Arc<Context>, call: Call, body: Bytes) -> Result<Stage2, Fault> {
+        use handler::{
+            alter_configs, api_versions, create_partitions, create_topics, delete_topics,
+            describe_cluster, describe_configs, fetch, find_coordinator, incremental_alter_configs,
+            init_producer_id, list_offsets, metadata, produce,
+        };
         match call.api {
-            ApiKey::Produce => handler::produce::start(&self.context, call, body).await,
-            ApiKey::Fetch => handler::fetch::start(&self.context, call, body),
-            ApiKey::ListOffsets => self.later(call, body, handler::list_offsets::handle),
-            ApiKey::Metadata => self.later(call, body, handler::metadata::handle),
-            ApiKey::FindCoordinator => self.later(call, body, handler::find_coordinator::handle),
-            ApiKey::ApiVersions => self.later(call, body, handler::api_versions::handle),
-            ApiKey::CreateTopics => self.later(call, body, handler::create_topics::handle),
-            ApiKey::DeleteTopics => self.later(call, body, handler::delete_topics::handle),
-            ApiKey::InitProducerId => self.later(call, body, handler::init_producer_id::handle),
-            ApiKey::DescribeConfigs => self.later(call, body, handler::describe_configs::handle),
-            ApiKey::AlterConfigs => self.later(call, body, handler::alter_configs::handle),
-            ApiKey::CreatePartitions => self.later(call, body, handler::create_partitions::handle),
+            ApiKey::Produce => produce::start(&context, call, body).await,
+            ApiKey::Fetch => fetch::start(&context, call, body),
+            ApiKey::SaslHandshake => self.handshake(call, body),
+            ApiKey::SaslAuthenticate => self.authenticate(call, body),
+            ApiKey::ListOffsets => Self::later(context, call, body, list_offsets::handle),
+            ApiKey::Metadata => Self::later(context, call, body, metadata::handle),
+            ApiKey::FindCoordinator => Self::later(context, call, body, find_coordinator::handle),
+            ApiKey::ApiVersions => Self::later(context, call, body, api_versions::handle),
+            ApiKey::CreateTopics => Self::later(context, call, body, create_topics::handle),
+            ApiKey::DeleteTopics => Self::later(context, call, body, delete_topics::handle),
+            ApiKey::InitProducerId => Self::later(context, call, body, init_producer_id::handle),
+            ApiKey::DescribeConfigs => Self::later(context, call, body, describe_configs::handle),
+            ApiKey::AlterConfigs => Self::later(context, call, body, alter_configs::handle),
+            ApiKey::CreatePartitions => Self::later(context, call, body, create_partitions::handle),
             ApiKey::IncrementalAlterConfigs => {
-                self.later(call, body, handler::incremental_alter_configs::handle)
+                Self::later(context, call, body, incremental_alter_configs::handle)
             }
-            ApiKey::DescribeCluster => self.later(call, body, handler::describe_cluster::handle),
+            ApiKey::DescribeCluster => Self::later(context, call, body, describe_cluster::handle),
             other => Err(Fault::UnsupportedApi(other as i16)),
         }
     }
+
+    fn handshake(&self, call: Call, body: Bytes) -> Result<Stage2, Fault> {
+        let request: SaslHandshakeRequest = codec::decode(call.api, call.version, body)?;
+        let mut state = self.state.lock();
+        let (response, next) = handler::sasl_handshake::answer(state.stage, call.version, &request);
+        state.stage = next;
+        if next == Stage::Failed {
+            let client = state.context.session.client;
+            tracing::warn!(%client, "kafka client asked for a SASL mechanism other than PLAIN");
+        }
+        ready(codec::encode(call, &response))
+    }
+
+    fn authenticate(&self, call: Call, body: Bytes) -> Result<Stage2, Fault> {
+        let request: SaslAuthenticateRequest = codec::decode(call.api, call.version, body)?;
+        if self.state.lock().stage == Stage::Done {
+            return ready(codec::encode(call, &handler::sasl_authenticate::out_of_turn()));
+        }
+        match self.check_password(&request.auth_bytes) {
+            Ok(()) => ready(codec::encode(call, &handler::sasl_authenticate::accepted())),
+            Err(error) => {
+                let client = self.state.lock().context.session.client;
+                tracing::warn!(%client, %error, "kafka authentication failed");
+                let frame = codec::encode(call, &handler::sasl_authenticate::refused(error))?;
+                let reply: Reply = Box::pin(async move {
+                    tokio::time::sleep(FAILURE_DELAY).await;
+                    Ok(Some(frame))
+                });
+                Ok(Stage2 { reply, parks: false })
+            }
+        }
+    }
+
+    /// The message of PLAIN without a header, after SaslHandshake version 0. The right one is
+    /// answered with nothing in a frame, a wrong one with the end.
+    async fn authenticate_bare(&self, message: &[u8]) -> Result<Stage2, Fault> {
+        match self.check_password(message) {
+            Ok(()) => ready(Ok(ResponseFrame {
+                chunks: vec![Bytes::from_static(&[0; 4])],
+                permits: Vec::new(),
+            })),
+            Err(error) => {
+                tokio::time::sleep(FAILURE_DELAY).await;
+                Err(Fault::WrongPassword(error))
+            }
+        }
+    }
+
+    fn check_password(&self, message: &[u8]) -> Result<(), PlainError> {
+        let mut state = self.state.lock();
+        match sasl::authenticate(&state.context.deps.auth, message) {
+            Ok(principal) => {
+                let (deps, session) = (state.context.deps.clone(), state.context.session.clone());
+                state.context = Arc::new(Context { deps, session, principal });
+                state.stage = Stage::Done;
+                Ok(())
+            }
+            Err(error) => {
+                state.stage = Stage::Failed;
+                refused(error.label());
+                Err(error)
+            }
+        }
+    }
+}
+
+fn ready(frame: Result<ResponseFrame, Fault>) -> Result<Stage2, Fault> {
+    let reply: Reply = Box::pin(std::future::ready(Ok(Some(frame?))));
+    Ok(Stage2 { reply, parks: false })
 }
 
 /// Finds out what a frame asks for. `Err(None)`: an ApiVersions request of an unknown version, which
@@ -148,16 +318,19 @@ pub(crate) fn admit(header: &RequestHeader) -> Result<(&'static Api, Call), Opti
 
 impl Dispatch for Dispatcher {
     async fn dispatch(&self, mut frame: Bytes) -> Result<Stage2, Fault> {
+        let stage = self.state.lock().stage;
+        if stage == (Stage::Chosen { bare: true }) {
+            return self.authenticate_bare(&frame).await;
+        }
         let header = codec::peek_header(&frame)?;
         let call = match admit(&header) {
             Ok((_, call)) => call,
             Err(Some(fault)) => return Err(fault),
             Err(None) => {
-                let frame = handler::api_versions::unknown_version(header.correlation_id)?;
-                let reply: Reply = Box::pin(std::future::ready(Ok(Some(frame))));
-                return Ok(Stage2 { reply, parks: false });
+                return ready(handler::api_versions::unknown_version(header.correlation_id));
             }
         };
+        let context = self.admit_client(call.api)?;
         let api = codec::name(call.api);
         codec::split_header(&mut frame, call)?;
         guard::check(call.api, call.version, &frame).map_err(|source| Fault::Guard {
@@ -167,13 +340,25 @@ impl Dispatch for Dispatcher {
         })?;
         metrics::counter!(names::KAFKA_REQUESTS, "api" => api).increment(1);
         tracing::trace!(
-            client = %self.context.session.client,
+            client = %context.session.client,
             api,
             version = call.version,
             correlation_id = call.correlation_id,
             "kafka request"
         );
-        self.route(call, frame).await
+        self.route(context, call, frame).await
+    }
+
+    fn standing(&self) -> Standing {
+        let state = self.state.lock();
+        match state.stage {
+            Stage::Failed => Standing::Refused,
+            Stage::Done => Standing::Known,
+            Stage::Initial | Stage::Chosen { .. } if state.context.deps.auth.is_required() => {
+                Standing::Stranger
+            }
+            Stage::Initial | Stage::Chosen { .. } => Standing::Known,
+        }
     }
 }
 

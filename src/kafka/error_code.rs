@@ -30,8 +30,16 @@ pub enum ErrorCode {
     InvalidTopicException = 17,
     /// `acks` is none of -1, 0, 1.
     InvalidRequiredAcks = 21,
+    /// The principal may not do this to the topic.
+    TopicAuthorizationFailed = 29,
+    /// The principal may not do this to the cluster.
+    ClusterAuthorizationFailed = 31,
     /// A record timestamp is outside the topic's bounds.
     InvalidTimestamp = 32,
+    /// A mechanism other than PLAIN.
+    UnsupportedSaslMechanism = 33,
+    /// A SASL request out of turn.
+    IllegalSaslState = 34,
     /// An ApiVersions request of an unknown version.
     UnsupportedVersion = 35,
     /// The topic exists.
@@ -56,6 +64,8 @@ pub enum ErrorCode {
     InvalidTxnState = 48,
     /// The disk is full or failed; retriable.
     KafkaStorageError = 56,
+    /// The password is no token that holds.
+    SaslAuthenticationFailed = 58,
     /// The client knows an older leader epoch.
     FencedLeaderEpoch = 74,
     /// The client knows a newer leader epoch.

@@ -2,7 +2,9 @@
 
 use std::io;
 
+use crate::auth::Refusal;
 use crate::kafka::guard::GuardError;
+use crate::kafka::sasl::PlainError;
 
 /// A reason to close a connection. Everything a response can say is said in a response instead.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,18 @@ pub(crate) enum Fault {
     /// With `acks=0` closing is the only way to tell (source: `KafkaApis.handleProduceRequest`).
     #[error("produce with acks=0 failed with error code {0}")]
     UnackedProduceFailed(i16),
+    /// A request before the client said who it is (source: `SaslServerAuthenticator` closes too).
+    #[error(
+        "{0} before authentication: the client must use security.protocol=SASL_PLAINTEXT (or SASL_SSL \
+         through a TLS proxy), sasl.mechanism=PLAIN and a token as password"
+    )]
+    Unauthenticated(&'static str),
+    /// A wrong password where no answer can say so.
+    #[error("authentication failed: {0}")]
+    WrongPassword(PlainError),
+    /// The token of the connection is over.
+    #[error("the session is over: {0}")]
+    SessionOver(Refusal),
     /// A response could not be encoded: a defect of ours.
     #[error("response of {api} version {version} cannot be encoded: {reason}")]
     Encode {
@@ -88,6 +102,9 @@ impl Fault {
             Self::UnsupportedApi(_) => "unsupported_api",
             Self::UnsupportedVersion { .. } => "unsupported_version",
             Self::UnackedProduceFailed(_) => "acks_0",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::WrongPassword(_) => "wrong_password",
+            Self::SessionOver(_) => "session_over",
             Self::Encode { .. } => "encode",
             Self::Truncated => "truncated",
             Self::Idle => "idle",

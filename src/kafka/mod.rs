@@ -1,7 +1,7 @@
 //! THE WIRE: the Kafka protocol as stock clients speak it.
 //!
 //! Owns: listeners, connections, framing, the request guard, envelopes, versions, error codes, and
-//! one handler per API. Does not own: offsets and durability (`log`), topics and their options
+//! one handler per API. Does not own: tokens and rules (`auth`), offsets and durability (`log`), topics and their options
 //! (`topic`), the layout of record batches (`record`). It never sees a table.
 //!
 //! Reading order: [`server`] accepts, [`connection`] frames and orders, [`dispatch`] checks version
@@ -19,6 +19,7 @@ mod half_frames;
 mod handler;
 mod memory;
 mod options;
+pub(crate) mod sasl;
 mod server;
 
 pub use dispatch::Deps;

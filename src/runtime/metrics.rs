@@ -49,6 +49,7 @@ metrics! {
     KAFKA_REQUESTS, Counter, "floe_kafka_requests_total", "Kafka requests, by api.";
     KAFKA_ERRORS, Counter, "floe_kafka_connection_errors_total", "Kafka connections closed for a fault of the client, by reason.";
     HTTP_REQUESTS, Counter, "floe_http_requests_total", "HTTP requests, by route and status.";
+    AUTH_FAILURES, Counter, "floe_auth_failures_total", "Requests refused for who sent them, by side (kafka, http) and reason (missing, invalid_token, expired_token, forbidden).";
     HTTP_EVENTS, Counter, "floe_http_events_total", "Events received over HTTP, by result (accepted, rejected).";
     TABLE_ROWS, Counter, "floe_table_rows_total", "Rows committed, by table.";
     TABLE_COMMITS, Counter, "floe_table_commits_total", "Table commits, by table and result (ok, conflict, unknown, failed).";

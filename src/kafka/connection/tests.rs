@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use super::*;
 
 /// Answers each frame by its first byte: `e` echoes at once, `w` waits until it is released, `f` is a
-/// fault, `n` has no answer, `c` waits for the connection to close.
+/// fault, `n` has no answer, `c` waits for the connection to close, `r` echoes and refuses the client.
 struct Fake {
+    standing: Mutex<Standing>,
     seen: Mutex<Vec<Bytes>>,
     releases: Mutex<Vec<oneshot::Receiver<()>>>,
     closing: CancellationToken,
@@ -27,6 +28,13 @@ impl Dispatch for Arc<Fake> {
                 })
             }
             Some(b'f') => return Err(Fault::Malformed("as asked")),
+            Some(b'r') => {
+                *self.standing.lock().unwrap() = Standing::Refused;
+                Box::pin(async move {
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    Ok(Some(answer))
+                })
+            }
             Some(b'n') => Box::pin(std::future::ready(Ok(None))),
             Some(b'c') => {
                 let closing = self.closing.clone();
@@ -38,6 +46,10 @@ impl Dispatch for Arc<Fake> {
             _ => Box::pin(std::future::ready(Ok(Some(answer)))),
         };
         Ok(Stage2 { reply, parks: false })
+    }
+
+    fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap()
     }
 }
 
@@ -64,6 +76,7 @@ fn start(options: Options, releases: Vec<oneshot::Receiver<()>>, pipe_bytes: usi
     let (client, server) = duplex(pipe_bytes);
     let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
     let fake = Arc::new(Fake {
+        standing: Mutex::new(Standing::Known),
         seen: Mutex::default(),
         releases: Mutex::new(releases),
         closing: closing.clone(),
@@ -154,6 +167,32 @@ async fn illegal_sizes_close_before_memory_is_taken() {
         assert!(matches!(fault, Fault::FrameSize { .. }) && fault.to_string().contains(hint));
         assert_eq!(running.requests.used_bytes(), 0);
     }
+}
+
+#[tokio::test]
+async fn who_must_say_who_it_is_sends_small_frames() {
+    let size = (1_i32 << 20).to_be_bytes();
+    for (standing, is_fault) in [(Standing::Known, false), (Standing::Stranger, true)] {
+        let mut running = start(options(), vec![], 1 << 16);
+        *running.fake.standing.lock().unwrap() = standing;
+        running.client.write_all(&framed(b"echo")).await.unwrap();
+        assert_eq!(read(&mut running.client, 4).await, b"echo");
+        running.client.write_all(&size).await.unwrap();
+        drop(running.client);
+        let fault = running.end.await.unwrap().unwrap_err();
+        assert_eq!(matches!(fault, Fault::FrameSize { .. }), is_fault, "{standing:?}: {fault}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_gets_its_answer_and_the_end() {
+    let mut running = start(options(), vec![], 1 << 16);
+    let both = [framed(b"refused"), framed(b"echo")].concat();
+    running.client.write_all(&both).await.unwrap();
+    let mut answers = Vec::new();
+    running.client.read_to_end(&mut answers).await.unwrap();
+    assert_eq!(answers, b"refused", "what came after it is not even read");
+    running.end.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -60,6 +60,11 @@ const fn plain(flexible_from: i16, fields: &'static [Field]) -> Shape {
 
 static API_VERSIONS: Shape = plain(3, &[from(3, Kind::Str), from(3, Kind::Str)]);
 
+/// Never flexible.
+static SASL_HANDSHAKE: Shape = plain(i16::MAX, &[all(Kind::Str)]);
+
+static SASL_AUTHENTICATE: Shape = plain(2, &[all(Kind::Bytes)]);
+
 static METADATA: Shape = plain(
     9,
     &[
@@ -193,6 +198,8 @@ static DESCRIBE_CLUSTER: Shape = plain(0, &[all(BOOL), from(1, I8), from(2, BOOL
 pub(super) fn shape(api: ApiKey) -> Option<&'static Shape> {
     Some(match api {
         ApiKey::ApiVersions => &API_VERSIONS,
+        ApiKey::SaslHandshake => &SASL_HANDSHAKE,
+        ApiKey::SaslAuthenticate => &SASL_AUTHENTICATE,
         ApiKey::Metadata => &METADATA,
         ApiKey::Produce => &PRODUCE,
         ApiKey::Fetch => &FETCH,

@@ -81,6 +81,18 @@ impl Writer {
                 }
                 self.encode(&request)
             }
+            ApiKey::SaslHandshake => {
+                let mechanism = self.text();
+                self.encode(&SaslHandshakeRequest::default().with_mechanism(mechanism))
+            }
+            ApiKey::SaslAuthenticate => {
+                let bytes = self.bytes().unwrap_or_default();
+                let mut request = SaslAuthenticateRequest::default().with_auth_bytes(bytes);
+                if version >= 2 {
+                    request.unknown_tagged_fields = self.tags();
+                }
+                self.encode(&request)
+            }
             ApiKey::InitProducerId => {
                 let id = self.maybe_text().map(TransactionalId);
                 self.encode(&InitProducerIdRequest::default().with_transactional_id(id))
@@ -266,6 +278,8 @@ fn decode(api: ApiKey, version: i16, body: &[u8]) -> Option<usize> {
         ApiKey::ListOffsets => run::<ListOffsetsRequest>(version, body),
         ApiKey::Metadata => run::<MetadataRequest>(version, body),
         ApiKey::FindCoordinator => run::<FindCoordinatorRequest>(version, body),
+        ApiKey::SaslHandshake => run::<SaslHandshakeRequest>(version, body),
+        ApiKey::SaslAuthenticate => run::<SaslAuthenticateRequest>(version, body),
         ApiKey::ApiVersions => run::<ApiVersionsRequest>(version, body),
         ApiKey::CreateTopics => run::<CreateTopicsRequest>(version, body),
         ApiKey::DeleteTopics => run::<DeleteTopicsRequest>(version, body),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::protocol::StrBytes;
 
+use crate::auth::Operation;
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::describe_configs::TOPIC;
@@ -61,6 +62,10 @@ async fn one(
     edit: Result<Edit, ItemError>,
     validate_only: bool,
 ) -> Result<(), ItemError> {
+    match resource.kind {
+        TOPIC => context.check_topic(Operation::Alter, &resource.name)?,
+        _ => context.check_cluster(Operation::Alter)?,
+    }
     check_alterable(resource.kind)?;
     let topics = &context.deps.topics;
     match edit? {

@@ -9,6 +9,7 @@ use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 
+use crate::auth::Operation;
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{ItemError, duplicates, some_text};
@@ -42,6 +43,7 @@ async fn grow(
     wanted: &CreatePartitionsTopic,
     validate_only: bool,
 ) -> Result<(), ItemError> {
+    context.check_topic(Operation::Alter, &wanted.name)?;
     let topics = &context.deps.topics;
     if let (Some(topic), Some(_)) = (topics.get(&wanted.name), &wanted.assignments) {
         let now = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);

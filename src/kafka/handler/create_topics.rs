@@ -3,7 +3,7 @@
 //! -1 for partitions and replication factor is the server's default in every version (kafkajs sends
 //! it everywhere). A name that stands twice is INVALID_REQUEST. From version 5 the answer tells
 //! partitions, replication factor and options (those of the first [`OPTIONS_TOLD_MAX`] topics: a small
-//! request must not become a huge answer), from 7 the topic id. Differs from Apache Kafka: a
+//! request must not become a huge answer) where the client may describe the topic, from 7 the topic id. Differs from Apache Kafka: a
 //! replication factor above the number of brokers is clamped to 1 instead of refused, so that
 //! applications written for a cluster start; and the answer comes after the topic is durable, so
 //! the time-out is not needed.
@@ -20,6 +20,7 @@ use kafka_protocol::messages::create_topics_response::{
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
 use uuid::Uuid;
 
+use crate::auth::{Operation, Resource};
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::describe_configs::entries;
@@ -60,6 +61,9 @@ async fn one(
     validate_only: bool,
     tells_options: bool,
 ) -> CreatableTopicResult {
+    if let Err(error) = context.check_create_topic(&wanted.name) {
+        return failed(&wanted, error);
+    }
     let new = match translate(&wanted, context.deps.options.node_id) {
         Ok(new) => new,
         Err(error) => return failed(&wanted, error),
@@ -67,7 +71,10 @@ async fn one(
     match context.deps.topics.create(new, validate_only).await {
         Ok(topic) => {
             let options = if tells_options { options(context, &topic) } else { Vec::new() };
-            created(&topic, validate_only, options)
+            let result = created(&topic, validate_only, options);
+            let may_see =
+                context.principal.may(Operation::Describe, Resource::Topic(topic.name.as_str()));
+            if may_see { result } else { hidden(result) }
         }
         Err(error) => failed(&wanted, error.into()),
     }
@@ -174,6 +181,16 @@ fn created(
         .with_num_partitions(i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))
         .with_replication_factor(1)
         .with_configs(Some(options))
+}
+
+/// Without what only those may see who may describe the topic (source:
+/// `ReplicationControlManager.createTopic`).
+fn hidden(result: CreatableTopicResult) -> CreatableTopicResult {
+    result
+        .with_topic_config_error_code(ErrorCode::TopicAuthorizationFailed.code())
+        .with_num_partitions(-1)
+        .with_replication_factor(-1)
+        .with_configs(Some(Vec::new()))
 }
 
 fn failed(wanted: &CreatableTopic, error: ItemError) -> CreatableTopicResult {

@@ -11,6 +11,7 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName as WireName};
 use uuid::Uuid;
 
+use crate::auth::{Operation, Resource};
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{ItemError, duplicates, some_text, wire_name};
@@ -27,7 +28,7 @@ pub(crate) async fn handle(
 ) -> DeleteTopicsResponse {
     let topics = &context.deps.topics;
     let wanted = wanted(version, request).into_iter();
-    let entries: Vec<Entry> = wanted.map(|one| (one.clone(), find(topics, &one))).collect();
+    let entries: Vec<Entry> = wanted.map(|one| allowed(&context, one)).collect();
     let twice = duplicates(entries.iter().map(identity));
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -64,6 +65,28 @@ fn wanted(version: i16, request: DeleteTopicsRequest) -> Vec<DeleteTopicState> {
     }
     let by_name = |name| DeleteTopicState::default().with_name(Some(name));
     request.topic_names.into_iter().map(by_name).collect()
+}
+
+/// The entry if the client may delete the topic. One that is named by its id and that the client
+/// may not even see stays without name (source: `ControllerApis.deleteTopics`).
+fn allowed(context: &Context, wanted: DeleteTopicState) -> Entry {
+    let found = find(&context.deps.topics, &wanted);
+    let name = match (&wanted.name, &found) {
+        (Some(name), _) => name.to_string(),
+        (None, Ok(topic)) => topic.name.to_string(),
+        (None, Err(_)) => return (wanted, found),
+    };
+    match context.check_topic(Operation::Delete, &name) {
+        Ok(()) => (wanted, found),
+        Err(error) => {
+            let is_seen = context.principal.may(Operation::Describe, Resource::Topic(&name));
+            let by_id = wanted.name.is_none();
+            if !by_id || is_seen {
+                return (wanted.with_name(Some(wire_name(&name))), Err(error));
+            }
+            (wanted, Err(ItemError::new(error.code, "the token may not delete this topic")))
+        }
+    }
 }
 
 async fn delete(

@@ -13,6 +13,7 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use crate::auth::Operation;
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{ItemError, broker_configs, duplicates, some_text, text};
@@ -59,6 +60,7 @@ fn describe(
     let name = resource.resource_name.as_str();
     match resource.resource_type {
         TOPIC => {
+            context.check_topic(Operation::Describe, name)?;
             TopicName::parse(name).map_err(|error| {
                 ItemError::new(ErrorCode::InvalidTopicException, error.to_string())
             })?;
@@ -71,10 +73,12 @@ fn describe(
             Ok(entries(&context.deps.topics.describe(&topic)))
         }
         BROKER => {
+            context.check_cluster(Operation::Describe)?;
             broker_configs::check_name(name, context.deps.options.node_id)?;
             Ok(broker_configs::entries(&context.deps.options))
         }
         BROKER_LOGGER => {
+            context.check_cluster(Operation::Describe)?;
             broker_configs::check_name(name, context.deps.options.node_id)?;
             Ok(Vec::new())
         }

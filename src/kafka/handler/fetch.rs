@@ -16,6 +16,7 @@ use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::FetchPartition;
 use tokio::time::Instant;
 
+use crate::auth::Operation;
 use crate::kafka::codec;
 use crate::kafka::connection::{Reply, Stage2};
 use crate::kafka::dispatch::{Call, Context};
@@ -82,11 +83,14 @@ fn prepare(context: &Context, request: FetchRequest) -> Fetch {
         .topics
         .into_iter()
         .map(|wanted| {
-            let topic = context.deps.topics.get(&wanted.topic);
+            let topic = context
+                .check_topic(Operation::Read, &wanted.topic)
+                .map(|()| context.deps.topics.get(&wanted.topic))
+                .map_err(|error| error.code);
             let partitions = wanted
                 .partitions
                 .iter()
-                .map(|partition| prepare_partition(context, topic.as_deref(), partition))
+                .map(|partition| prepare_partition(context, &topic, partition))
                 .collect();
             WantedTopic { name: Bytes::copy_from_slice(wanted.topic.as_bytes()), partitions }
         })
@@ -105,11 +109,21 @@ fn positive(value: i32) -> usize {
     usize::try_from(value).unwrap_or(0)
 }
 
-fn prepare_partition(context: &Context, topic: Option<&Topic>, wanted: &FetchPartition) -> Wanted {
+fn prepare_partition(
+    context: &Context,
+    topic: &Result<Option<Arc<Topic>>, ErrorCode>,
+    wanted: &FetchPartition,
+) -> Wanted {
+    let find = |topic: Option<&Topic>| {
+        topic
+            .and_then(|topic| partition_id(topic, wanted.partition))
+            .and_then(|id| Some(Source { id, partition: context.deps.log.partition(id)? }))
+            .ok_or(ErrorCode::UnknownTopicOrPartition)
+    };
     let source = topic
-        .and_then(|topic| partition_id(topic, wanted.partition))
-        .and_then(|id| Some(Source { id, partition: context.deps.log.partition(id)? }))
-        .ok_or(ErrorCode::UnknownTopicOrPartition)
+        .as_ref()
+        .map_err(|code| *code)
+        .and_then(|topic| find(topic.as_deref()))
         .and_then(|source| check_leader_epoch(wanted.current_leader_epoch).map(|()| source));
     Wanted {
         index: wanted.partition,
@@ -147,6 +161,8 @@ async fn answer(
             () = closing.cancelled() => {}
         }
     };
+    // It may have waited for minutes: whose token was revoked meanwhile reads nothing more.
+    context.deps.auth.recheck(&context.principal).map_err(Fault::SessionOver)?;
     fetch_response::encode(call, fetch.read_committed, found.topics, found.permits)
 }
 

@@ -4,12 +4,14 @@
 //! ignored then (clients send -1, 0 and the greatest integer), and so are the producer id and epoch
 //! of a client that recovers (KIP-360): it gets a new id, as from Apache Kafka. With a transactional
 //! id: UNSUPPORTED_VERSION, for transactions do not exist yet and must not be faked. Clients show that
-//! code at once; they would retry COORDINATOR_NOT_AVAILABLE until their time-out.
+//! code at once; they would retry COORDINATOR_NOT_AVAILABLE until their time-out. Whoever may write to
+//! no topic gets CLUSTER_AUTHORIZATION_FAILED.
 
 use std::sync::Arc;
 
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
+use crate::auth::{Kind, Operation, Resource};
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 
@@ -18,6 +20,13 @@ pub(crate) async fn handle(
     _version: i16,
     request: InitProducerIdRequest,
 ) -> InitProducerIdResponse {
+    // Source: `KafkaApis.handleInitProducerIdRequest`, where it is IDEMPOTENT_WRITE (KIP-679).
+    let principal = &context.principal;
+    let may_write = principal.may(Operation::Write, Resource::Cluster)
+        || principal.may_some(Operation::Write, Kind::Topic, "");
+    if !may_write {
+        return failed(ErrorCode::ClusterAuthorizationFailed);
+    }
     if let Some(code) = refusal(&request) {
         return failed(code);
     }

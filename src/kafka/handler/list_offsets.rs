@@ -14,6 +14,7 @@ use kafka_protocol::messages::list_offsets_response::{
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
+use crate::auth::Operation;
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{check_leader_epoch, partition_id};
@@ -30,9 +31,13 @@ pub(crate) async fn handle(
     let mut topics = Vec::with_capacity(request.topics.len());
     for wanted in request.topics {
         let topic = context.deps.topics.get(&wanted.name);
+        let allowed = context.check_topic(Operation::Describe, &wanted.name);
         let mut partitions = Vec::with_capacity(wanted.partitions.len());
         for partition in &wanted.partitions {
-            let found = find(&context, version, topic.as_deref(), partition).await;
+            let found = match &allowed {
+                Ok(()) => find(&context, version, topic.as_deref(), partition).await,
+                Err(error) => Err(error.code),
+            };
             partitions.push(answer(version, partition.partition_index, found));
         }
         topics.push(

@@ -2,7 +2,8 @@
 //!
 //! Null is all topics; empty is none, but all in version 0. Unknown topics are made where the server
 //! and the client allow it (always allowed below version 4). The broker's address depends on the
-//! listener that the client came from. Differs from Apache Kafka: an auto-created topic is answered
+//! listener that the client came from. Topics that the client may not describe are left out, or
+//! TOPIC_AUTHORIZATION_FAILED by name and UNKNOWN_TOPIC_ID by id. Differs from Apache Kafka: an auto-created topic is answered
 //! at once with its partitions, not with LEADER_NOT_AVAILABLE.
 
 use std::collections::HashSet;
@@ -14,6 +15,7 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
 
+use crate::auth::{Operation, Resource};
 use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{text, wire_name};
@@ -33,7 +35,11 @@ pub(crate) async fn handle(
         options.auto_create_topics && (version < 4 || request.allow_auto_topic_creation);
     let topics = match wanted(version, request.topics) {
         Wanted::All => {
-            context.deps.topics.list().iter().map(|topic| describe(topic, node)).collect()
+            let topics = context.deps.topics.list().into_iter();
+            topics
+                .filter(|topic| may_describe(&context, topic))
+                .map(|topic| describe(&topic, node))
+                .collect()
         }
         Wanted::These(wanted) => {
             let mut answers = Vec::with_capacity(wanted.len());
@@ -54,6 +60,10 @@ pub(crate) async fn handle(
         .with_cluster_id(Some(text(&options.cluster_id)))
         .with_controller_id(node)
         .with_topics(topics)
+}
+
+fn may_describe(context: &Context, topic: &Topic) -> bool {
+    context.principal.may(Operation::Describe, Resource::Topic(topic.name.as_str()))
 }
 
 #[derive(Debug, PartialEq)]
@@ -107,7 +117,8 @@ async fn one(
         Some(name) if wanted.topic_id.is_nil() => by_name(context, name, may_create, refused).await,
         None if version >= 12 => {
             let id = TopicId(wanted.topic_id);
-            context.deps.topics.by_id(id).ok_or(ErrorCode::UnknownTopicId)
+            let found = context.deps.topics.by_id(id);
+            found.filter(|topic| may_describe(context, topic)).ok_or(ErrorCode::UnknownTopicId)
         }
         // Ids were not usable before version 12, and both at once never are.
         _ => Err(ErrorCode::InvalidRequest),
@@ -125,6 +136,7 @@ async fn by_name(
     refused: &mut Refused,
 ) -> Result<Arc<Topic>, ErrorCode> {
     let topics = &context.deps.topics;
+    context.check_topic(Operation::Describe, name).map_err(|error| error.code)?;
     if let Some(topic) = topics.get(name) {
         return Ok(topic);
     }
@@ -134,6 +146,7 @@ async fn by_name(
     if !may_create {
         return Err(ErrorCode::UnknownTopicOrPartition);
     }
+    context.check_create_topic(name).map_err(|error| error.code)?;
     let new = NewTopic { name: name.to_owned(), ..NewTopic::default() };
     match topics.create(new, false).await {
         Ok(topic) => {

@@ -19,6 +19,8 @@ pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 pub(crate) mod produce;
 mod produce_check;
+pub(crate) mod sasl_authenticate;
+pub(crate) mod sasl_handshake;
 
 use std::collections::HashSet;
 use std::fmt::Display;

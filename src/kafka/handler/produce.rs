@@ -17,6 +17,7 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 
+use crate::auth::Operation;
 use crate::kafka::codec;
 use crate::kafka::connection::{Reply, Stage2};
 use crate::kafka::dispatch::{Call, Context};
@@ -50,10 +51,11 @@ pub(crate) async fn start(
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
         let topic = context.deps.topics.get(&data.name);
+        let allowed = context.check_topic(Operation::Write, &data.name);
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for partition in data.partition_data {
             let index = partition.index;
-            let queued = match check_acks(acks) {
+            let queued = match allowed.clone().and_then(|()| check_acks(acks)) {
                 Ok(()) => queue(context, call.version, topic.as_deref(), partition).await,
                 Err(error) => Err(error.into()),
             };
