@@ -99,6 +99,16 @@ impl Wire {
         self.stream.write_all(bytes).await
     }
 
+    /// Reads so many bytes as they are.
+    pub async fn read_raw(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        tokio::time::timeout(PATIENCE, self.stream.read_exact(&mut bytes))
+            .await
+            .expect("the bytes come")
+            .expect("the server answers");
+        bytes
+    }
+
     /// Says that no more will be sent.
     pub async fn finish(&mut self) -> std::io::Result<()> {
         self.stream.shutdown().await

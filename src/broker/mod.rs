@@ -5,6 +5,7 @@
 //! marker, the store its snapshot.
 
 mod catalog;
+mod offline;
 mod recovery;
 
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ use crate::topic::Topics;
 use crate::topic::options::{Overrides, TopicOptions};
 use crate::wal::Wal;
 
+pub use offline::Offline;
+
 use catalog::Chosen;
 use recovery::Recovered;
 
@@ -40,12 +43,27 @@ const FINAL_COMMIT_MAX: Duration = Duration::from_secs(5);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
+pub enum Error {
+    /// Anyone could do everything (rules 8.2).
+    #[error(
+        "{bind} can be reached from other machines and no authentication is configured; make a \
+         token with `floe token create admin --data-dir {data_dir}`, or add --auth-anonymous allow \
+         to serve anyone, or bind 127.0.0.1"
+    )]
+    Exposed {
+        /// The address that is no loopback.
+        bind: SocketAddr,
+        /// The folder whose tokens would count.
+        data_dir: String,
+    },
+    /// Something is in the way.
+    #[error("{0}")]
+    Failed(String),
+}
 
 impl Error {
     fn new(what: &str, error: impl std::fmt::Display) -> Self {
-        Self(format!("{what}: {error}"))
+        Self::Failed(format!("{what}: {error}"))
     }
 }
 
@@ -118,12 +136,18 @@ impl Broker {
     /// Starts a broker; it is ready when this returns.
     ///
     /// # Errors
-    /// [`Error`] says what is in the way: a taken port, a locked or damaged data directory.
+    /// [`Error`] says what is in the way: a taken port, a locked or damaged data directory, an
+    /// address that anyone could do everything at.
     pub async fn start(config: &Config, components: Components) -> Result<Self, Error> {
+        if !components.files.exists(&config.data_dir.join("FORMAT")) {
+            // There can be no token, and nothing need be made to say so.
+            check_exposed(config, false)?;
+        }
         let sockets = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, &components, &tasks).await?;
         let Recovered { store, wal, log, topics, auth } = recovered;
+        check_exposed(config, auth.is_set_up())?;
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
         let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
         let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
@@ -150,15 +174,16 @@ impl Broker {
         );
         log.spawn_chores(&tasks);
         store.spawn_chores(&tasks);
-        let api = http::Api::new(
-            log.clone(),
-            topics.clone(),
-            tiering.clone(),
-            store.clone(),
-            http_options(config),
-            components.clock.clone(),
-            components.metrics.clone(),
-        );
+        let parts = http::Parts {
+            log: log.clone(),
+            topics: topics.clone(),
+            tiering: tiering.clone(),
+            auth: auth.clone(),
+            store: store.clone(),
+            clock: components.clock.clone(),
+            metrics: components.metrics.clone(),
+        };
+        let api = http::Api::new(parts, http_options(config));
         api.load().await.map_err(|e| Error::new("what is remembered of HTTP requests", e))?;
         api.spawn_chores(&tasks);
         let broker = Self {
@@ -310,6 +335,16 @@ fn http_options(config: &Config) -> http::Options {
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Refuses to listen for other machines where nobody is asked who they are.
+fn check_exposed(config: &Config, is_set_up: bool) -> Result<(), Error> {
+    match config.exposed_listener() {
+        Some(bind) if !is_set_up => {
+            Err(Error::Exposed { bind, data_dir: config.data_dir.display().to_string() })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn bind(config: &Config) -> Result<Sockets, Error> {

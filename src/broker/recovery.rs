@@ -87,7 +87,7 @@ pub(super) async fn open(
 /// Why the data directory cannot be used, and what to do.
 fn data_dir_error(data_dir: &Path, error: &wal::Error) -> Error {
     use std::io::ErrorKind;
-    let wal::Error::Io { source, .. } = error else { return Error(error.to_string()) };
+    let wal::Error::Io { source, .. } = error else { return Error::Failed(error.to_string()) };
     let advice = match source.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "; name a folder that this user may write to"
@@ -97,7 +97,7 @@ fn data_dir_error(data_dir: &Path, error: &wal::Error) -> Error {
         }
         _ => "",
     };
-    Error(format!("data.dir = {data_dir:?} cannot be used: {error}{advice}"))
+    Error::Failed(format!("data.dir = {data_dir:?} cannot be used: {error}{advice}"))
 }
 
 fn recover(config: &Config, components: &Components) -> Result<Found, Error> {

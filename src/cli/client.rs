@@ -36,7 +36,7 @@ impl Failure {
     }
 }
 
-/// Adds `--url` and `--json`.
+/// Adds `--url`, `--token` and `--json`.
 pub(super) fn add_flags(command: Command) -> Command {
     command
         .arg(
@@ -47,6 +47,15 @@ pub(super) fn add_flags(command: Command) -> Command {
                 .default_value(URL_DEFAULT)
                 .value_name("URL")
                 .help("The server's HTTP address"),
+        )
+        .arg(
+            Arg::new("token")
+                .long("token")
+                .env("FLOE_TOKEN")
+                .hide_env_values(true)
+                .global(true)
+                .value_name("TOKEN")
+                .help("The token to send; the variable keeps it out of the list of processes"),
         )
         .arg(
             Arg::new("json")
@@ -60,6 +69,8 @@ pub(super) fn add_flags(command: Command) -> Command {
 /// A client of one server.
 pub(super) struct Client {
     url: String,
+    /// What every request says of who sends it.
+    token: Option<String>,
     http: reqwest::Client,
     /// Print JSON instead of text.
     pub(super) json: bool,
@@ -74,7 +85,9 @@ impl Client {
             .build()
             .map_err(|error| Failure::Unreachable(error.to_string()))?;
         let json = matches.get_flag("json");
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), http, json })
+        let token = matches.get_one::<String>("token").map(|token| token.trim().to_owned());
+        let token = token.filter(|token| !token.is_empty());
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), token, http, json })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
@@ -96,6 +109,9 @@ impl Client {
         body: Option<Value>,
     ) -> Result<Value, Failure> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.header("token", token);
+        }
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -114,7 +130,11 @@ impl Client {
             return Ok(value);
         }
         let detail = value["detail"].as_str().map_or_else(|| status.to_string(), ToOwned::to_owned);
-        Err(Failure::Refused(detail))
+        let hint = match (status.as_u16(), &self.token) {
+            (401, None) => "; set FLOE_TOKEN, or give --token",
+            _ => "",
+        };
+        Err(Failure::Refused(format!("{detail}{hint}")))
     }
 }
 
@@ -149,7 +169,8 @@ mod tests {
     async fn a_url_without_scheme_is_shown_with_one() {
         let http = reqwest::Client::new();
         for url in ["127.0.0.1:38080", "localhost:8080"] {
-            let client = Client { url: url.to_owned(), http: http.clone(), json: false };
+            let (url, token) = (url.to_owned(), None);
+            let client = Client { url: url.clone(), token, http: http.clone(), json: false };
             let failure = client.send(Method::GET, "/", None).await.unwrap_err();
             let wanted = format!("did you mean http://{url}?");
             assert!(failure.text().contains(&wanted), "{}", failure.text());

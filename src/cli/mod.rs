@@ -8,6 +8,7 @@ mod output;
 mod serve;
 mod settings;
 mod table;
+mod token;
 mod topic;
 mod wire;
 
@@ -24,7 +25,8 @@ Start here:
   floe serve                                     a broker with embedded defaults
   echo '{\"id\":1}' | kcat -b 127.0.0.1:9092 -t orders -P
   curl http://127.0.0.1:8080/api/v1/topics/orders/events -d '{\"id\":2}'
-  floe table list                                what became of it";
+  floe table list                                what became of it
+  floe token create admin                        from now on every request needs a token";
 
 fn command() -> Command {
     Command::new("floe")
@@ -39,6 +41,7 @@ fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(topic::command())
         .subcommand(table::command())
+        .subcommand(token::command())
         .subcommand(bench::command())
 }
 
@@ -68,6 +71,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("demo", matches)) => demo::run(matches).await,
         Some(("topic", matches)) => topic::run(matches).await,
         Some(("table", matches)) => table::run(matches).await,
+        Some(("token", matches)) => token::run(matches).await,
         Some(("bench", matches)) => bench::run(matches).await,
         _ => Err(Failure::Usage("see floe --help".to_owned())),
     }

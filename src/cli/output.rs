@@ -53,7 +53,9 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) {
 /// ending in `bytes` with their units, all else as [`cell`].
 pub(super) fn field(key: &str, value: &Value) -> String {
     let Some(number) = value.as_u64() else { return cell(value) };
-    let is_moment = ["created_ms", "last_commit_ms", "at_ms"].contains(&key);
+    const MOMENTS: [&str; 6] =
+        ["created_ms", "last_commit_ms", "at_ms", "expires_ms", "revoked_ms", "last_used_ms"];
+    let is_moment = MOMENTS.contains(&key);
     if key.ends_with("_ms") && is_moment {
         let time = i64::try_from(number).ok().and_then(chrono::DateTime::from_timestamp_millis);
         return time.map_or_else(

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::Failure;
 use super::{output, settings};
-use crate::broker::{Broker, Components, RenderMetrics};
+use crate::broker::{self, Broker, Components, RenderMetrics};
 use crate::config::Config;
 use crate::runtime::metrics;
 use crate::runtime::tasks::OnFatal;
@@ -87,12 +87,6 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// Starts a broker whose fatal errors end the process.
 pub(super) async fn start(config: &Config) -> Result<Broker, Failure> {
-    if let Some(bind) = config.exposed_listener() {
-        return Err(Failure::Usage(format!(
-            "{bind} can be reached from other machines and no authentication is configured; \
-             add --auth-anonymous allow to serve anyone, or bind 127.0.0.1"
-        )));
-    }
     let on_fatal: OnFatal = Arc::new(|reason| {
         output::error(format!("fatal: {reason}"));
         std::process::exit(70);
@@ -100,7 +94,10 @@ pub(super) async fn start(config: &Config) -> Result<Broker, Failure> {
     let metrics =
         collect_metrics().map(|handle| -> RenderMetrics { Arc::new(move || handle.render()) });
     let components = Components { metrics, ..Components::real(on_fatal) };
-    Broker::start(config, components).await.map_err(|error| Failure::Refused(error.to_string()))
+    Broker::start(config, components).await.map_err(|error| match error {
+        broker::Error::Exposed { .. } => Failure::Usage(error.to_string()),
+        broker::Error::Failed(reason) => Failure::Refused(reason),
+    })
 }
 
 /// The recorder that `/metrics` renders, installed at the first call; none if something else
@@ -157,18 +154,18 @@ fn announce(broker: &Broker, config: &Config) {
              take answered records"
         ));
     }
+    output::line(auth_line(broker, config, &format!("http://{http}")));
+    output::line("");
     let kafka = broker.kafka_addresses().into_iter().next().map(|(_, address)| address);
     let kafka = kafka.map_or_else(String::new, |address| address.to_string());
-    output::line("");
-    output::line("send events:");
-    output::line(format!("  echo '{{\"id\":1,\"name\":\"ada\"}}' | kcat -b {kafka} -t orders -P"));
-    output::line(format!(
-        "  curl http://{http}/api/v1/topics/orders/events -d '{{\"id\":2,\"name\":\"bob\"}}'"
-    ));
+    let needs_token = broker.auth().is_required();
+    // A catalog of others has tokens of its own.
+    let argument = if needs_token && *catalog == own { ", token='$FLOE_TOKEN'" } else { "" };
+    show_commands(&kafka, &format!("http://{http}"), needs_token);
     output::line("query the table, first rows after a second (pip install 'pyiceberg[pyarrow]'):");
     output::line(format!(
         "  python3 -c \"from pyiceberg.catalog import load_catalog as c; \
-         print(c('floe', type='rest', uri='{catalog}')\
+         print(c('floe', type='rest', uri='{catalog}'{argument})\
          .load_table('streams.orders').scan().to_arrow().to_pylist())\""
     ));
     output::line("");
@@ -177,6 +174,39 @@ fn announce(broker: &Broker, config: &Config) {
         Ok(()) => output::line("ready"),
         Err(reason) => output::line(format!("ready (no appends: {reason})")),
     }
+}
+
+/// Who may do something, and the command that changes it.
+fn auth_line(broker: &Broker, config: &Config, url: &str) -> String {
+    let auth = broker.auth();
+    let first = format!("floe token create admin --url {url}");
+    if config.anonymous_allowed {
+        "auth     requests without a token may do everything (auth.anonymous = allow)".to_owned()
+    } else if auth.is_required() {
+        "auth     every request needs a token: FLOE_TOKEN here (floe token create makes more)"
+            .to_owned()
+    } else {
+        format!("auth     none, so this machine only; the first token changes that: {first}")
+    }
+}
+
+/// Commands that send events. With `needs_token` they take it from the environment.
+fn show_commands(kafka: &str, http: &str, needs_token: bool) {
+    let (sasl, header) = match needs_token {
+        true => (
+            " -X security.protocol=SASL_PLAINTEXT -X sasl.mechanism=PLAIN -X sasl.username=token \
+             -X sasl.password=$FLOE_TOKEN",
+            " -H \"token: $FLOE_TOKEN\"",
+        ),
+        false => ("", ""),
+    };
+    output::line("send events:");
+    output::line(format!(
+        "  echo '{{\"id\":1,\"name\":\"ada\"}}' | kcat -b {kafka} -t orders -P{sasl}"
+    ));
+    output::line(format!(
+        "  curl {http}/api/v1/topics/orders/events{header} -d '{{\"id\":2,\"name\":\"bob\"}}'"
+    ));
 }
 
 async fn wait_for_signal() -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use crate::topic::options::TopicOptions;
 
 /// Variables that are no option of the server.
 const OTHER_VARIABLES: &[&str] =
-    &["FLOE_CONFIG", "FLOE_URL", "FLOE_LOG", "FLOE_LOG_FORMAT", "FLOE_BIN"];
+    &["FLOE_CONFIG", "FLOE_URL", "FLOE_TOKEN", "FLOE_LOG", "FLOE_LOG_FORMAT", "FLOE_BIN"];
 
 /// Adds a flag for every server option and every topic option.
 pub(super) fn add_flags(mut command: Command) -> Command {

@@ -69,7 +69,7 @@ pub struct Config {
     pub kafka_listeners: Vec<KafkaListener>,
     /// Where HTTP listens.
     pub http_listen: SocketAddr,
-    /// Anyone may connect from other machines (rules 8.2).
+    /// Requests without credentials may do everything, from other machines too (rules 8.2).
     pub anonymous_allowed: bool,
     /// Partitions of a topic that is made without a number.
     pub num_partitions: u32,
@@ -225,7 +225,8 @@ impl Config {
         })
     }
 
-    /// The address a bind needs `auth.anonymous = allow` for, if there is one (rules 8.2).
+    /// An address that other machines reach, unless anyone may: it needs authentication
+    /// (rules 8.2).
     pub fn exposed_listener(&self) -> Option<SocketAddr> {
         if self.anonymous_allowed {
             return None;

@@ -77,7 +77,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         "auth.anonymous",
         Kind::OneOf(&["loopback", "allow"]),
         "loopback",
-        "Who may connect without credentials: only this machine, or anyone who reaches the port.",
+        "Who may connect without credentials: loopback: this machine, until a token is made, then \
+         nobody; allow: anyone who reaches the port.",
     ),
     option("num.partitions", Kind::Number, "4", "Partitions of a topic made without a number."),
     option(

@@ -3,6 +3,7 @@
 //!
 //! Owns: these properties. Does not own: the inputs (`fuzz/seeds`), the runs (`fuzz/run`).
 
+mod auth;
 mod http;
 mod kafka;
 mod options;
@@ -15,6 +16,7 @@ mod table;
 mod tests;
 mod wal;
 
+pub use auth::credential;
 pub use http::json_splitter;
 pub use kafka::kafka_request;
 pub use options::options;
@@ -62,6 +64,7 @@ pub const TARGETS: &[Target] = &[
     target("partition_spec", partition_spec, 1 << 20, 512),
     target("table_ends", table_ends, 1 << 20, 1024),
     target("options", options, 1 << 20, 512),
+    target("credential", credential, 1 << 20, 512),
 ];
 
 /// Splits one byte off, which steers the target; 0 where there is none.

@@ -4,8 +4,11 @@
 //! road as Kafka's batches), tables (`tier`, `table`).
 
 pub mod admin;
+mod auth;
+pub(crate) mod credentials;
 pub mod iceberg;
 pub mod ingest;
+pub(crate) mod oauth;
 pub mod openapi;
 mod origin;
 mod probes;
@@ -21,8 +24,9 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
+use crate::auth::Auth;
 use crate::config::Flush;
 use crate::log::Log;
 use crate::runtime::{Clock, Tasks, metrics};
@@ -52,8 +56,26 @@ pub struct Options {
     pub ids: IdLimits,
     /// What an answer to events means unless the sender asks for `ack=durable`.
     pub flush: Flush,
-    /// Only requests meant for this machine are answered (loopback bind without auth).
+    /// Only requests meant for this machine are answered, as long as none needs a token.
     pub loopback_only: bool,
+}
+
+/// The parts of the broker that the routes talk to.
+pub struct Parts {
+    /// All partitions.
+    pub log: Log,
+    /// All topics.
+    pub topics: Topics,
+    /// All tables.
+    pub tiering: Tiering,
+    /// All tokens.
+    pub auth: Auth,
+    /// The state.
+    pub store: Store,
+    /// Wall-clock time.
+    pub clock: Clock,
+    /// Renders what is scraped, if metrics are collected.
+    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// What the routes need; cheap to clone.
@@ -62,6 +84,7 @@ pub struct Api {
     pub(crate) log: Log,
     pub(crate) topics: Topics,
     pub(crate) tiering: Tiering,
+    pub(crate) auth: Auth,
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
@@ -69,20 +92,14 @@ pub struct Api {
 }
 
 impl Api {
-    /// Puts the parts together. `metrics` renders what is scraped.
-    pub fn new(
-        log: Log,
-        topics: Topics,
-        tiering: Tiering,
-        store: Store,
-        options: Options,
-        clock: Clock,
-        metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
-    ) -> Self {
+    /// Puts the parts together.
+    pub fn new(parts: Parts, options: Options) -> Self {
+        let Parts { log, topics, tiering, auth, store, clock, metrics } = parts;
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, store, limits, clock);
-        Self { log, topics, tiering, options, engine, metrics, draining: Arc::default() }
+        let draining = Arc::default();
+        Self { log, topics, tiering, auth, options, engine, metrics, draining }
     }
 
     /// Reads back what is remembered of requests; before the first one.
@@ -105,9 +122,14 @@ impl Api {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    fn draining(&self) -> Option<Problem> {
+        let is_draining = self.draining.load(Ordering::Relaxed);
+        is_draining.then(|| Problem::new("draining", "the server is shutting down").retry_after(5))
+    }
+
     fn not_ready(&self) -> Option<Problem> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Some(Problem::new("draining", "the server is shutting down").retry_after(5));
+        if let Some(draining) = self.draining() {
+            return Some(draining);
         }
         self.log.admission().err().map(|reason| Problem::new("storage_full", reason).retry_after(5))
     }
@@ -115,22 +137,26 @@ impl Api {
 
 /// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
 pub fn router(api: Api, iceberg: Router) -> Router {
-    let guarded = api.options.loopback_only;
+    let events = post(ingest::events)
+        .put(ingest::events)
+        .patch(ingest::events)
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::write_events));
     let native = Router::new()
         .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
         .route(
             "/api/v1/topics/{topic}",
             get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
         )
-        .route(
-            "/api/v1/topics/{topic}/events",
-            post(ingest::events).put(ingest::events).patch(ingest::events),
-        )
+        .route("/api/v1/topics/{topic}/events", events)
         .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
         .route("/api/v1/tables", get(admin::tables::list))
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
         .route("/api/v1/tables/{table}/resume", post(admin::tables::resume))
+        .route("/api/v1/tokens", get(admin::tokens::list).post(admin::tokens::create))
+        .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
+        .route("/oauth/token", post(oauth::token))
+        .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
@@ -141,12 +167,13 @@ pub fn router(api: Api, iceberg: Router) -> Router {
             Problem::new("method_not_allowed", "see /openapi.json for what is allowed here")
         })
         .fallback(async || Problem::new("not_found", "see /openapi.json for what is here"))
-        .with_state(api)
+        .with_state(api.clone())
         .layer(middleware::map_response(as_problem));
     Router::new()
         .nest("/iceberg", iceberg)
         .merge(native)
-        .layer(middleware::from_fn_with_state(guarded, origin::layer))
+        .layer(middleware::from_fn_with_state(api.clone(), auth::layer))
+        .layer(middleware::from_fn_with_state(api, origin::layer))
         .layer(middleware::from_fn(measured))
         .layer(middleware::from_fn(request_id::layer))
 }

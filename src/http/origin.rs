@@ -1,16 +1,19 @@
-//! Without configured auth, HTTP answers only requests that were meant for this machine: a page
-//! of another site must not reach it through the visitor's browser (rules 8.2).
+//! Where no token is needed, HTTP answers only requests that were meant for this machine: a page
+//! of another site must not reach it through the visitor's browser (rules 8.2). Tokens are in no
+//! browser that could add them to such a request.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::http::Api;
 use crate::http::problem::Problem;
 
-/// Middleware; `guarded` is true on a loopback bind without auth.
-pub(super) async fn layer(State(guarded): State<bool>, request: Request, next: Next) -> Response {
-    if guarded && let Err(problem) = check(request.headers()) {
+/// Middleware.
+pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let is_guarded = api.options.loopback_only && !api.auth.is_required();
+    if is_guarded && let Err(problem) = check(request.headers()) {
         return problem.into_response();
     }
     next.run(request).await

@@ -4,7 +4,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::auth::{Operation, Resource};
 use crate::http::Api;
+use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 
 /// 200 while the process turns.
@@ -21,8 +23,11 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
     }
 }
 
-/// Prometheus text.
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
+/// Prometheus text. It names topics and tables, so it is not for everybody.
+pub(super) async fn metrics(State(api): State<Api>, caller: Caller) -> Response {
+    if let Err(problem) = caller.check(Operation::Describe, Resource::Cluster) {
+        return problem.into_response();
+    }
     let Some(render) = &api.metrics else {
         return Problem::new("not_found", "metrics are not collected").into_response();
     };

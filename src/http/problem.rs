@@ -14,12 +14,18 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("invalid_events", 400, "Some events are refused; nothing was stored", false),
     ("invalid_topic", 400, "The topic name or its options are refused", false),
     ("invalid_idempotency_key", 400, "The key or token of the request is malformed", false),
+    ("invalid_token_wish", 400, "The name, a rule or the time of a token is refused", false),
     ("invalid_partition", 400, "The topic has no such partition", false),
+    ("missing_token", 401, "The request needs a token", false),
+    ("invalid_token", 401, "The token is unknown here or was revoked", false),
+    ("expired_token", 401, "The token has expired", false),
+    ("forbidden", 403, "The token may not do this", false),
     ("foreign_origin", 403, "The request comes from another site", false),
     ("not_found", 404, "There is no such thing here", false),
     ("unknown_topic", 404, "There is no such topic", false),
     ("unknown_channel", 404, "There is no such channel", false),
     ("unknown_table", 404, "There is no such table", false),
+    ("unknown_token", 404, "There is no such token", false),
     ("method_not_allowed", 405, "The method is not allowed here", false),
     ("timeout", 408, "The request took too long to arrive", true),
     ("exists", 409, "It exists already", false),
@@ -129,6 +135,23 @@ impl Problem {
     pub fn errors(&self) -> &[EventError] {
         &self.errors
     }
+
+    /// What is wrong this time.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// What the answer says about how to authenticate (RFC 6750, section 3).
+    fn challenge(&self) -> Option<HeaderValue> {
+        Some(HeaderValue::from_static(match self.code {
+            "missing_token" => "Bearer realm=\"floe\"",
+            "invalid_token" => "Bearer realm=\"floe\", error=\"invalid_token\"",
+            "expired_token" => {
+                "Bearer realm=\"floe\", error=\"invalid_token\", error_description=\"expired\""
+            }
+            _ => return None,
+        }))
+    }
 }
 
 impl IntoResponse for Problem {
@@ -156,6 +179,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, json);
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

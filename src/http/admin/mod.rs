@@ -1,12 +1,15 @@
-//! Administration of topics and tables.
+//! Administration of topics, tables and tokens.
 
 pub(super) mod tables;
+pub(super) mod tokens;
 pub(super) mod topics;
 
 use axum::body::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::http::problem::Problem;
+
+pub(crate) use tokens::shown as shown_token;
 
 /// Parses a JSON body whatever its content type says; an empty body is `{}`.
 fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {

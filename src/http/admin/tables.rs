@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
+use crate::auth::{Operation, Resource};
 use crate::http::Api;
+use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::tier::{self, From, TableStatus};
 
@@ -24,30 +26,49 @@ struct Resume {
     allow_duplicates: bool,
 }
 
-pub(in crate::http) async fn list(State(api): State<Api>) -> Json<Value> {
-    Json(json!({ "tables": api.tiering.tables() }))
+/// Those that the caller may describe.
+pub(in crate::http) async fn list(State(api): State<Api>, caller: Caller) -> Json<Value> {
+    let mut tables = api.tiering.tables();
+    tables.retain(|table| caller.may(Operation::Describe, Resource::Table(&table.table)));
+    Json(json!({ "tables": tables }))
 }
 
 pub(in crate::http) async fn describe(
     State(api): State<Api>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<TableStatus>, Problem> {
-    api.tiering.table(&name).map(Json).ok_or_else(|| unknown(&name))
+    check(&api, &caller, Operation::Describe, &name)?;
+    status(&api, &name)
+}
+
+/// Checks a right to the table that `name` stands for, which may be less than its whole name.
+fn check(api: &Api, caller: &Caller, operation: Operation, name: &str) -> Result<(), Problem> {
+    let table = api.tiering.table(name).map(|status| status.table);
+    caller.check(operation, Resource::Table(table.as_deref().unwrap_or(name)))
+}
+
+fn status(api: &Api, name: &str) -> Result<Json<TableStatus>, Problem> {
+    api.tiering.table(name).map(Json).ok_or_else(|| unknown(name))
 }
 
 pub(in crate::http) async fn flush(
     State(api): State<Api>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<TableStatus>, Problem> {
+    check(&api, &caller, Operation::Alter, &name)?;
     api.tiering.flush(&name, FLUSH_MAX).await.map_err(|error| problem(&name, &error))?;
-    describe(State(api), Path(name)).await
+    status(&api, &name)
 }
 
 pub(in crate::http) async fn resume(
     State(api): State<Api>,
+    caller: Caller,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Result<Json<TableStatus>, Problem> {
+    check(&api, &caller, Operation::Alter, &name)?;
     if body.trim_ascii().is_empty() {
         let detail = "the body is empty: send {\"from\": ...}, as the state of the table says";
         return Err(Problem::new("bad_request", detail));
@@ -55,7 +76,7 @@ pub(in crate::http) async fn resume(
     let wish: Resume = parse(&body)?;
     let resumed = api.tiering.resume(&name, wish.from, wish.allow_duplicates).await;
     resumed.map_err(|error| problem(&name, &error))?;
-    describe(State(api), Path(name)).await
+    status(&api, &name)
 }
 
 fn unknown(name: &str) -> Problem {

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
+use crate::auth::{Operation, Resource};
+use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::http::{Api, unknown_topic};
 use crate::topic::options::{OptionView, Source};
@@ -53,13 +55,18 @@ fn text(key: &str, value: Value) -> Result<Option<String>, Problem> {
     }
 }
 
-pub(in crate::http) async fn list(State(api): State<Api>) -> Json<Value> {
-    let topics: Vec<Value> = api.topics.list().iter().map(|topic| summary(&api, topic)).collect();
+/// Those that the caller may describe.
+pub(in crate::http) async fn list(State(api): State<Api>, caller: Caller) -> Json<Value> {
+    let topics = api.topics.list().into_iter();
+    let seen = topics
+        .filter(|topic| caller.may(Operation::Describe, Resource::Topic(topic.name.as_str())));
+    let topics: Vec<Value> = seen.map(|topic| summary(&api, &topic)).collect();
     Json(json!({ "topics": topics }))
 }
 
 pub(in crate::http) async fn create(
     State(api): State<Api>,
+    caller: Caller,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     if body.trim_ascii().is_empty() {
@@ -67,6 +74,7 @@ pub(in crate::http) async fn create(
         return Err(Problem::new("bad_request", detail));
     }
     let wish: Create = parse(&body)?;
+    caller.check_create_topic(&wish.name)?;
     // Kafka's -1 for the default is null here.
     if let Some(count) = wish.partitions.filter(|count| *count < 1) {
         let detail = format!("partitions = {count} is refused: at least 1, or leave it out");
@@ -85,17 +93,21 @@ pub(in crate::http) async fn create(
 
 pub(in crate::http) async fn describe(
     State(api): State<Api>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Describe, Resource::Topic(&name))?;
     let topic = api.topics.get(&name).ok_or_else(|| unknown_topic(&name))?;
     Ok(Json(detail(&api, &topic)))
 }
 
 pub(in crate::http) async fn alter(
     State(api): State<Api>,
+    caller: Caller,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Alter, Resource::Topic(&name))?;
     let wish: Alter = parse(&body)?;
     let mut edits = Vec::new();
     for (key, value) in wish.options {
@@ -120,8 +132,10 @@ pub(in crate::http) async fn alter(
 
 pub(in crate::http) async fn delete(
     State(api): State<Api>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
+    caller.check(Operation::Delete, Resource::Topic(&name))?;
     api.topics.delete(&name).await.map_err(|error| problem(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }

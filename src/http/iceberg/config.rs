@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::Server;
+use super::{Server, access};
+use crate::http::auth::Caller;
 
 /// Every route, as clients compare them. Views are not among them, so clients do not ask.
 const ENDPOINTS: &[&str] = &[
@@ -27,21 +27,14 @@ const ENDPOINTS: &[&str] = &[
     "POST /v1/{prefix}/transactions/commit",
 ];
 
-/// `GET /v1/config`. There is one warehouse, so whichever the client names is it.
-pub(super) async fn load(State(server): State<Server>) -> Json<Value> {
+/// `GET /v1/config`. There is one warehouse, so whichever the client names is it. How to reach its
+/// files is told to those who may read or write some table.
+pub(super) async fn load(State(server): State<Server>, caller: Caller) -> Json<Value> {
+    let properties = &server.options.client_properties;
+    let defaults = if access::may_reach_files(&caller) { json!(properties) } else { json!({}) };
     Json(json!({
-        "defaults": server.options.client_properties,
+        "defaults": defaults,
         "overrides": {},
         "endpoints": ENDPOINTS,
     }))
-}
-
-/// `POST /v1/oauth/tokens`, with the error form of RFC 6749: the catalog hands out no tokens.
-pub(super) async fn no_tokens() -> (StatusCode, Json<Value>) {
-    let description = "this catalog issues no tokens: configure the client with a token, or with \
-                       none where the server needs none";
-    (
-        StatusCode::BAD_REQUEST,
-        Json(json!({ "error": "unsupported_grant_type", "error_description": description })),
-    )
 }

@@ -21,6 +21,21 @@ impl Failure {
         Self { code, kind, message: message.into() }
     }
 
+    /// A refusal that came before the route was asked.
+    pub(super) fn before(code: StatusCode, message: &str) -> Self {
+        let kind = match code {
+            StatusCode::UNAUTHORIZED => "NotAuthorizedException",
+            StatusCode::FORBIDDEN => "ForbiddenException",
+            _ => "ServiceUnavailableException",
+        };
+        Self::new(code, kind, message)
+    }
+
+    /// The token lacks a rule.
+    pub(super) fn forbidden(message: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "ForbiddenException", message)
+    }
+
     /// The request is malformed or can never succeed.
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BadRequestException", message)

@@ -2,8 +2,10 @@
 //! `rest-catalog-open-api.yaml`. The server nests [`router`] under `/iceberg`.
 //!
 //! Owns: routes, parsing, the error model. Does not own: what may be committed
-//! (`table::catalog::embedded`), who may call (the server puts authentication in front).
+//! (`table::catalog::embedded`), who calls and where access tokens come from (the server puts both in
+//! front).
 
+mod access;
 mod config;
 mod error;
 mod namespaces;
@@ -19,8 +21,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use crate::http::problem::Problem;
 use crate::table::catalog::EmbeddedCatalog;
 use error::Failure;
 
@@ -55,6 +60,18 @@ pub fn elsewhere(uri: &str) -> Router {
     Router::new().fallback(async move || Failure::elsewhere(message.clone()))
 }
 
+/// A refusal that came before the catalog's routes, in their form.
+pub(super) fn refusal(problem: &Problem) -> Response {
+    let native = problem.clone().into_response();
+    let mut answer = Failure::before(native.status(), problem.detail()).into_response();
+    for name in [header::WWW_AUTHENTICATE, header::RETRY_AFTER, header::CONNECTION] {
+        if let Some(value) = native.headers().get(&name) {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    answer
+}
+
 /// All routes, from `/v1/config` on.
 pub fn router(catalog: EmbeddedCatalog, options: Options) -> Router {
     let limit = options.body_bytes_max;
@@ -64,7 +81,6 @@ pub fn router(catalog: EmbeddedCatalog, options: Options) -> Router {
     let view = get(views::load).head(views::load).post(views::load).delete(views::load);
     Router::new()
         .route("/v1/config", get(config::load))
-        .route("/v1/oauth/tokens", post(config::no_tokens))
         .route("/v1/namespaces", get(namespaces::list).post(namespaces::create))
         .route("/v1/namespaces/{namespace}", namespace)
         .route("/v1/namespaces/{namespace}/properties", post(namespaces::update))

@@ -12,10 +12,12 @@ use iceberg::spec::TableMetadataRef;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Server;
 use super::error::Failure;
 use super::page::Paging;
 use super::parse::{self, CreateTable, Register, Rename};
+use super::{Server, access};
+use crate::auth::Operation;
+use crate::http::auth::Caller;
 use crate::store::Change;
 use crate::table::catalog::{Catalog, LoadedTable};
 
@@ -25,12 +27,15 @@ type Body = Result<Bytes, BytesRejection>;
 
 pub(super) async fn list(
     State(server): State<Server>,
+    caller: Caller,
     namespace: Segment,
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
     let namespace = parse::namespace(&namespace?.0)?;
     let Query(paging) = paging?;
-    let all = server.catalog.tables(&namespace).await?;
+    access::check_sees(&caller, &namespace)?;
+    let mut all = server.catalog.tables(&namespace).await?;
+    all.retain(|table| access::sees_table(&caller, table));
     let (page, next) = paging.cut(all, |table: &TableIdent| table.name().to_owned())?;
     let mut answer = json!({ "identifiers": page });
     if let Some(next) = next {
@@ -41,6 +46,7 @@ pub(super) async fn list(
 
 pub(super) async fn create(
     State(server): State<Server>,
+    caller: Caller,
     namespace: Segment,
     body: Body,
 ) -> Result<Response, Failure> {
@@ -48,6 +54,7 @@ pub(super) async fn create(
     let request: CreateTable = parse::body(body).await?;
     let staged = request.stage_create.unwrap_or(false);
     let new = request.new_table(namespace);
+    access::table(&caller, Operation::Create, &new.ident)?;
     if staged {
         let metadata = server.catalog.stage(new).await?;
         return described(&server, metadata, None, Snapshots::All).await;
@@ -58,6 +65,7 @@ pub(super) async fn create(
 
 pub(super) async fn register(
     State(server): State<Server>,
+    caller: Caller,
     namespace: Segment,
     body: Body,
 ) -> Result<Response, Failure> {
@@ -65,6 +73,10 @@ pub(super) async fn register(
     let request: Register = parse::body(body).await?;
     let ident = TableIdent::new(namespace, request.name);
     let overwrite = request.overwrite.unwrap_or(false);
+    access::table(&caller, Operation::Create, &ident)?;
+    if overwrite {
+        access::table(&caller, Operation::Alter, &ident)?;
+    }
     let table = server.catalog.register(ident, request.metadata_location, overwrite).await?;
     described(&server, table.metadata, Some(table.metadata_location), Snapshots::All).await
 }
@@ -86,11 +98,13 @@ pub(super) struct LoadQuery {
 
 pub(super) async fn load(
     State(server): State<Server>,
+    caller: Caller,
     path: Segments,
     query: Result<Query<LoadQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let ident = parse::table(&path?.0)?;
+    access::load(&caller, &ident)?;
     let snapshots = query?.0.snapshots.unwrap_or_default();
     let table = server.catalog.load(&ident).await?;
     let tag = etag(&table.metadata_location, snapshots);
@@ -115,9 +129,11 @@ fn etag(metadata_location: &str, snapshots: Snapshots) -> String {
 
 pub(super) async fn exists(
     State(server): State<Server>,
+    caller: Caller,
     path: Segments,
 ) -> Result<StatusCode, Failure> {
     let ident = parse::table(&path?.0)?;
+    access::table(&caller, Operation::Describe, &ident)?;
     if server.catalog.exists(&ident)? {
         return Ok(StatusCode::NO_CONTENT);
     }
@@ -132,10 +148,12 @@ pub(super) struct DropQuery {
 
 pub(super) async fn drop(
     State(server): State<Server>,
+    caller: Caller,
     path: Segments,
     query: Result<Query<DropQuery>, QueryRejection>,
 ) -> Result<StatusCode, Failure> {
     let ident = parse::table(&path?.0)?;
+    access::table(&caller, Operation::Delete, &ident)?;
     // PyIceberg sends `True` and `False`.
     let purge = match query?.0.purge_requested {
         None => false,
@@ -149,21 +167,26 @@ pub(super) async fn drop(
 
 pub(super) async fn rename(
     State(server): State<Server>,
+    caller: Caller,
     body: Body,
 ) -> Result<StatusCode, Failure> {
     let request: Rename = parse::body(body).await?;
     let (from, to) = (request.source.ident()?, request.destination.ident()?);
+    access::table(&caller, Operation::Alter, &from)?;
+    access::table(&caller, Operation::Create, &to)?;
     server.catalog.rename(&from, &to).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn commit(
     State(server): State<Server>,
+    caller: Caller,
     path: Segments,
     body: Body,
 ) -> Result<Response, Failure> {
     let ident = parse::table(&path?.0)?;
     let change = parse::commit(body, ident.clone()).await?;
+    access::commit(&caller, &change)?;
     let committed = server.catalog.commit(vec![change], Change::new()).await?;
     let table = committed.into_iter().next();
     let table = table.ok_or(crate::table::catalog::Error::NoSuchTable(ident))?;
@@ -172,16 +195,22 @@ pub(super) async fn commit(
 
 pub(super) async fn commit_all(
     State(server): State<Server>,
+    caller: Caller,
     body: Body,
 ) -> Result<StatusCode, Failure> {
     let changes = parse::transaction(body).await?;
+    changes.iter().try_for_each(|change| access::commit(&caller, change))?;
     server.catalog.commit(changes, Change::new()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Reports of scans and commits are taken and dropped.
-pub(super) async fn metrics(path: Segments, body: Body) -> Result<StatusCode, Failure> {
-    parse::table(&path?.0)?;
+pub(super) async fn metrics(
+    caller: Caller,
+    path: Segments,
+    body: Body,
+) -> Result<StatusCode, Failure> {
+    access::load(&caller, &parse::table(&path?.0)?)?;
     body?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -5,15 +5,19 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use super::Server;
 use super::error::Failure;
 use super::parse;
+use super::{Server, access};
+use crate::http::auth::Caller;
 
 pub(super) async fn list(
     State(server): State<Server>,
+    caller: Caller,
     namespace: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, Failure> {
-    server.catalog.namespace(&parse::namespace(&namespace?.0)?)?;
+    let namespace = parse::namespace(&namespace?.0)?;
+    access::check_sees(&caller, &namespace)?;
+    server.catalog.namespace(&namespace)?;
     Ok(Json(json!({ "identifiers": [] })))
 }
 

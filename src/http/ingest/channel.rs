@@ -4,13 +4,17 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
+use crate::auth::{Operation, Resource};
+use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::http::{Api, unknown_topic};
 
 pub(in crate::http) async fn channel(
     State(api): State<Api>,
+    caller: Caller,
     Path((topic, name)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Describe, Resource::Topic(&topic))?;
     let found = api.topics.get(&topic).ok_or_else(|| unknown_topic(&topic))?;
     let record = api.engine.keys().channel(found.id, &name);
     let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;

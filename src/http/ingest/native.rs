@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::json;
 
+use crate::http::auth::Caller;
 use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{OnError, Span, Stored, Terms};
@@ -31,17 +32,20 @@ struct Head {
     terms: Terms,
     placement: Placement,
     identity: Identity,
+    /// Who sends it, as keys are kept apart by it.
+    principal: String,
 }
 
 pub(in crate::http) async fn events(
     State(api): State<Api>,
+    caller: Caller,
     Path(topic): Path<String>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let limit = api.options.body_max_bytes;
-    let head = match head(&api, &topic, query, &headers) {
+    let head = match head(&api, &caller, &topic, query, &headers) {
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(&headers, body, limit, problem).await),
     };
@@ -61,6 +65,7 @@ pub(in crate::http) async fn events(
 
 fn head(
     api: &Api,
+    caller: &Caller,
     topic: &str,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: &HeaderMap,
@@ -77,7 +82,7 @@ fn head(
     }
     let on_error = if parameters.skips_invalid { OnError::Skip } else { OnError::Reject };
     let terms = Terms { on_error, durable: parameters.durable, ..Terms::new() };
-    Ok(Head { terms, placement, identity })
+    Ok(Head { terms, placement, identity, principal: caller.key().to_owned() })
 }
 
 /// Splits the body, and takes the fingerprint of the request if it has a key.
@@ -88,10 +93,10 @@ async fn take_apart(
     form: Form,
 ) -> Result<(JsonEvents, Terms), Problem> {
     let events_max = api.options.events_max;
-    let Head { mut terms, placement, identity } = head;
+    let Head { mut terms, placement, identity, principal } = head;
     off_worker(body.len(), move || {
         let options = [u8::from(form == Form::Lines), u8::from(terms.on_error == OnError::Skip)];
-        terms.once = identity.once("", || {
+        terms.once = identity.once(&principal, || {
             let placed = placement.parts();
             let mut parts: Vec<&[u8]> = vec![&body, &options];
             parts.extend(placed.iter().map(Vec::as_slice));

@@ -1,0 +1,199 @@
+//! `floe token create|list|revoke`, over the running server, or in a data directory without one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{self, Client, Failure, segment};
+use super::output;
+use super::topic::report;
+use crate::auth::rule::GRAMMAR;
+use crate::auth::{self, Auth, NewToken};
+use crate::broker::{self, Components, Offline};
+use crate::config::{Config, Settings, units};
+use crate::http::admin::shown_token;
+use crate::runtime::tasks::OnFatal;
+
+const EXAMPLES: &str = "\
+Examples:
+  floe token create admin --data-dir floe-data           the first one, before the server runs
+  floe token create shop --allow write:topic:orders-* --allow create:topic:orders-* --expires 30d
+  floe token create spark --allow read:table:* --allow describe:cluster
+  FLOE_TOKEN=$(floe token create admin --data-dir floe-data) floe serve";
+
+pub(super) fn command() -> Command {
+    let data_dir = Arg::new("data-dir")
+        .long("data-dir")
+        .global(true)
+        .value_name("PATH")
+        .help("Work in this data directory, which no server may run on, instead of over --url");
+    client::add_flags(
+        Command::new("token")
+            .about("Makes, lists and revokes the tokens that requests are sent with")
+            .after_help(format!("{GRAMMAR}\n\n{EXAMPLES}"))
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .arg(data_dir),
+    )
+    .subcommand(
+        Command::new("create")
+            .about(
+                "Makes a token and prints it, once; from the first one on every request needs one",
+            )
+            .after_help(format!("{GRAMMAR}\n\n{EXAMPLES}"))
+            .arg(Arg::new("name").required(true).value_name("NAME").help("What you call it"))
+            .arg(
+                Arg::new("allow")
+                    .long("allow")
+                    .value_name("RULE")
+                    .action(ArgAction::Append)
+                    .help("What it may do, repeatable; without any it may do everything"),
+            )
+            .arg(
+                Arg::new("expires")
+                    .long("expires")
+                    .value_name("DURATION")
+                    .help("How long it holds, such as 12h or 30d; without it for ever"),
+            ),
+    )
+    .subcommand(
+        Command::new("list").about("Lists tokens, those that are over too, without secrets"),
+    )
+    .subcommand(
+        Command::new("revoke")
+            .about("Ends a token at once, on open connections too")
+            .arg(Arg::new("name").required(true).value_name("NAME|ID").help("Its name or its id")),
+    )
+}
+
+pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((verb, matches)) = matches.subcommand() else {
+        return Err(Failure::Usage("see floe token --help".to_owned()));
+    };
+    let client = Client::new(matches)?;
+    let answer = match matches.get_one::<String>("data-dir") {
+        None => remote(&client, verb, matches).await?,
+        Some(data_dir) => {
+            let offline = open(Path::new(data_dir)).await?;
+            let answer = local(offline.auth(), verb, matches).await;
+            offline.close().await;
+            answer?
+        }
+    };
+    match verb {
+        "create" => {
+            report(&client, &answer, || output::line(output::cell(&answer["token"])));
+            if answer["enforces"] == true {
+                output::progress("from now on every request needs a token");
+            }
+        }
+        "list" => report(&client, &answer, || list(&answer)),
+        _ => report(&client, &answer, || {
+            output::line(format!("token {} is revoked", name(matches)));
+        }),
+    }
+    Ok(())
+}
+
+fn name(matches: &ArgMatches) -> &str {
+    matches.get_one::<String>("name").map_or("", String::as_str)
+}
+
+fn allow(matches: &ArgMatches) -> Vec<String> {
+    matches.get_many::<String>("allow").into_iter().flatten().cloned().collect()
+}
+
+fn expires_in(matches: &ArgMatches) -> Result<Option<Duration>, Failure> {
+    let Some(text) = matches.get_one::<String>("expires") else { return Ok(None) };
+    let refused =
+        |allowed: &str| Failure::Usage(format!("--expires {text:?} is refused: {allowed}"));
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(refused("it needs a unit, such as 12h or 30d"));
+    }
+    let ms = units::parse_duration_ms(text).map_err(|allowed| refused(&allowed))?;
+    Ok(Some(Duration::from_millis(u64::try_from(ms).unwrap_or_default())))
+}
+
+async fn remote(client: &Client, verb: &str, matches: &ArgMatches) -> Result<Value, Failure> {
+    const TOKENS: &str = "/api/v1/tokens";
+    match verb {
+        "create" => {
+            let expires_in_ms = expires_in(matches)?.map(|time| time.as_millis() as u64);
+            let body = json!({
+                "name": name(matches),
+                "allow": allow(matches),
+                "expires_in_ms": expires_in_ms,
+            });
+            client.send(Method::POST, TOKENS, Some(body)).await
+        }
+        "list" => client.send(Method::GET, TOKENS, None).await,
+        _ => {
+            let path = format!("{TOKENS}/{}", segment(name(matches)));
+            client.send(Method::DELETE, &path, None).await
+        }
+    }
+}
+
+async fn local(auth: &Auth, verb: &str, matches: &ArgMatches) -> Result<Value, Failure> {
+    let refused = |error: auth::Error| Failure::Refused(error.to_string());
+    match verb {
+        "create" => {
+            let expires_in = expires_in(matches)?;
+            let new =
+                NewToken { name: name(matches).to_owned(), allow: allow(matches), expires_in };
+            let made = auth.create(new).await.map_err(refused)?;
+            let mut answer = shown_token(&made.token, auth.now_ms());
+            answer["token"] = made.text.into();
+            // No server runs that could be surprised.
+            answer["enforces"] = false.into();
+            Ok(answer)
+        }
+        "list" => {
+            let tokens = auth.list();
+            let tokens = tokens.iter().map(|token| shown_token(token, auth.now_ms()));
+            Ok(json!({ "tokens": tokens.collect::<Vec<Value>>() }))
+        }
+        _ => auth.revoke(name(matches)).await.map(|_| Value::Null).map_err(refused),
+    }
+}
+
+/// Opens a data directory, which is made if it is not there.
+async fn open(data_dir: &Path) -> Result<Offline, Failure> {
+    let mut settings = Settings::new();
+    for (key, value) in
+        [("data.dir", data_dir.to_string_lossy().as_ref()), ("wal.file.bytes", "16MiB")]
+    {
+        settings.insert(key.to_owned(), vec![value.to_owned()]);
+    }
+    let config = Config::resolve(&settings, &[]).map_err(|error| Failure::Usage(error.0))?;
+    let on_fatal: OnFatal = Arc::new(|reason| {
+        output::error(format!("fatal: {reason}"));
+        std::process::exit(70);
+    });
+    Offline::open(&config, &Components::real(on_fatal)).await.map_err(|error| {
+        let text = error.to_string();
+        let hint = match matches!(error, broker::Error::Failed(_)) && text.contains("in use") {
+            true => "; if that is a server, leave --data-dir out: it is asked over --url",
+            false => "",
+        };
+        Failure::Refused(format!("{text}{hint}"))
+    })
+}
+
+fn list(answer: &Value) {
+    let keys = ["name", "id", "state", "created_ms", "expires_ms", "last_used_ms"];
+    let row = |token: &Value| {
+        let mut row: Vec<String> = keys.iter().map(|key| output::field(key, &token[key])).collect();
+        let rules: Vec<String> =
+            token["allow"].as_array().into_iter().flatten().map(output::cell).collect();
+        row.push(if rules.is_empty() { "all".to_owned() } else { rules.join(" ") });
+        row
+    };
+    let rows: Vec<Vec<String>> =
+        answer["tokens"].as_array().into_iter().flatten().map(row).collect();
+    output::table(&["TOKEN", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "ALLOW"], &rows);
+}

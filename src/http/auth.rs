@@ -1,0 +1,172 @@
+//! Who sends a request, settled before anything else is looked at, and what they may do.
+//!
+//! Owns: which paths are open, the answers 401 and 403, for the native routes and for the Iceberg
+//! ones. Does not own: tokens and rules (`auth`), which right a route needs (its handler).
+
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
+use crate::http::ingest::body;
+use crate::http::problem::Problem;
+use crate::http::{Api, credentials, iceberg};
+use crate::runtime::metrics;
+
+/// Paths that need no token: probes, what describes the server, and where tokens come from.
+const OPEN: &[&str] = &[
+    "/",
+    "/healthz",
+    "/readyz",
+    "/openapi.json",
+    "/problems",
+    "/oauth/token",
+    "/iceberg/v1/oauth/tokens",
+];
+
+/// Who sends the request. The middleware puts it there; without it nobody may do anything.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(pub(crate) Principal);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(|| Problem::new("missing_token", "nobody was asked who they are"))
+    }
+}
+
+impl Caller {
+    /// True if they may do `operation` to `resource`.
+    pub(crate) fn may(&self, operation: Operation, resource: Resource<'_>) -> bool {
+        self.0.may(operation, resource)
+    }
+
+    /// Who they are, as what counts once is kept apart by it: the token's name, so that a new token
+    /// of that name goes on where the old one ended; empty for anybody.
+    pub(crate) fn key(&self) -> &str {
+        self.0.token().map_or("", |token| token.name.as_str())
+    }
+
+    /// [`Caller::may`], as an answer.
+    ///
+    /// # Errors
+    /// The problem `forbidden`, with the rule that is missing.
+    pub(crate) fn check(
+        &self,
+        operation: Operation,
+        resource: Resource<'_>,
+    ) -> Result<(), Problem> {
+        if self.may(operation, resource) {
+            return Ok(());
+        }
+        Err(self.refused(operation, resource))
+    }
+
+    /// Checks the right to make a topic.
+    ///
+    /// # Errors
+    /// The problem `forbidden`, with the rule that is missing.
+    pub(crate) fn check_create_topic(&self, name: &str) -> Result<(), Problem> {
+        if self.0.may_create_topic(name) {
+            return Ok(());
+        }
+        Err(self.refused(Operation::Create, Resource::Topic(name)))
+    }
+
+    fn refused(&self, operation: Operation, resource: Resource<'_>) -> Problem {
+        count("forbidden");
+        Problem::new("forbidden", self.refusal_text(operation, resource))
+    }
+
+    /// Why they may not, and which rule would change that.
+    pub(crate) fn refusal_text(&self, operation: Operation, resource: Resource<'_>) -> String {
+        let (name, operation) = (self.0.name(), operation.as_str());
+        format!("token {name:?} may not {operation} here: it lacks the rule {operation}:{resource}")
+    }
+}
+
+/// Middleware: settles who sends the request and puts [`Caller`] there, or answers 401.
+pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    match identify(&api.auth, request.headers()) {
+        Ok(principal) => {
+            request.extensions_mut().insert(Caller(principal));
+            next.run(request).await
+        }
+        // Who comes while the server goes away should come back, whoever it is.
+        Err(problem) => refuse(request, api.draining().unwrap_or(problem), &api).await,
+    }
+}
+
+/// Middleware of routes that append events: the rights that the path and the headers tell of are
+/// settled before the body is read, so that nobody uploads what is refused.
+pub(super) async fn write_events(
+    State(api): State<Api>,
+    Path(topic): Path<String>,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Response {
+    match may_write_events(&api, &caller, &topic) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => refuse(request, api.not_ready().unwrap_or(problem), &api).await,
+    }
+}
+
+/// Checks the right to append to a topic, and to make it where its first event does.
+///
+/// # Errors
+/// The problem `forbidden`.
+pub(super) fn may_write_events(api: &Api, caller: &Caller, topic: &str) -> Result<(), Problem> {
+    caller.check(Operation::Write, Resource::Topic(topic))?;
+    if api.topics.get(topic).is_none() && api.options.auto_create_topics {
+        caller.check_create_topic(topic)?;
+    }
+    Ok(())
+}
+
+/// Who sends these headers.
+///
+/// # Errors
+/// One of the problems with status 401.
+fn identify(auth: &Auth, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let Some(token) = credentials::presented(headers) else {
+        return auth.anonymous().ok_or_else(missing);
+    };
+    auth.authenticate(&token).map_err(unauthorized)
+}
+
+fn missing() -> Problem {
+    count("missing");
+    Problem::new("missing_token", "send a token: `token: TOKEN` or `Authorization: Bearer TOKEN`")
+}
+
+fn unauthorized(refusal: Refusal) -> Problem {
+    let code = match refusal {
+        Refusal::Invalid => "invalid_token",
+        Refusal::Expired => "expired_token",
+    };
+    count(code);
+    Problem::new(code, refusal.to_string())
+}
+
+fn count(reason: &'static str) {
+    ::metrics::counter!(metrics::AUTH_FAILURES, "side" => "http", "reason" => reason).increment(1);
+}
+
+/// Answers `problem` in the form that the route's clients read, without having read the body.
+async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
+    let (parts, rest) = request.into_parts();
+    let limit = api.options.body_max_bytes;
+    let problem = body::refuse(&parts.headers, rest, limit, problem).await;
+    if parts.uri.path().starts_with("/iceberg/") {
+        return iceberg::refusal(&problem);
+    }
+    problem.into_response()
+}
