@@ -89,6 +89,15 @@ public final class Client {
     private Map<String, Object> base() {
         Map<String, Object> options = new HashMap<>();
         options.put("bootstrap.servers", bootstrap);
+        String token = System.getenv("KAFKA_TOKEN");
+        if (token != null) {
+            options.put("security.protocol", "SASL_PLAINTEXT");
+            options.put("sasl.mechanism", "PLAIN");
+            options.put(
+                "sasl.jaas.config",
+                "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"user\" password=\""
+                    + token + "\";");
+        }
         return options;
     }
 

@@ -30,6 +30,9 @@ const kafka = new Kafka({
   brokers: [process.argv[2]],
   logLevel: logLevel.NOTHING,
   retry: { retries: 3, initialRetryTime: 100 },
+  ...(process.env.KAFKA_TOKEN && {
+    sasl: { mechanism: 'plain', username: 'user', password: process.env.KAFKA_TOKEN },
+  }),
 });
 
 const unpack = (data) => (data === null ? null : Buffer.from(data, 'base64'));

@@ -53,23 +53,25 @@ class Client:
         note = ENV / self.folder / "missing"
         return note.read_text().strip() if note.exists() else None
 
-    def start(self, bootstrap):
+    def start(self, bootstrap, token=None):
+        """The program; with `token` it authenticates by SASL/PLAIN."""
         if self.missing:
             pytest.skip(self.missing)
-        return Driver(self, bootstrap)
+        return Driver(self, bootstrap, token)
 
 
 class Driver:
     """A running client program."""
 
-    def __init__(self, client, bootstrap):
+    def __init__(self, client, bootstrap, token=None):
         self.client = client
+        sasl = {"KAFKA_TOKEN": token} if token else {}
         self.process = subprocess.Popen(
             [*self.command(), bootstrap],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **client.environment},
+            env={**os.environ, **client.environment, **sasl},
         )
         self.answers, self.errors = queue.Queue(), []
         threading.Thread(target=self.listen, daemon=True).start()
@@ -91,6 +93,12 @@ class Driver:
 
     def ask(self, op, **arguments):
         """The result of one operation; fails if the program fails, ends or hangs."""
+        answer = self.answer(op, **arguments)
+        assert "ok" in answer, f"{answer['failed']}\n{self.tail()}"
+        return answer["ok"]
+
+    def answer(self, op, **arguments):
+        """What the program says of one operation, `ok` or `failed`; fails if it ends or hangs."""
         self.process.stdin.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
         self.process.stdin.flush()
         try:
@@ -98,9 +106,7 @@ class Driver:
         except queue.Empty:
             raise AssertionError(f"{self.client.title} hangs in {op}: {self.tail()}") from None
         assert line is not None, f"{self.client.title} ended in {op}: {self.tail()}"
-        answer = json.loads(line)
-        assert "ok" in answer, f"{answer['failed']}\n{self.tail()}"
-        return answer["ok"]
+        return json.loads(line)
 
     def tail(self):
         return "".join(self.errors[-40:])

@@ -41,6 +41,8 @@ class Floe:
         self.directory = directory
         self.flags = flags
         self.kafka_port, self.http_port = free_port(), free_port()
+        # What our own requests are sent with.
+        self.token = None
         self.process = None
         self.start()
 
@@ -94,13 +96,17 @@ class Floe:
         code = self.process.wait(timeout_s)
         assert code == 0, self.tail()
 
+    def headers(self):
+        return {"token": self.token} if self.token else {}
+
     def get(self, path: str):
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+        request = urllib.request.Request(self.url + path, headers=self.headers())
+        with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 
     def post(self, path: str, body: bytes = b"", headers=None):
         request = urllib.request.Request(
-            self.url + path, data=body, headers=headers or {}, method="POST"
+            self.url + path, data=body, headers={**self.headers(), **(headers or {})}, method="POST"
         )
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
@@ -108,21 +114,29 @@ class Floe:
     def post_json(self, path: str, value):
         return self.post(path, json.dumps(value).encode(), {"content-type": "application/json"})
 
+    def make_token(self, name: str, *rules: str) -> str:
+        """A token with these rules; the first one is what our own requests are sent with from now on."""
+        token = self.post_json("/api/v1/tokens", {"name": name, "allow": list(rules)})["token"]
+        self.token = self.token or token
+        return token
+
     def flush(self, topic: str):
         """Waits until everything appended so far is in the table."""
         return self.post(f"/api/v1/tables/streams.{topic}/flush")
 
-    def catalog(self):
+    def catalog(self, **options):
         from pyiceberg.catalog import load_catalog
 
-        return load_catalog("floe", type="rest", uri=f"{self.url}/iceberg")
+        if self.token and not options:
+            options = {"token": self.token}
+        return load_catalog("floe", type="rest", uri=f"{self.url}/iceberg", **options)
 
     def rows(self, table: str):
         """All rows of a table as PyIceberg reads them, as an Arrow table."""
         return self.catalog().load_table(table).scan().to_arrow()
 
-    def duckdb(self):
-        """A DuckDB connection with our catalog attached as `f`."""
+    def duckdb(self, secret=None):
+        """A DuckDB connection with our catalog attached as `f`; `secret` are options of an Iceberg secret."""
         import importlib
 
         import duckdb
@@ -132,10 +146,11 @@ class Floe:
             package = importlib.import_module(f"duckdb_extension_{name}")
             found = list(Path(package.__path__[0]).rglob(f"{name}.duckdb_extension"))
             connection.execute(f"LOAD '{found[0]}'")
-        connection.execute(
-            f"ATTACH '' AS f (TYPE iceberg, ENDPOINT '{self.url}/iceberg', "
-            "AUTHORIZATION_TYPE 'none')"
-        )
+        login = "AUTHORIZATION_TYPE 'none'"
+        if secret:
+            connection.execute(f"CREATE SECRET floe (TYPE iceberg, {secret})")
+            login = "SECRET floe"
+        connection.execute(f"ATTACH '' AS f (TYPE iceberg, ENDPOINT '{self.url}/iceberg', {login})")
         return connection
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 import batches
-from clients import CLIENTS, encoded, sample
+from clients import ANSWER_MAX_S, CLIENTS, encoded, sample
 from conftest import assert_each_once, offsets_of
 
 EVERY = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.id)
@@ -99,6 +99,34 @@ def test_json_to_a_new_topic_is_typed_rows(client, driver, floe):
     rows = floe.rows("streams.fresh")
     assert sorted(rows.column("id").to_pylist()) == list(range(50))
     assert set(rows.column("price").to_pylist()) == {1.5} and set(rows.column("ok").to_pylist()) == {True}
+
+
+@pytest.mark.compat("SASL/PLAIN: a token writes and reads what it may; a wrong one is told")
+@EVERY
+def test_a_token_opens_what_it_may_and_a_wrong_one_is_told(client, floe, compat_note):
+    floe.make_token("admin")
+    make(floe, "mine", 3)
+    records = [one for one in sample("none", False, client.lacks) if one["partition"] == 0]
+    send = {"topic": "mine", "codec": "none", "idempotent": client.idempotent, "records": records}
+    token = floe.make_token("client", "write:topic:mine", "read:topic:mine")
+    program = client.start(floe.bootstrap, token)
+    try:
+        assert program.ask("produce", **send) == len(records)
+        assert len(program.ask("fetch", topic="mine", partitions=3)) == len(records)
+        refused = program.answer("produce", **{**send, "topic": "other"})
+        assert "ok" not in refused, "a topic that it may not write to"
+    finally:
+        program.close()
+    program = client.start(floe.bootstrap, "floe_wrong")
+    try:
+        began = time.monotonic()
+        answer = program.answer("produce", **send)
+        assert "ok" not in answer
+        compat_note(f"works; a wrong one: {answer['failed'].splitlines()[0][:120]}")
+        assert time.monotonic() - began < ANSWER_MAX_S
+    finally:
+        program.close()
+    assert floe.flush("mine")["rows"] == len(records)
 
 
 @pytest.mark.compat("admin: create, describe, alter, add partitions, delete")

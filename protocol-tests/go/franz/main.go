@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 )
 
 var codecs = map[string]kgo.CompressionCodec{
@@ -21,6 +22,9 @@ var codecs = map[string]kgo.CompressionCodec{
 }
 
 func client(options ...kgo.Opt) (*kgo.Client, error) {
+	if token := os.Getenv("KAFKA_TOKEN"); token != "" {
+		options = append(options, kgo.SASL(plain.Auth{User: "user", Pass: token}.AsMechanism()))
+	}
 	return kgo.NewClient(append(options, kgo.SeedBrokers(os.Args[1]))...)
 }
 

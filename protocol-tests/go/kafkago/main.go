@@ -11,6 +11,8 @@ import (
 	"floe/protocol-tests/wire"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
+	"github.com/segmentio/kafka-go/sasl/plain"
 )
 
 var codecs = map[string]kafka.Compression{
@@ -26,13 +28,27 @@ func within() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 30*time.Second)
 }
 
+func mechanism() sasl.Mechanism {
+	if token := os.Getenv("KAFKA_TOKEN"); token != "" {
+		return plain.Mechanism{Username: "user", Password: token}
+	}
+	return nil
+}
+
+func transport() *kafka.Transport { return &kafka.Transport{SASL: mechanism()} }
+
+func dialer() *kafka.Dialer {
+	return &kafka.Dialer{Timeout: 10 * time.Second, SASLMechanism: mechanism()}
+}
+
 func client() *kafka.Client {
-	return &kafka.Client{Addr: kafka.TCP(os.Args[1]), Timeout: 10 * time.Second, Transport: &kafka.Transport{}}
+	return &kafka.Client{Addr: kafka.TCP(os.Args[1]), Timeout: 10 * time.Second, Transport: transport()}
 }
 
 func produce(request wire.Request) (any, error) {
 	writer := &kafka.Writer{
 		Addr:                   kafka.TCP(os.Args[1]),
+		Transport:              transport(),
 		Topic:                  request.Topic,
 		Balancer:               byNumber{},
 		RequiredAcks:           kafka.RequireAll,
@@ -60,7 +76,7 @@ func fetch(request wire.Request) (any, error) {
 	ctx, cancel := within()
 	defer cancel()
 	for partition := range int(request.Partitions) {
-		leader, err := kafka.DialLeader(ctx, "tcp", os.Args[1], request.Topic, partition)
+		leader, err := dialer().DialLeader(ctx, "tcp", os.Args[1], request.Topic, partition)
 		if err != nil {
 			return nil, err
 		}
@@ -70,6 +86,7 @@ func fetch(request wire.Request) (any, error) {
 			return nil, err
 		}
 		reader := kafka.NewReader(kafka.ReaderConfig{
+			Dialer:  dialer(),
 			Brokers: []string{os.Args[1]}, Topic: request.Topic, Partition: partition, MaxWait: 200 * time.Millisecond,
 		})
 		for next := int64(0); next < end; {
@@ -173,6 +190,7 @@ func retention(ctx context.Context, topic string) (string, error) {
 func subscribe(request wire.Request) (any, error) {
 	logged := make(chan string, 100)
 	reader := kafka.NewReader(kafka.ReaderConfig{
+		Dialer:  dialer(),
 		Brokers: []string{os.Args[1]}, GroupID: "g", Topic: request.Topic,
 		ErrorLogger: kafka.LoggerFunc(func(text string, arguments ...any) {
 			select {

@@ -25,6 +25,10 @@ var brokers = []string{os.Args[1]}
 
 func config() *sarama.Config {
 	options := sarama.NewConfig()
+	if token := os.Getenv("KAFKA_TOKEN"); token != "" {
+		options.Net.SASL.Enable = true
+		options.Net.SASL.User, options.Net.SASL.Password = "user", token
+	}
 	if pinned := os.Getenv("SARAMA_VERSION"); pinned != "" {
 		version, err := sarama.ParseKafkaVersion(pinned)
 		if err != nil {

@@ -11,7 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 class Client:
     def __init__(self, bootstrap):
-        self.bootstrap = bootstrap
+        self.base = {"bootstrap_servers": bootstrap, **wire.sasl()}
 
     def produce(self, **arguments):
         return asyncio.run(self.produce_later(**arguments))
@@ -30,7 +30,7 @@ class Client:
 
     async def produce_later(self, topic, codec, idempotent, records):
         async with AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap,
+            **self.base,
             compression_type=None if codec == "none" else codec,
             enable_idempotence=idempotent,
             acks="all",
@@ -52,7 +52,7 @@ class Client:
 
     async def fetch_later(self, topic, partitions):
         found = []
-        async with AIOKafkaConsumer(bootstrap_servers=self.bootstrap, group_id=None) as consumer:
+        async with AIOKafkaConsumer(**self.base, group_id=None) as consumer:
             assigned = [TopicPartition(topic, partition) for partition in range(partitions)]
             consumer.assign(assigned)
             await consumer.seek_to_beginning(*assigned)
@@ -66,7 +66,7 @@ class Client:
         return found
 
     async def admin_later(self, topic):
-        client = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        client = AIOKafkaAdminClient(**self.base)
         await client.start()
         made = NewTopic(topic, num_partitions=3, replication_factor=1, topic_configs={"retention.ms": "3600000"})
         await client.create_topics([made])
@@ -82,7 +82,7 @@ class Client:
         return {"partitions": partitions, "retention": [before, after], "grown": grown, "deleted": deleted}
 
     async def subscribe_later(self, topic):
-        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.bootstrap, group_id="g")
+        consumer = AIOKafkaConsumer(topic, **self.base, group_id="g")
         try:
             await consumer.start()
             await consumer.getmany(timeout_ms=15_000)
@@ -90,7 +90,7 @@ class Client:
             await consumer.stop()
 
     async def transactions_later(self):
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, transactional_id="t")
+        producer = AIOKafkaProducer(**self.base, transactional_id="t")
         try:
             await producer.start()
         finally:

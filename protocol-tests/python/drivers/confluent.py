@@ -4,18 +4,34 @@ import sys
 import time
 
 import wire
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
+
+
+def sasl():
+    if not wire.TOKEN:
+        return {}
+    return {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "user",
+        "sasl.password": wire.TOKEN,
+    }
 
 
 class Client:
     def __init__(self, bootstrap):
-        self.base = {"bootstrap.servers": bootstrap}
+        self.base = {"bootstrap.servers": bootstrap, **sasl()}
         self.admin_client = AdminClient(self.base)
 
     def produce(self, topic, codec, idempotent, records):
-        failed = []
-        options = {"compression.type": codec, "enable.idempotence": idempotent, "linger.ms": 50}
+        failed, refused = [], []
+        options = {
+            "compression.type": codec,
+            "enable.idempotence": idempotent,
+            "linger.ms": 50,
+            "error_cb": lambda error: error.code() == KafkaError._AUTHENTICATION and refused.append(error),
+        }
         producer = Producer({**self.base, **options})
         for sent in records:
             producer.produce(
@@ -27,7 +43,12 @@ class Client:
                 timestamp=sent["timestamp"],
                 on_delivery=lambda error, message: error and failed.append(str(error)),
             )
-        assert producer.flush(30) == 0 and not failed, failed
+        deadline = time.monotonic() + 30
+        while producer.flush(0.5) and time.monotonic() < deadline:
+            if refused:
+                producer.purge()
+                raise KafkaException(refused[0])
+        assert producer.flush(0) == 0 and not failed, failed
         return len(records)
 
     def fetch(self, topic, partitions):

@@ -14,13 +14,15 @@ IS_OLD = "enable_idempotence" not in KafkaProducer.DEFAULT_CONFIG
 
 class Client:
     def __init__(self, bootstrap):
-        self.bootstrap = bootstrap
+        self.base = {"bootstrap_servers": bootstrap, **wire.sasl()}
 
     def produce(self, topic, codec, idempotent, records):
         options = {"compression_type": None if codec == "none" else codec, "acks": "all", "linger_ms": 50}
+        # Version 2 tries a wrong password again for as long as this.
+        options["max_block_ms"] = 15_000
         if not IS_OLD:
             options["enable_idempotence"] = idempotent
-        producer = KafkaProducer(bootstrap_servers=self.bootstrap, **options)
+        producer = KafkaProducer(**self.base, **options)
         futures = [
             producer.send(
                 topic,
@@ -38,7 +40,7 @@ class Client:
         return len(records)
 
     def fetch(self, topic, partitions):
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=None, enable_auto_commit=False)
+        consumer = KafkaConsumer(**self.base, group_id=None, enable_auto_commit=False)
         assigned = [TopicPartition(topic, partition) for partition in range(partitions)]
         consumer.assign(assigned)
         begins, ends = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
@@ -54,10 +56,10 @@ class Client:
         return found
 
     def admin(self, topic):
-        return Admin(self.bootstrap).round_trip(topic)
+        return Admin(self.base).round_trip(topic)
 
     def subscribe(self, topic):
-        consumer = KafkaConsumer(topic, bootstrap_servers=self.bootstrap, group_id="g")
+        consumer = KafkaConsumer(topic, **self.base, group_id="g")
         deadline = time.monotonic() + 15
         try:
             while time.monotonic() < deadline:
@@ -77,7 +79,7 @@ class Client:
             return "not in this client"
         try:
             producer = KafkaProducer(
-                bootstrap_servers=self.bootstrap, transactional_id="t", max_block_ms=15_000
+                **self.base, transactional_id="t", max_block_ms=15_000
             )
             producer.init_transactions()
         except Exception as error:
@@ -92,8 +94,8 @@ def closing(consumer):
 class Admin:
     """The admin round trip; names of a few calls changed with version 3."""
 
-    def __init__(self, bootstrap):
-        self.client = KafkaAdminClient(bootstrap_servers=bootstrap)
+    def __init__(self, base):
+        self.client = KafkaAdminClient(**base)
 
     def round_trip(self, topic):
         client = self.client

@@ -10,13 +10,31 @@ the same in every language:
 - `subscribe {topic}`: joins a group and polls; tells the error that the client shows.
 - `transactions {}`: begins transactional work; tells the error that the client shows.
 
+`KAFKA_TOKEN` in the environment is the password for SASL/PLAIN over plain TCP; the user name is `user`.
+
 A record is `{partition, key, value, headers: [[name, value]], timestamp}`, bytes in base64, absent as null.
 """
 
 import base64
 import json
+import os
 import sys
 import traceback
+
+
+TOKEN = os.environ.get("KAFKA_TOKEN")
+
+
+def sasl():
+    """Settings of kafka-python and aiokafka."""
+    if not TOKEN:
+        return {}
+    return {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "user",
+        "sasl_plain_password": TOKEN,
+    }
 
 
 def unpack(data):

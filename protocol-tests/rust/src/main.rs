@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
-use rskafka::client::{Client, ClientBuilder};
+use rskafka::client::{Client, ClientBuilder, Credentials, SaslConfig};
 use rskafka::record::Record;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -124,7 +124,12 @@ async fn fetch(client: &Client, request: &Request) -> Outcome {
 
 async fn answer(bootstrap: &str, line: &str) -> Outcome {
     let request: Request = serde_json::from_str(line)?;
-    let client = ClientBuilder::new(vec![bootstrap.to_owned()]).build().await?;
+    let mut builder = ClientBuilder::new(vec![bootstrap.to_owned()]);
+    if let Ok(token) = std::env::var("KAFKA_TOKEN") {
+        builder = builder.sasl_config(SaslConfig::Plain(Credentials::new("user".to_owned(), token)));
+    }
+    // It tries again for ever, whatever it is told.
+    let client = tokio::time::timeout(Duration::from_secs(15), builder.build()).await??;
     let work = async {
         match request.op.as_str() {
             "produce" => produce(&client, &request).await,
