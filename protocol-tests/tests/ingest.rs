@@ -1,5 +1,7 @@
 //! The native ingest route as senders see it: methods, early refusals, bodies in pieces.
 
+mod compat;
+
 use std::time::Duration;
 
 use protocol_tests::Floe;

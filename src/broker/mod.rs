@@ -183,7 +183,7 @@ impl Broker {
             clock: components.clock.clone(),
             metrics: components.metrics.clone(),
         };
-        let api = http::Api::new(parts, http_options(config));
+        let api = http::Api::new(parts, http_options(config, cluster_id.clone()));
         api.load().await.map_err(|e| Error::new("what is remembered of HTTP requests", e))?;
         api.spawn_chores(&tasks);
         let broker = Self {
@@ -312,7 +312,7 @@ impl Broker {
     }
 }
 
-fn http_options(config: &Config) -> http::Options {
+fn http_options(config: &Config, cluster_id: String) -> http::Options {
     http::Options {
         body_max_bytes: config.http_body_max_bytes,
         events_max: config.http_events_max,
@@ -330,6 +330,8 @@ fn http_options(config: &Config) -> http::Options {
         },
         flush: config.log_flush,
         loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
+        cluster_id,
+        node_id: kafka::Options::default().node_id,
     }
 }
 

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::ingest::body;
 use crate::http::problem::Problem;
-use crate::http::{Api, credentials, iceberg};
+use crate::http::{Api, confluent, credentials, iceberg};
 use crate::runtime::metrics;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
@@ -34,12 +34,20 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        let caller = parts.extensions.get::<Self>().cloned();
-        caller.ok_or_else(|| Problem::new("missing_token", "nobody was asked who they are"))
+        Self::of(parts)
     }
 }
 
 impl Caller {
+    /// Who sends the request of these headers.
+    ///
+    /// # Errors
+    /// The problem `missing_token`, where the middleware did not see the request.
+    pub(crate) fn of(parts: &Parts) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(|| Problem::new("missing_token", "nobody was asked who they are"))
+    }
+
     /// True if they may do `operation` to `resource`.
     pub(crate) fn may(&self, operation: Operation, resource: Resource<'_>) -> bool {
         self.0.may(operation, resource)
@@ -167,6 +175,9 @@ async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     let problem = body::refuse(&parts.headers, rest, limit, problem).await;
     if parts.uri.path().starts_with("/iceberg/") {
         return iceberg::refusal(&problem);
+    }
+    if confluent::is_route(parts.uri.path()) {
+        return confluent::refusal(problem);
     }
     problem.into_response()
 }

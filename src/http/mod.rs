@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod auth;
+mod confluent;
 pub(crate) mod credentials;
 pub mod iceberg;
 pub mod ingest;
@@ -58,6 +59,10 @@ pub struct Options {
     pub flush: Flush,
     /// Only requests meant for this machine are answered, as long as none needs a token.
     pub loopback_only: bool,
+    /// The cluster's id, as Kafka's clients see it.
+    pub cluster_id: String,
+    /// This node's id, as Kafka's clients see it.
+    pub node_id: i32,
 }
 
 /// The parts of the broker that the routes talk to.
@@ -157,6 +162,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
         .route("/oauth/token", post(oauth::token))
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
+        .merge(confluent::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

@@ -119,10 +119,12 @@ mod tests {
     fn the_document_is_json_and_describes_every_native_route() {
         let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
-        let source = include_str!("mod.rs");
+        let source = concat!(include_str!("mod.rs"), include_str!("confluent/mod.rs"));
         let routes = source.split("\"/").skip(1).map(|rest| rest.split('"').next().unwrap());
         let mut seen = 0;
-        for route in routes.filter(|route| !route.starts_with("iceberg")) {
+        // The second stands before routes that are described without it.
+        let left_out = |route: &str| route.starts_with("iceberg") || route == "kafka";
+        for route in routes.filter(|route| !left_out(route)) {
             assert!(document["paths"].get(format!("/{route}")).is_some(), "/{route} is missing");
             seen += 1;
         }

@@ -131,14 +131,14 @@ impl Problem {
         self.code
     }
 
-    /// The refused events, at most 100 of them.
-    pub fn errors(&self) -> &[EventError] {
-        &self.errors
-    }
-
     /// What is wrong this time.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// The refused events, at most 100 of them.
+    pub fn errors(&self) -> &[EventError] {
+        &self.errors
     }
 
     /// What the answer says about how to authenticate (RFC 6750, section 3).

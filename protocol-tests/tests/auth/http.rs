@@ -9,8 +9,21 @@ use tokio::net::TcpStream;
 
 use crate::Guarded;
 
-/// Every route of the description with its methods, placeholders filled in, and whether it is open.
+/// Every route with its methods, placeholders filled in, and whether it is open; without those of
+/// the REST proxy, whose answers have a form of their own.
 async fn routes(guarded: &Guarded) -> Vec<(Method, String, bool)> {
+    let mut routes = described(guarded).await;
+    routes.retain(|(_, path, _)| !is_proxy(path));
+    assert!(routes.len() > 18, "{routes:?}");
+    routes
+}
+
+fn is_proxy(path: &str) -> bool {
+    ["/topics", "/brokers", "/consumers", "/v3/"].iter().any(|start| path.starts_with(start))
+}
+
+/// Every route of the description.
+async fn described(guarded: &Guarded) -> Vec<(Method, String, bool)> {
     let document: Value = guarded.floe.get("/openapi.json").await;
     let mut routes = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -24,7 +37,6 @@ async fn routes(guarded: &Guarded) -> Vec<(Method, String, bool)> {
             }
         }
     }
-    assert!(routes.len() > 18, "{routes:?}");
     routes
 }
 
@@ -78,6 +90,43 @@ async fn a_token_without_rights_gets_nothing_from_any_route() {
         }
         assert_eq!((status, &answer["code"]), (403, &json!("forbidden")), "{method} {path}");
         assert!(answer["detail"].as_str().unwrap().contains("lacks the rule"), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_of_the_rest_proxy_are_closed_in_its_own_form() {
+    let guarded = Guarded::start(&[]).await;
+    let (_, clusters) = guarded.ask(Method::GET, "/v3/clusters", Some(&guarded.admin), None).await;
+    let cluster = clusters["data"][0]["cluster_id"].as_str().unwrap();
+    let made = Some(json!({ "name": "t" }));
+    guarded.ask(Method::POST, "/api/v1/topics", Some(&guarded.admin), made).await;
+    let mut routes = described(&guarded).await;
+    routes.retain(|(_, path, _)| is_proxy(path));
+    assert!(routes.len() > 11, "{routes:?}");
+    let weak = guarded.token("weak", &["describe:topic:other"]).await;
+    let strong = guarded.token("strong", &["write:topic:t"]).await;
+    for (method, path, _) in routes {
+        let path = path.replace("{cluster}", cluster).replace("{partition}", "0");
+        let path = path.replace("{*rest}", "group");
+        let paths =
+            if path.starts_with("/v3") { vec![format!("/kafka{path}"), path] } else { vec![path] };
+        for path in paths {
+            let (status, answer) = guarded.ask(method.clone(), &path, None, None).await;
+            assert_eq!((status, &answer["error_code"]), (401, &json!(40_101)), "{method} {path}");
+            let (status, answer) = guarded.ask(method.clone(), &path, Some(&weak), None).await;
+            if path.contains("/t") && !path.ends_with("/topics") {
+                assert_eq!(
+                    (status, &answer["error_code"]),
+                    (403, &json!(40_301)),
+                    "{method} {path}"
+                );
+            } else if path.ends_with("/topics") {
+                let list = answer.get("data").unwrap_or(&answer);
+                assert_eq!((status, list), (200, &json!([])), "{method} {path}");
+            }
+            let (status, _) = guarded.ask(method.clone(), &path, Some(&strong), None).await;
+            assert!(![401, 403].contains(&status), "{method} {path}: {status}");
+        }
     }
 }
 

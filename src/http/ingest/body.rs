@@ -63,10 +63,10 @@ impl Coding {
 }
 
 /// A decoded body with the memory it holds.
-pub(super) struct Decoded {
-    pub(super) bytes: Bytes,
+pub(crate) struct Decoded {
+    pub(crate) bytes: Bytes,
     /// To be held until the events are in the log.
-    pub(super) share: Share,
+    pub(crate) share: Share,
 }
 
 /// The memory of all bodies; cheap to clone.
@@ -151,7 +151,7 @@ fn overloaded() -> Problem {
 }
 
 /// Reads and decodes the body of a request.
-pub(super) async fn read(
+pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
     limit_bytes: usize,

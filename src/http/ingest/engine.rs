@@ -68,6 +68,11 @@ impl Engine {
         self.ids.load()
     }
 
+    /// Milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// The memory of bodies: [`super::body::read`] takes from it.
     pub(crate) fn memory(&self) -> &BodyMemory {
         &self.memory
@@ -279,7 +284,7 @@ pub(super) async fn build(source: impl Source, target: Target) -> Result<Batches
 
 /// Runs work over a body off the async workers; small bodies are done before another thread
 /// would have woken up.
-pub(super) async fn off_worker<T: Send + 'static>(
+pub(crate) async fn off_worker<T: Send + 'static>(
     body_bytes: usize,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, Problem> {

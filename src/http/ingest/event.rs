@@ -6,11 +6,17 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
 use crate::http::ingest::keys::{Channel, Key};
 use crate::http::problem::EventError;
 
 /// A record header: name, and value or null.
 pub(crate) type Header = (Bytes, Option<Bytes>);
+
+/// True if only the engine may set the record header `name`.
+pub(crate) fn is_reserved(name: &[u8]) -> bool {
+    [ID_HEADER, WRITE_ID_HEADER].contains(&name)
+}
 
 /// One event, borrowed from what the route holds.
 #[derive(Debug, Clone, Default)]
@@ -184,7 +190,6 @@ pub(crate) struct Stored {
     pub(crate) spans: Vec<Span>,
     /// Of the events in the log, in order of index; empty unless wanted. Of a repeat they are as
     /// they were as long as the topic takes its events.
-    #[expect(dead_code, reason = "for routes that answer event by event")]
     pub(crate) positions: Vec<Position>,
     /// `durable` or `written`.
     pub(crate) ack: &'static str,

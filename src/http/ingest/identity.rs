@@ -18,7 +18,7 @@ const KEY_HEADERS: [&str; 3] = ["idempotency-key", "webhook-id", "x-github-deliv
 
 /// What the headers say, before the body is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Identity {
+pub(crate) enum Identity {
     /// Nothing.
     None,
     /// A key, with the header that it was in.
@@ -32,7 +32,7 @@ fn malformed(detail: impl Into<String>) -> Problem {
 }
 
 impl Identity {
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let channel = channel(headers)?;
         for name in KEY_HEADERS {
             let mut values = headers.get_all(name).iter();
@@ -54,7 +54,7 @@ impl Identity {
     }
 
     /// With who sent it and a function that gives the fingerprint of what was sent.
-    pub(super) fn once(self, principal: &str, fingerprint: impl FnOnce() -> u128) -> Once {
+    pub(crate) fn once(self, principal: &str, fingerprint: impl FnOnce() -> u128) -> Once {
         match self {
             Self::None => Once::No,
             Self::Key(key) => {
