@@ -108,13 +108,14 @@ async fn asked_to_end_under_load_it_loses_nothing_that_was_acknowledged() {
     let mut floe = Floe::start(&[]).await;
     for round in 0..3 {
         let url = floe.url("/api/v1/topics/drained/events");
-        let senders: Vec<_> = (0..16).map(|_| tokio::spawn(sender(url.clone()))).collect();
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert_eq!(floe.stop().await, Some(0), "{}", floe.log());
-        let mut stored = Vec::new();
-        for sender in senders {
-            stored.extend(sender.await.unwrap());
-        }
+        let senders = futures::future::join_all((0..16).map(|_| sender(url.clone())));
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            floe.stop().await
+        };
+        let (stored, ended) = tokio::join!(senders, end);
+        assert_eq!(ended, Some(0), "{}", floe.log());
+        let mut stored: Vec<(i64, i64)> = stored.into_iter().flatten().collect();
         floe.restart().await;
         let described = floe.get("/api/v1/topics/drained").await;
         let end = |partition: i64| {
