@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crc_fast::CrcAlgorithm;
 
 use crate::runtime::files::{DiskSpace, File, FileSystem, SyncPoint};
+use crate::store::once::{self, ChannelMark, ChannelRecord, KeyMark, KeyRecord};
 use crate::store::{Change, ProducerEntry, codec, keys, snapshot};
 
 /// Bytes before the first chunk of a snapshot, and where the id of its log stands.
@@ -77,6 +78,14 @@ fn change(data: &[u8]) {
 
 /// Values that the store itself reads: those with one form only come back byte for byte.
 fn values(data: &[u8]) {
+    if let Ok(record) = KeyRecord::decode(data) {
+        assert_eq!(KeyRecord::decode(&record.encode()).as_ref(), Ok(&record));
+    }
+    if let Ok(record) = ChannelRecord::decode(data) {
+        assert_eq!(ChannelRecord::decode(&record.encode()).as_ref(), Ok(&record));
+    }
+    let _ = (KeyMark::decode(data), ChannelMark::decode(data), once::decode_ids(data));
+    let _ = (once::decode_age(data), once::decode_channel(data), once::decode_ids_key(data));
     if let Ok(entry) = ProducerEntry::decode(data) {
         assert_eq!(entry.encode(), data);
         let mut next = entry.clone();

@@ -102,7 +102,7 @@ impl Api {
         let Parts { log, topics, tiering, auth, store, clock, metrics } = parts;
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
-        let engine = ingest::Engine::new(of_log, of_topics, store, limits, clock);
+        let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let draining = Arc::default();
         Self { log, topics, tiering, auth, options, engine, metrics, draining }
     }
@@ -146,6 +146,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .put(ingest::events)
         .patch(ingest::events)
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::write_events));
+    let penalties = ingest::PenaltyBox::default();
     let native = Router::new()
         .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
         .route(
@@ -154,6 +155,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         )
         .route("/api/v1/topics/{topic}/events", events)
         .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
+        .route("/api/v1/acks/{token}", get(ingest::ack))
         .route("/api/v1/tables", get(admin::tables::list))
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
@@ -179,6 +181,8 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .nest("/iceberg", iceberg)
         .merge(native)
         .layer(middleware::from_fn_with_state(api.clone(), auth::layer))
+        .layer(middleware::from_fn_with_state(penalties, ingest::penalise))
+        .layer(middleware::from_fn_with_state(api.clone(), ingest::cors))
         .layer(middleware::from_fn_with_state(api, origin::layer))
         .layer(middleware::from_fn(measured))
         .layer(middleware::from_fn(request_id::layer))

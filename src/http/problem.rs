@@ -23,6 +23,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("foreign_origin", 403, "The request comes from another site", false),
     ("not_found", 404, "There is no such thing here", false),
     ("unknown_topic", 404, "There is no such topic", false),
+    ("unknown_ack", 404, "The token of an answer names nothing that is there", false),
     ("unknown_channel", 404, "There is no such channel", false),
     ("unknown_table", 404, "There is no such table", false),
     ("unknown_token", 404, "There is no such token", false),
@@ -34,7 +35,12 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("too_large", 413, "The body or an event is too large", false),
     ("unsupported_media_type", 415, "The content type or coding is not supported", false),
     ("idempotency_key_reused", 422, "The key was used for another request", false),
-    ("overloaded", 429, "Too much is in flight; nothing was stored", true),
+    (
+        "overloaded",
+        429,
+        "Too much is in flight (503 by topic.overload.status); nothing was stored",
+        true,
+    ),
     ("headers_too_large", 431, "The headers are too large", false),
     ("internal", 500, "The server failed", true),
     ("outcome_unknown", 500, "The events may or may not have been stored", true),
@@ -69,6 +75,8 @@ pub struct Problem {
     rejected: Option<usize>,
     /// The connection cannot be used further (an unread body).
     close: bool,
+    /// Instead of the listed one.
+    status: Option<u16>,
 }
 
 #[derive(Serialize)]
@@ -100,6 +108,7 @@ impl Problem {
             errors: Vec::new(),
             rejected: None,
             close: false,
+            status: None,
         }
     }
 
@@ -116,6 +125,15 @@ impl Problem {
         errors.truncate(100);
         self.errors = errors;
         self.rejected = Some(rejected);
+        self
+    }
+
+    /// Answers `overloaded` with the status that the topic's senders understand.
+    #[must_use]
+    pub fn overloaded_as(mut self, status: u16) -> Self {
+        if self.code == "overloaded" {
+            self.status = Some(status);
+        }
         self
     }
 
@@ -159,6 +177,7 @@ impl IntoResponse for Problem {
         let listed = PROBLEMS.iter().find(|problem| problem.0 == self.code);
         let (_, status, title, retryable) =
             *listed.unwrap_or(&("internal", 500, "The server failed", true));
+        let status = self.status.unwrap_or(status);
         let body = Body {
             r#type: format!("/problems#{}", self.code),
             title,

@@ -39,6 +39,8 @@ const EVENT_IDS: u8 = 4;
 
 /// Tokens of a channel that are remembered with their offsets; the newest is always among them.
 const STEPS_MAX: usize = 8;
+/// The partition of a frame whose events are in another topic: refused ones that are kept.
+pub const ELSEWHERE: u32 = u32::MAX;
 /// Ids of events that one frame can carry.
 pub const IDS_PER_FRAME_MAX: usize = 3_000;
 
@@ -68,7 +70,7 @@ pub struct KeyMark {
     pub rejected: u32,
     /// Partitions that the topic had.
     pub partitions: u32,
-    /// Partition of this frame.
+    /// Partition of this frame, or [`ELSEWHERE`].
     pub partition: u32,
 }
 
@@ -138,6 +140,9 @@ impl KeyRecord {
     /// Adds the offsets of one frame; those of a partition are without a hole. The same frame
     /// again changes nothing.
     pub fn add(&mut self, partition: u32, first: Offset, last: Offset) {
+        if partition == ELSEWHERE {
+            return;
+        }
         match self.spans.iter_mut().find(|span| span.partition == partition) {
             Some(span) => {
                 span.first = span.first.min(first);
@@ -195,7 +200,7 @@ pub struct ChannelMark {
     pub name: String,
     /// The token.
     pub token: u64,
-    /// Partition of this frame.
+    /// Partition of this frame, or [`ELSEWHERE`].
     pub partition: u32,
 }
 
@@ -259,8 +264,10 @@ impl ChannelRecord {
         match self.steps.last_mut() {
             Some(last) if mark.token < last.token => return,
             Some(last) if mark.token == last.token => {
-                let known = last.ends.entry(mark.partition).or_insert(end);
-                *known = (*known).max(end);
+                if mark.partition != ELSEWHERE {
+                    let known = last.ends.entry(mark.partition).or_insert(end);
+                    *known = (*known).max(end);
+                }
             }
             _ => {
                 if self.steps.len() == STEPS_MAX {
@@ -270,7 +277,8 @@ impl ChannelRecord {
                         self.steps[1].ends.entry(partition).or_insert(end);
                     }
                 }
-                let ends = BTreeMap::from([(mark.partition, end)]);
+                let here = (mark.partition != ELSEWHERE).then_some((mark.partition, end));
+                let ends = here.into_iter().collect();
                 self.steps.push(ChannelStep { token: mark.token, ends });
             }
         }

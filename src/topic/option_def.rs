@@ -33,6 +33,10 @@ pub enum Kind {
     TableName,
     /// A partition spec in the table's own grammar.
     PartitionSpec,
+    /// A path in a JSON object such as `$.id`, or empty.
+    JsonPath,
+    /// Comma-separated origins (`https://a.example`), or `*`.
+    Origins,
 }
 
 /// Whether an option changes anything.

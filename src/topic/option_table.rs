@@ -337,6 +337,21 @@ pub const OPTIONS: &[OptionDef] = &[
          _rest, or its row to the dead-letter table.",
     ),
     row(
+        "topic.cors.origins",
+        Kind::Origins,
+        "",
+        Effect::Active,
+        "Origins whose pages may send events over HTTP, or *; empty is none.",
+    ),
+    row(
+        "topic.dedup.field",
+        Kind::JsonPath,
+        "",
+        Effect::Active,
+        "Path of the id by which an event over HTTP is stored once within http.dedup.window, \
+         such as $.id; empty is none.",
+    ),
+    row(
         "topic.delete.drain.max.ms",
         Kind::Duration(0, 30 * DAY),
         "3600000",
@@ -350,6 +365,13 @@ pub const OPTIONS: &[OptionDef] = &[
         "drain",
         Effect::Active,
         "What becomes of a deleted topic's rows that are not in the table yet.",
+    ),
+    row(
+        "topic.overload.status",
+        Kind::Choice(&["429", "503"]),
+        "429",
+        Effect::Active,
+        "HTTP status when too much is in flight: some senders give up at 429, others at 503.",
     ),
     row(
         "redpanda.iceberg.delete",

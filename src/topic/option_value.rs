@@ -69,6 +69,8 @@ pub(crate) fn check(def: &OptionDef, value: &str, check_spec: CheckSpec) -> Resu
         Kind::TableName => table_name(value),
         Kind::PartitionSpec if value.trim().is_empty() => Ok(()),
         Kind::PartitionSpec => check_spec(value),
+        Kind::JsonPath => json_path(value.trim()),
+        Kind::Origins => list(value).try_for_each(origin),
         Kind::Int(..) | Kind::Long(..) | Kind::Count(..) | Kind::Duration(..) | Kind::Size(..) => {
             number(def.kind, value).map(drop)
         }
@@ -131,6 +133,24 @@ fn choice(words: &'static [&'static str], value: &str) -> Result<&'static str, S
         .find(|word| **word == value.trim())
         .copied()
         .ok_or_else(|| format!("allowed are {}", words.join(", ")))
+}
+
+fn json_path(value: &str) -> Result<(), String> {
+    if value.is_empty() || value.strip_prefix("$.").is_some_and(|path| !path.is_empty()) {
+        return Ok(());
+    }
+    Err("allowed is a path such as $.id, or nothing".to_owned())
+}
+
+fn origin(value: &str) -> Result<(), String> {
+    let is_origin = |value: &str| {
+        let host = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*']))
+    };
+    if value == "*" || is_origin(value) {
+        return Ok(());
+    }
+    Err("allowed are origins such as https://a.example, or *".to_owned())
 }
 
 fn replicas(value: &str) -> Result<(), String> {

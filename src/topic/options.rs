@@ -122,6 +122,12 @@ pub struct TopicOptions {
     pub delete_untiered: DeleteUntiered,
     /// `topic.delete.drain.max.ms`.
     pub delete_drain_max_ms: i64,
+    /// `topic.dedup.field`: path of the id by which an event over HTTP counts once, with `$.`.
+    pub dedup_field: Option<String>,
+    /// `topic.overload.status`: what too much in flight is answered with over HTTP.
+    pub overload_status: u16,
+    /// `topic.cors.origins`: whose pages may send events over HTTP.
+    pub cors_origins: Vec<String>,
 }
 
 impl Default for TopicOptions {
@@ -151,6 +157,9 @@ impl Default for TopicOptions {
             table_snapshot_max_count: 1_000,
             delete_untiered: DeleteUntiered::Drain,
             delete_drain_max_ms: 3_600_000,
+            dedup_field: None,
+            overload_status: 429,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -277,6 +286,12 @@ impl TopicOptions {
                 _ => None,
             })?,
             delete_drain_max_ms: layers.number("topic.delete.drain.max.ms")?,
+            dedup_field: Some(layers.raw("topic.dedup.field").0.trim().to_owned())
+                .filter(|path| !path.is_empty()),
+            overload_status: layers.word("topic.overload.status", |word| word.parse().ok())?,
+            cors_origins: option_value::list(layers.raw("topic.cors.origins").0)
+                .map(str::to_owned)
+                .collect(),
         };
         cross_check(&layers)?;
         Ok(options)
@@ -347,11 +362,11 @@ fn value_type(kind: Kind) -> ValueType {
         Kind::Int(..) | Kind::Count(..) => ValueType::Int,
         Kind::Long(..) => ValueType::Long,
         Kind::Double(..) => ValueType::Double,
-        Kind::List(_) | Kind::Replicas => ValueType::List,
+        Kind::List(_) | Kind::Replicas | Kind::Origins => ValueType::List,
         // With a unit they are no numbers to Kafka's tools.
         Kind::Duration(..) | Kind::Size(..) => ValueType::String,
         Kind::Choice(_) | Kind::Text | Kind::Namespace | Kind::TableName => ValueType::String,
-        Kind::PartitionSpec => ValueType::String,
+        Kind::PartitionSpec | Kind::JsonPath => ValueType::String,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::http::ingest::event_ids::{IdFrame, IdHold};
 use crate::http::ingest::keys::{Begun, ChannelHold, KeyHold, Keys, Marked, Opened};
 use crate::http::problem::Problem;
 use crate::log::{AppendError, Appended, Settle};
-use crate::store::once::{KeyRecord, ids_entry};
+use crate::store::once::{ELSEWHERE, KeyRecord, ids_entry};
 use crate::topic::Topic;
 use crate::types::PartitionId;
 
@@ -73,15 +73,24 @@ impl Claim {
 
     /// The extension of the frame of a batch.
     pub(super) fn ext(&self, request: &Marked, batch: &Batch) -> Bytes {
-        let mut ext = match &self.request {
-            Request::Any => Vec::new(),
-            Request::Key(hold) => hold.mark(request, batch.partition).entry(),
-            Request::Channel(hold) => hold.mark(batch.partition).entry(),
-        };
+        let mut ext = self.mark(request, batch.partition);
         if !batch.ids.is_empty() {
             ext.extend(ids_entry(&batch.ids));
         }
         ext.into()
+    }
+
+    /// The extension of a frame of refused events that are kept.
+    pub(super) fn ext_elsewhere(&self, request: &Marked) -> Bytes {
+        self.mark(request, ELSEWHERE as usize).into()
+    }
+
+    fn mark(&self, request: &Marked, partition: usize) -> Vec<u8> {
+        match &self.request {
+            Request::Any => Vec::new(),
+            Request::Key(hold) => hold.mark(request, partition).entry(),
+            Request::Channel(hold) => hold.mark(partition).entry(),
+        }
     }
 
     /// What to do when the log has taken the batches, or refused them. It keeps the claim,

@@ -3,18 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::Flush;
+use crate::http::ingest::acks;
 use crate::http::ingest::batches::Target;
 use crate::http::ingest::claim::spans;
 use crate::http::ingest::engine::{Engine, build};
-use crate::http::ingest::event::{Position, Source, Span, Stored, Terms};
+use crate::http::ingest::event::{Ack, Acked, Position, Source, Span, Stored, Terms};
 use crate::http::problem::{EventError, Problem};
 use crate::log::{AppendError, PendingAppend};
 use crate::store::once::{KeyRecord, KeySpan};
 use crate::topic::Topic;
+
+/// What is left of the time for an answer when the wait for the table ends.
+const ANSWER_SPARE: Duration = Duration::from_millis(500);
 
 /// What became of a request that was not refused.
 pub(super) enum Outcome {
@@ -24,7 +30,7 @@ pub(super) enum Outcome {
 
 impl Stored {
     /// Events that an earlier request stored, of which nothing more is known.
-    pub(super) fn repeat(topic: &Topic, ack: &'static str) -> Self {
+    pub(super) fn repeat(topic: &Topic, ack: Acked) -> Self {
         Self {
             topic: topic.name.to_string(),
             accepted: 0,
@@ -34,6 +40,7 @@ impl Stored {
             spans: Vec::new(),
             positions: Vec::new(),
             ack,
+            ack_token: None,
             write_id: None,
             duplicate: true,
         }
@@ -53,6 +60,25 @@ pub(super) struct Queued {
     pub(super) indexes: Vec<usize>,
     /// None if there was nothing to store.
     pub(super) pending: Option<PendingAppend>,
+}
+
+impl Queued {
+    /// What is known before the log has confirmed anything.
+    pub(super) fn accepted(self) -> Stored {
+        Stored {
+            topic: self.topic.name.to_string(),
+            accepted: self.accepted,
+            duplicates: self.duplicates,
+            rejected: self.errors.len(),
+            errors: self.errors,
+            spans: Vec::new(),
+            positions: Vec::new(),
+            ack: Acked::Accepted,
+            ack_token: None,
+            write_id: Some(self.write_id),
+            duplicate: false,
+        }
+    }
 }
 
 impl Engine {
@@ -77,18 +103,20 @@ impl Engine {
             // The same events find the same partitions: those without key by the id of the request.
             let partitions = record.partitions as usize;
             let target = Target { partitions, ..self.target(topic, write_id, terms) };
-            let built = build(source, target).await?;
+            let (built, _) = build(source, target, None).await?;
             if built.accepted == record.accepted as usize {
                 placed = built.placed;
             }
         }
+        let spans_told: Vec<Span> = spans.values().copied().collect();
         Ok(Stored {
             accepted: record.accepted as usize,
             rejected: record.rejected as usize,
             positions: positions(&placed, &spans),
-            spans: spans.into_values().collect(),
+            ack_token: token(topic, &spans_told, terms),
+            spans: spans_told,
             write_id: Some(write_id),
-            ..Stored::repeat(topic, self.acknowledge(terms.durable).await?)
+            ..Stored::repeat(topic, self.acknowledge(topic, terms).await?)
         })
     }
 
@@ -97,8 +125,9 @@ impl Engine {
             Some(pending) => pending.wait().await.map_err(|error| problem(&error))?,
             None => Vec::new(),
         };
-        let ack = self.acknowledge(terms.durable).await?;
+        let ack = self.acknowledge(&queued.topic, terms).await?;
         let spans = spans(&queued.indexes, &appended);
+        let spans_told: Vec<Span> = spans.values().copied().collect();
         Ok(Stored {
             topic: queued.topic.name.to_string(),
             accepted: queued.accepted,
@@ -106,26 +135,38 @@ impl Engine {
             rejected: queued.errors.len(),
             errors: queued.errors,
             positions: positions(&queued.placed, &spans),
-            spans: spans.into_values().collect(),
             ack,
+            ack_token: token(&queued.topic, &spans_told, terms),
+            spans: spans_told,
             write_id: Some(queued.write_id),
             duplicate: false,
         })
     }
 
-    /// What an answer may say of events that are in the log; waits for the disk if it must.
-    pub(super) async fn acknowledge(&self, must_be_durable: bool) -> Result<&'static str, Problem> {
-        if self.options.flush == Flush::Always {
-            return Ok("durable");
+    /// What an answer may say of events that are in the log; waits as it must.
+    pub(super) async fn acknowledge(&self, topic: &Topic, terms: &Terms) -> Result<Acked, Problem> {
+        if self.options.flush != Flush::Always {
+            if matches!(terms.ack, Ack::Accepted | Ack::Logged) {
+                return Ok(Acked::Written);
+            }
+            let failed =
+                |_| Problem::new("outcome_unknown", "the log ended before the events were synced");
+            self.log.sync().await.map_err(failed)?;
         }
-        if !must_be_durable {
-            return Ok("written");
-        }
-        let failed =
-            |_| Problem::new("outcome_unknown", "the log ended before the events were synced");
-        self.log.sync().await.map_err(failed)?;
-        Ok("durable")
+        let Ack::Committed(wait) = terms.ack else { return Ok(Acked::Durable) };
+        let left = terms.until.saturating_duration_since(Instant::now() + ANSWER_SPARE);
+        // A commit begins while somebody waits. Whatever is in its way: the events are durable, and the table
+        // goes on when it can.
+        Ok(match self.tiering.flush(topic.name.as_str(), wait.min(left)).await {
+            Ok(()) => Acked::Committed,
+            Err(_) => Acked::Durable,
+        })
     }
+}
+
+fn token(topic: &Topic, spans: &[Span], terms: &Terms) -> Option<String> {
+    let is_asked = matches!(terms.ack, Ack::Committed(_)) && !spans.is_empty();
+    is_asked.then(|| acks::token(topic.id, spans)).flatten()
 }
 
 /// Events of a partition have its offsets in their own order.

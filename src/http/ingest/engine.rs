@@ -7,23 +7,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::http::Options;
-use crate::http::ingest::batches::{self, Batches, EventIdList, Target};
+use crate::http::ingest::batches::{self, Batch, Batches, EventIdList, Target};
 use crate::http::ingest::body::{BodyMemory, Share};
 use crate::http::ingest::claim::{Claim, Claimed, Sent};
 use crate::http::ingest::confirm::{Outcome, Queued, problem};
-use crate::http::ingest::event::{Event, OnError, Source, Stored, Terms};
+use crate::http::ingest::event::{Ack, Event, OnError, OwnedEvent, Source, Stored, Terms};
 use crate::http::ingest::event_ids::{EventIds, IdHold};
 use crate::http::ingest::keys::{self, Keys, Marked};
+use crate::http::ingest::quarantine;
 use crate::http::problem::{EventError, Problem};
-use crate::http::unknown_topic;
+use crate::http::{Options, request_id, unknown_topic};
 use crate::log::{Append, AppendBatch, Log, Origin};
 use crate::record::TimestampBounds;
 use crate::runtime::{Clock, metrics};
 use crate::store::{self, Store};
+use crate::tier::Tiering;
+use crate::topic::options::TableMode;
 use crate::topic::{self, NewTopic, Topic, Topics};
 use crate::types::TopicName;
 
@@ -38,6 +41,7 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Engine {
     pub(super) log: Log,
     topics: Topics,
+    pub(super) tiering: Tiering,
     pub(super) options: Arc<Options>,
     memory: BodyMemory,
     keys: Keys,
@@ -49,6 +53,7 @@ impl Engine {
     pub(crate) fn new(
         log: Log,
         topics: Topics,
+        tiering: Tiering,
         store: Store,
         options: Arc<Options>,
         clock: Clock,
@@ -56,7 +61,7 @@ impl Engine {
         let memory = BodyMemory::new(options.in_bytes);
         let keys = Keys::new(store.clone(), clock.clone(), options.once);
         let ids = EventIds::new(store, clock.clone(), options.ids);
-        Self { log, topics, options, memory, keys, ids, clock }
+        Self { log, topics, tiering, options, memory, keys, ids, clock }
     }
 
     /// Reads back what is remembered of requests. Blocks; before the first one.
@@ -104,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// Appends the events of one request to a topic: all of them, or with [`OnError::Skip`] all
+    /// Appends the events of one request to a topic: all of them, or as [`OnError`] says all
     /// valid ones, as one chain: a crash leaves all or none. Keyed events are partitioned by
     /// murmur2. `hold` is the memory of the body, kept until the events are in the log.
     ///
@@ -125,6 +130,9 @@ impl Engine {
             Outcome::Queued(queued) => queued,
             Outcome::Repeat(stored) => return Ok(*stored),
         };
+        if terms.ack == Ack::Accepted {
+            return Ok(queued.accepted());
+        }
         let until = terms.until.max(Instant::now() + CONFIRM_MIN);
         let stored = tokio::time::timeout_at(until, self.confirm(queued, &terms)).await;
         drop(hold);
@@ -141,6 +149,7 @@ impl Engine {
         terms: &Terms,
     ) -> Result<Outcome, Problem> {
         let known = self.topic(name)?;
+        let keep = self.keep(name, terms)?;
         let refused = source.refused();
         if terms.on_error == OnError::Reject && !refused.is_empty() {
             count("rejected", refused.len());
@@ -151,6 +160,10 @@ impl Engine {
             Some(topic) => topic,
             None => self.make_topic(name).await?,
         };
+        if matches!(terms.ack, Ack::Committed(_)) && topic.options.table_mode == TableMode::Off {
+            let detail = "ack=committed waits for the table, and this topic has none";
+            return Err(Problem::new("bad_request", detail));
+        }
         let mut claim = match Claim::look(&self.keys, &topic, &terms.once)? {
             Claimed::First(claim) => claim,
             Claimed::Key(record) => {
@@ -158,8 +171,8 @@ impl Engine {
                 return Ok(Outcome::Repeat(Box::new(repeat)));
             }
             Claimed::Channel => {
-                let repeat = Stored::repeat(&topic, self.acknowledge(terms.durable).await?);
-                return Ok(Outcome::Repeat(Box::new(repeat)));
+                let ack = self.acknowledge(&topic, terms).await?;
+                return Ok(Outcome::Repeat(Box::new(Stored::repeat(&topic, ack))));
             }
         };
         let write_id = Uuid::now_v7();
@@ -172,16 +185,55 @@ impl Engine {
         } else {
             source
         };
-        let batches = build(source, target).await?;
+        let (batches, kept) = build(source, target, keep.as_ref()).await?;
         let rejected = batches.errors.len();
-        count("rejected", rejected);
-        let none_is_good = batches.accepted + batches.duplicates == 0;
+        count(if keep.is_some() { "quarantined" } else { "rejected" }, rejected);
+        let none_is_good = batches.accepted + batches.duplicates == 0 && keep.is_none();
         if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
             return Err(refusal(batches.errors));
         }
         count("duplicate", batches.duplicates);
         count("accepted", batches.accepted);
-        self.push(topic, batches, write_id, claim).await.map(Outcome::Queued)
+        let kept = match keep {
+            Some(keep) if !kept.is_empty() => self.quarantine(keep, kept, write_id).await?,
+            _ => Vec::new(),
+        };
+        self.push(topic, batches, kept, write_id, claim).await.map(Outcome::Queued)
+    }
+
+    /// Where refused events are kept, if they are.
+    fn keep(&self, name: &str, terms: &Terms) -> Result<Option<Keep>, Problem> {
+        if terms.on_error != OnError::Quarantine {
+            return Ok(None);
+        }
+        let into = quarantine::topic(name)?;
+        self.topic(&into)?;
+        Ok(Some(Keep { topic: name.to_owned(), into, request_id: request_id::current() }))
+    }
+
+    /// The batches of refused events that are kept.
+    async fn quarantine(
+        &self,
+        keep: Keep,
+        events: Vec<OwnedEvent>,
+        write_id: Uuid,
+    ) -> Result<Vec<AppendBatch>, Problem> {
+        let topic = match self.topic(&keep.into)? {
+            Some(topic) => topic,
+            None => self.make_topic(&keep.into).await?,
+        };
+        let target = self.target(&topic, write_id, &Terms::new());
+        let (batches, _) = build(events, target, None).await?;
+        if let Some(error) = batches.errors.into_iter().next() {
+            let detail = format!("topic {} does not take them: {}", keep.into, error.message);
+            return Err(Problem::new("invalid_events", detail));
+        }
+        let batch = |batch: Batch| AppendBatch {
+            partition: topic.partitions[batch.partition],
+            batch: batch.bytes,
+            ext: Bytes::new(),
+        };
+        Ok(batches.batches.into_iter().map(batch).collect())
     }
 
     /// Finds the events that are stored already, by their ids, and takes those of the others.
@@ -246,6 +298,7 @@ impl Engine {
         &self,
         topic: Arc<Topic>,
         batches: Batches,
+        kept: Vec<AppendBatch>,
         write_id: Uuid,
         claim: Claim,
     ) -> Result<Queued, Problem> {
@@ -260,6 +313,9 @@ impl Engine {
             sent.push(Sent { index, partition, ids: batch.ids });
             appends.push(AppendBatch { partition, batch: batch.bytes, ext });
         }
+        // After those of the topic, whose offsets are told.
+        let elsewhere = claim.ext_elsewhere(&request);
+        appends.extend(kept.into_iter().map(|kept| AppendBatch { ext: elsewhere.clone(), ..kept }));
         let mut pending = None;
         if !appends.is_empty() {
             let settle = claim.settle(request, sent);
@@ -270,14 +326,30 @@ impl Engine {
     }
 }
 
-/// Builds the batches of all events that are not refused.
-pub(super) async fn build(source: impl Source, target: Target) -> Result<Batches, Problem> {
+/// Where refused events are kept.
+pub(super) struct Keep {
+    topic: String,
+    into: String,
+    request_id: Option<String>,
+}
+
+/// Builds the batches of all events that are not refused, and what is kept of the others.
+pub(super) async fn build(
+    source: impl Source,
+    target: Target,
+    keep: Option<&Keep>,
+) -> Result<(Batches, Vec<OwnedEvent>), Problem> {
     let size_bytes = source.size_bytes();
+    let keep = keep.map(|keep| (keep.topic.clone(), keep.request_id.clone()));
     let build = move || {
         let mut batches = batches::build(&source, &target)?;
         batches.errors.extend_from_slice(source.refused());
         batches.errors.sort_by_key(|error| error.index);
-        Ok(batches)
+        let events = |(topic, request_id): (String, Option<String>)| {
+            quarantine::events(&topic, request_id.as_deref(), &source, &batches.errors)
+        };
+        let kept = keep.map(events).unwrap_or_default();
+        Ok((batches, kept))
     };
     off_worker(size_bytes, build).await
 }

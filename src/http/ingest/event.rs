@@ -1,6 +1,7 @@
 //! What every route hands to the engine and what it gets back: plain values, no forms of HTTP.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -59,6 +60,9 @@ pub(crate) trait Source: Send + Sync + 'static {
         false
     }
 
+    /// The bytes of a refused event, as far as they can be told.
+    fn raw(&self, error: &EventError) -> &[u8];
+
     /// Hands over each event that is not in [`Source::refused`], or why it is refused, in order
     /// of index.
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>));
@@ -86,6 +90,10 @@ impl Source for Vec<OwnedEvent> {
         self.iter().map(|event| bytes(&event.value) + bytes(&event.key)).sum()
     }
 
+    fn raw(&self, error: &EventError) -> &[u8] {
+        self.get(error.index).and_then(|event| event.value.as_deref()).unwrap_or_default()
+    }
+
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
         for (index, event) in self.iter().enumerate() {
             take(Ok(Event {
@@ -109,6 +117,47 @@ pub(crate) enum OnError {
     Reject,
     /// They are stored, unless there is none.
     Skip,
+    /// They are stored, and the others with the reason in `<topic>.quarantine`, together.
+    Quarantine,
+}
+
+/// What the answer waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Ack {
+    /// Nothing: the log has queued the events. They can still be lost.
+    Accepted,
+    /// What `log.flush` says.
+    #[default]
+    Logged,
+    /// The disk, whatever `log.flush` says.
+    Durable,
+    /// The table, at most so long; it is durable then in any case.
+    Committed(Duration),
+}
+
+/// What is known of stored events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acked {
+    /// They are on their way.
+    Accepted,
+    /// They are in the log, before its next sync.
+    Written,
+    /// They survive a power loss.
+    Durable,
+    /// They are in the table.
+    Committed,
+}
+
+impl Acked {
+    /// As answers say it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Written => "written",
+            Self::Durable => "durable",
+            Self::Committed => "committed",
+        }
+    }
 }
 
 /// What tells a request from a repeat of an earlier one.
@@ -130,8 +179,8 @@ pub(crate) struct Terms {
     pub(crate) on_error: OnError,
     /// What tells a request from a repeat of an earlier one.
     pub(crate) once: Once,
-    /// The answer waits for the disk, whatever `log.flush` says.
-    pub(crate) durable: bool,
+    /// What the answer waits for.
+    pub(crate) ack: Ack,
     /// [`Stored::positions`] is wanted.
     pub(crate) positions: bool,
     /// When the answer must be out at the latest.
@@ -144,7 +193,7 @@ impl Terms {
         Self {
             on_error: OnError::Reject,
             once: Once::No,
-            durable: false,
+            ack: Ack::Logged,
             positions: false,
             until: Instant::now() + super::ANSWER_MAX,
         }
@@ -191,8 +240,11 @@ pub(crate) struct Stored {
     /// Of the events in the log, in order of index; empty unless wanted. Of a repeat they are as
     /// they were as long as the topic takes its events.
     pub(crate) positions: Vec<Position>,
-    /// `durable` or `written`.
-    pub(crate) ack: &'static str,
+    /// What is known of the events.
+    pub(crate) ack: Acked,
+    /// Whether they are in the table is told under `/api/v1/acks/<token>`; none where nothing was
+    /// asked, or for more partitions than a URL can name.
+    pub(crate) ack_token: Option<String>,
     /// Shared by all events of the request; none where nothing is remembered of it.
     pub(crate) write_id: Option<Uuid>,
     /// True if an earlier request stored the events: the rest is what it was told, as far as it

@@ -357,6 +357,8 @@ impl ChannelHold {
     /// As [`KeyHold::settle`].
     pub(super) fn settle(mut self, spans: &[Span], append_ms: i64, end: Lsn) {
         self.count.fetch_add(usize::from(self.record.steps.is_empty()), Ordering::Relaxed);
+        // The token counts although no event of it may be in the topic.
+        self.record.add(&self.mark(once::ELSEWHERE as usize), 0, append_ms);
         for span in spans {
             let mark = self.mark(span.partition);
             self.record.add(&mark, span.last_offset + 1, append_ms);

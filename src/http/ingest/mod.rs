@@ -8,12 +8,14 @@
 //! `keys`, `event_ids` and `claim` (what counts once); `native` with `request`, `identity` and `place` as one route;
 //! `body` and `split` for routes of their own.
 
+mod acks;
 mod batches;
 pub(crate) mod body;
 mod channel;
 mod chores;
 mod claim;
 mod confirm;
+mod cors;
 pub(crate) mod engine;
 pub(crate) mod event;
 mod event_ids;
@@ -21,17 +23,23 @@ pub(crate) mod identity;
 pub(crate) mod keys;
 mod native;
 mod once;
+mod penalty;
 mod place;
+mod prefer;
+mod quarantine;
 mod request;
 pub(crate) mod split;
 
 use std::time::Duration;
 
+pub(super) use acks::ack;
 pub(super) use channel::channel;
+pub(super) use cors::layer as cors;
 pub(crate) use engine::Engine;
 pub use event_ids::IdLimits;
 pub use keys::OnceLimits;
 pub(super) use native::events;
+pub(super) use penalty::{PenaltyBox, layer as penalise};
 
 /// Longest time from request to answer: it must come before senders give up, which most do after
 /// 30 seconds.

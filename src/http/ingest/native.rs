@@ -5,18 +5,20 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::http::auth::Caller;
+use crate::http::auth::{self, Caller};
 use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{OnError, Span, Stored, Terms};
+use crate::http::ingest::event::{Ack, Acked, OnError, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::place::{JsonEvents, Placement};
+use crate::http::ingest::prefer::Prefer;
+use crate::http::ingest::quarantine;
 use crate::http::ingest::request::{self, Parameters};
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::Problem;
@@ -34,6 +36,8 @@ struct Head {
     identity: Identity,
     /// Who sends it, as keys are kept apart by it.
     principal: String,
+    /// The answer has no body.
+    minimal: bool,
 }
 
 pub(in crate::http) async fn events(
@@ -44,8 +48,21 @@ pub(in crate::http) async fn events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let stored = store(&api, &caller, &topic, query, headers, body).await;
+    let options = || api.topics.get(&topic).map_or(429, |topic| topic.options.overload_status);
+    stored.map_err(|problem| problem.overloaded_as(options()))
+}
+
+async fn store(
+    api: &Api,
+    caller: &Caller,
+    topic: &str,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     let limit = api.options.body_max_bytes;
-    let head = match head(&api, &caller, &topic, query, &headers) {
+    let head = match head(api, caller, topic, query, &headers) {
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(&headers, body, limit, problem).await),
     };
@@ -55,12 +72,14 @@ pub(in crate::http) async fn events(
         return Err(empty());
     }
     let form = request::form(&headers, &bytes)?;
-    let (source, terms) = take_apart(&api, head, bytes, form).await?;
+    let minimal = head.minimal;
+    let (source, terms) = take_apart(api, head, bytes, form).await?;
     if source.split.events.is_empty() && source.split.errors.is_empty() {
         return Err(empty());
     }
-    let stored = api.engine.append(&topic, source, share, terms).await?;
-    Ok(answer(stored))
+    let is_committed_asked = matches!(terms.ack, Ack::Committed(_));
+    let stored = api.engine.append(topic, source, share, terms).await?;
+    Ok(answer(stored, is_committed_asked, minimal))
 }
 
 fn head(
@@ -76,13 +95,18 @@ fn head(
         return Err(problem.closing());
     }
     let identity = Identity::of(headers)?;
-    let placement = request::placement(&parameters, headers)?;
+    let mut placement = request::placement(&parameters, headers)?;
     if let Some(topic) = api.engine.topic(topic)? {
         request::check_partition(&placement, &topic)?;
+        placement.id = placement.id.or_else(|| topic.options.dedup_field.clone());
     }
-    let on_error = if parameters.skips_invalid { OnError::Skip } else { OnError::Reject };
-    let terms = Terms { on_error, durable: parameters.durable, ..Terms::new() };
-    Ok(Head { terms, placement, identity, principal: caller.key().to_owned() })
+    let prefer = Prefer::of(headers);
+    let terms = parameters.terms(&prefer);
+    if terms.on_error == OnError::Quarantine {
+        auth::may_write_events(api, caller, &quarantine::topic(topic)?)?;
+    }
+    let principal = caller.key().to_owned();
+    Ok(Head { terms, placement, identity, principal, minimal: prefer.minimal })
 }
 
 /// Splits the body, and takes the fingerprint of the request if it has a key.
@@ -93,9 +117,9 @@ async fn take_apart(
     form: Form,
 ) -> Result<(JsonEvents, Terms), Problem> {
     let events_max = api.options.events_max;
-    let Head { mut terms, placement, identity, principal } = head;
+    let Head { mut terms, placement, identity, principal, .. } = head;
     off_worker(body.len(), move || {
-        let options = [u8::from(form == Form::Lines), u8::from(terms.on_error == OnError::Skip)];
+        let options = [u8::from(form == Form::Lines), terms.on_error as u8];
         terms.once = identity.once(&principal, || {
             let placed = placement.parts();
             let mut parts: Vec<&[u8]> = vec![&body, &options];
@@ -103,12 +127,39 @@ async fn take_apart(
             keys::hash(&parts)
         });
         let split = split::split(&body, form, events_max);
-        Ok((JsonEvents { body, split, placement }, terms))
+        Ok((JsonEvents { body, form, split, placement }, terms))
     })
     .await
 }
 
-fn answer(stored: Stored) -> Response {
+/// 200, or 202 where the events are not known to be what was asked for: stored, or in the table.
+fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
+    let is_late = is_committed_asked && stored.ack != Acked::Committed;
+    let status = match stored.ack {
+        Acked::Accepted => StatusCode::ACCEPTED,
+        _ if is_late => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    };
+    let ack_url = stored.ack_token.as_ref().map(|token| format!("/api/v1/acks/{token}"));
+    // Only of a key: the answer is the first one's. A channel knows its token alone.
+    let is_replayed = stored.duplicate && stored.write_id.is_some();
+    let mut response = match minimal {
+        true => status.into_response(),
+        false => (status, Json(document(stored, ack_url.as_deref()))).into_response(),
+    };
+    let headers = response.headers_mut();
+    if is_replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    if let Some(url) = ack_url.filter(|_| is_late)
+        && let Ok(url) = HeaderValue::from_str(&url)
+    {
+        headers.insert(header::LOCATION, url);
+    }
+    response
+}
+
+fn document(stored: Stored, ack_url: Option<&str>) -> Value {
     let mut errors = stored.errors;
     errors.truncate(ERRORS_MAX);
     let span = |span: &Span| {
@@ -124,18 +175,16 @@ fn answer(stored: Stored) -> Response {
         "duplicates": stored.duplicates,
         "topic": stored.topic,
         "partitions": stored.spans.iter().map(span).collect::<Vec<_>>(),
-        "ack": stored.ack,
+        "ack": stored.ack.as_str(),
         "write_id": stored.write_id,
         "request_id": request_id::current(),
         "duplicate": stored.duplicate,
     });
+    if let Some(url) = ack_url {
+        answer["ack_url"] = json!(url);
+    }
     if !errors.is_empty() {
         answer["errors"] = json!(errors);
     }
-    let mut response = Json(answer).into_response();
-    // Only of a key: the answer is the first one's. A channel knows its token alone.
-    if stored.duplicate && stored.write_id.is_some() {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    response
+    answer
 }

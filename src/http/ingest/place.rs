@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::http::ingest::event::{Event, Header, Source};
-use crate::http::ingest::split::Split;
+use crate::http::ingest::split::{Form, Split};
 use crate::http::problem::EventError;
 
 /// What a sender may say about its events.
@@ -47,6 +47,7 @@ impl Placement {
 /// The events that a body was split into.
 pub(super) struct JsonEvents {
     pub(super) body: Bytes,
+    pub(super) form: Form,
     pub(super) split: Split,
     pub(super) placement: Placement,
 }
@@ -65,6 +66,19 @@ impl Source for JsonEvents {
 
     fn has_ids(&self) -> bool {
         self.placement.id.is_some()
+    }
+
+    fn raw(&self, error: &EventError) -> &[u8] {
+        let found = self.split.events.binary_search_by_key(&error.index, |(index, _)| *index);
+        if let Ok(at) = found {
+            return &self.body[self.split.events[at].1.clone()];
+        }
+        let rest = self.body.get(error.offset_bytes..).unwrap_or_default();
+        match (self.form, memchr::memchr(b'\n', rest)) {
+            (Form::Lines, Some(end)) => &rest[..end],
+            // After a syntax error elsewhere nothing can be told apart.
+            _ => rest,
+        }
     }
 
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
@@ -161,7 +175,7 @@ mod tests {
     use super::*;
     use crate::http::ingest::batches::tests::target;
     use crate::http::ingest::batches::{Target, build, murmur2_partition};
-    use crate::http::ingest::split::{Form, split};
+    use crate::http::ingest::split::split;
     use crate::record::{BatchReader, TimestampBounds};
 
     fn source(body: &str, key: Option<&str>, timestamp: Option<&str>) -> JsonEvents {
@@ -169,7 +183,8 @@ mod tests {
         let split = split(&body, Form::Json, 100);
         let text = |text: &str| text.to_owned();
         let (key, timestamp) = (key.map(text), timestamp.map(text));
-        JsonEvents { body, split, placement: Placement { key, timestamp, ..Placement::default() } }
+        let placement = Placement { key, timestamp, ..Placement::default() };
+        JsonEvents { body, form: Form::Json, split, placement }
     }
 
     #[test]
@@ -182,6 +197,19 @@ mod tests {
         let wanted: [(usize, usize, &[u8]); 3] =
             [(0, 2, b"{\"a\": 1.10}"), (1, 16, b"\"x\""), (2, 21, b"null")];
         assert_eq!(found, wanted.map(|(index, at, value)| (index, at, value.to_vec())));
+    }
+
+    #[test]
+    fn the_bytes_of_a_refused_event_are_told_apart_in_lines() {
+        let raw = |body: &str, form: Form| {
+            let body = Bytes::copy_from_slice(body.as_bytes());
+            let split = split(&body, form, 100);
+            let source = JsonEvents { body, form, split, placement: Placement::default() };
+            let error = source.refused()[0].clone();
+            String::from_utf8(source.raw(&error).to_vec()).unwrap()
+        };
+        assert_eq!(raw("{\"a\":1}\n{bad\n2\n", Form::Lines), "{bad");
+        assert_eq!(raw("[1, {bad, 2]", Form::Json), "{bad, 2]");
     }
 
     #[test]

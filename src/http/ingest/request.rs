@@ -1,13 +1,20 @@
 //! What a request says besides its body: parameters, headers, content type. Pure.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 
 use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
+use crate::http::ingest::event::{Ack, OnError, Terms};
 use crate::http::ingest::place::Placement;
+use crate::http::ingest::prefer::Prefer;
 use crate::http::ingest::split::Form;
 use crate::http::problem::Problem;
 use crate::topic::Topic;
+
+/// Longest wait for the table.
+const WAIT_MAX: Duration = Duration::from_secs(25);
 
 /// What the query string may say.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,10 +25,12 @@ pub(super) struct Parameters {
     timestamp: Option<String>,
     /// Path of the id by which an event counts once, with `$.`.
     id: Option<String>,
-    /// The answer waits for the disk, whatever `log.flush` says.
-    pub(super) durable: bool,
-    /// Valid events are stored without the invalid ones.
-    pub(super) skips_invalid: bool,
+    /// What the answer waits for, without the time; none is as the headers say.
+    ack: Option<Ack>,
+    /// How long it waits for the table.
+    wait: Option<Duration>,
+    /// What becomes of valid events beside invalid ones; none is as the headers say.
+    on_error: Option<OnError>,
 }
 
 fn refused(name: &str, value: &str, allowed: &str) -> Problem {
@@ -60,20 +69,46 @@ impl Parameters {
             },
             ("timestamp", _) => self.timestamp = Some(path(name, value)?),
             ("dedup_field", _) => self.id = Some(path(name, value)?),
-            ("on_error", "reject") => {}
-            ("ack", "durable") => self.durable = true,
-            ("on_error", "skip") => self.skips_invalid = true,
-            ("on_error", text) => return Err(refused(name, text, "allowed are reject and skip")),
-            ("ack", text) => {
-                return Err(refused(name, text, "durable is the only level that can be asked for"));
+            ("on_error", "reject") => self.on_error = Some(OnError::Reject),
+            ("on_error", "skip") => self.on_error = Some(OnError::Skip),
+            ("on_error", "quarantine") => self.on_error = Some(OnError::Quarantine),
+            ("on_error", text) => {
+                return Err(refused(name, text, "allowed are reject, skip and quarantine"));
             }
+            ("ack", "accepted") => self.ack = Some(Ack::Accepted),
+            ("ack", "durable") => self.ack = Some(Ack::Durable),
+            ("ack", "committed") => self.ack = Some(Ack::Committed(WAIT_MAX)),
+            ("ack", text) => {
+                return Err(refused(name, text, "allowed are accepted, durable and committed"));
+            }
+            ("wait", text) => match text.parse() {
+                Ok(seconds) if seconds <= WAIT_MAX.as_secs() => {
+                    self.wait = Some(Duration::from_secs(seconds));
+                }
+                _ => return Err(refused(name, text, "seconds, from 0 to 25")),
+            },
             _ => {
-                let known = "key, partition, timestamp, dedup_field, on_error, ack";
+                let known = "key, partition, timestamp, dedup_field, on_error, ack, wait";
                 let detail = format!("parameter {name:?} is not known; there are {known}");
                 return Err(Problem::new("bad_request", detail));
             }
         }
         Ok(())
+    }
+}
+
+impl Parameters {
+    /// The terms of the request; a parameter counts before what the sender would prefer.
+    pub(super) fn terms(&self, prefer: &Prefer) -> Terms {
+        let preferred = if prefer.is_async { Ack::Accepted } else { Ack::Logged };
+        let ack = match self.ack.unwrap_or(preferred) {
+            Ack::Committed(longest) => {
+                Ack::Committed(self.wait.or(prefer.wait).unwrap_or(longest).min(longest))
+            }
+            ack => ack,
+        };
+        let preferred = if prefer.lenient { OnError::Skip } else { OnError::Reject };
+        Terms { on_error: self.on_error.unwrap_or(preferred), ack, ..Terms::new() }
     }
 }
 
@@ -182,8 +217,9 @@ mod tests {
             ("timestamp", "now", "$.time"),
             ("timestamp", "$.", "$.time"),
             ("dedup_field", "id", "$.time"),
-            ("on_error", "x", "reject and skip"),
-            ("ack", "committed", "durable"),
+            ("on_error", "x", "reject, skip and quarantine"),
+            ("ack", "x", "accepted, durable and committed"),
+            ("wait", "26", "0 to 25"),
             ("Key", "x", "there are key"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err();
@@ -193,7 +229,26 @@ mod tests {
         let good = parse(&[("partition", "3"), ("timestamp", "$.a.b"), ("on_error", "skip")]);
         let good = good.unwrap();
         assert_eq!((good.partition, good.timestamp.as_deref()), (Some(3), Some("$.a.b")));
-        assert!(good.skips_invalid);
+        assert_eq!(good.on_error, Some(OnError::Skip));
+    }
+
+    #[test]
+    fn a_parameter_counts_before_a_preference() {
+        let wait = |seconds| Some(Duration::from_secs(seconds));
+        let prefer = Prefer { is_async: true, wait: wait(7), lenient: true, minimal: false };
+        let terms = |pairs: &[(&str, &str)]| {
+            let terms = parse(pairs).unwrap().terms(&prefer);
+            (terms.ack, terms.on_error)
+        };
+        assert_eq!(terms(&[]), (Ack::Accepted, OnError::Skip));
+        let committed = |seconds| Ack::Committed(Duration::from_secs(seconds));
+        let given = [("ack", "committed"), ("on_error", "reject")];
+        assert_eq!(terms(&given), (committed(7), OnError::Reject));
+        assert_eq!(terms(&[("ack", "committed"), ("wait", "3")]).0, committed(3));
+        let plain = parse(&[]).unwrap().terms(&Prefer::default());
+        assert_eq!((plain.ack, plain.on_error), (Ack::Logged, OnError::Reject));
+        let patient = Prefer { wait: wait(90), ..Prefer::default() };
+        assert_eq!(parse(&[("ack", "committed")]).unwrap().terms(&patient).ack, committed(25));
     }
 
     #[test]

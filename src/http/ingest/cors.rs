@@ -1,0 +1,97 @@
+//! Pages of other sites that send events: allowed where the topic lists their origin
+//! (`topic.cors.origins`), on every answer, refusals too. Elsewhere browsers keep them out.
+
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::Api;
+use crate::http::problem::Problem;
+
+/// The route that pages may send to.
+const ROUTE: &str = "/api/v1/topics/{topic}/events";
+const METHODS: HeaderValue = HeaderValue::from_static("POST, PUT, PATCH");
+const HEADERS: HeaderValue = HeaderValue::from_static(
+    "content-type, content-encoding, token, table, authorization, idempotency-key, \
+     x-channel, x-offset-token, x-request-id, x-kafka-key, prefer",
+);
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("x-request-id, retry-after, location, idempotency-replayed");
+/// How long a browser keeps the answer of a preflight, seconds.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// What `Access-Control-Allow-Origin` says to `origin`; none if the topic does not list it.
+fn allowed(listed: &[String], origin: &HeaderValue) -> Option<HeaderValue> {
+    if listed.iter().any(|listed| listed == "*") {
+        return Some(HeaderValue::from_static("*"));
+    }
+    let same = |listed: &String| listed.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
+    listed.iter().any(same).then(|| origin.clone())
+}
+
+fn allow(api: &Api, topic: &str, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let topic = api.topics.get(topic)?;
+    allowed(&topic.options.cors_origins, origin)
+}
+
+/// Middleware: answers what a browser asks before it sends what a form could not (that has no
+/// token), and names the origin that may read an answer.
+pub(in crate::http) async fn layer(
+    State(api): State<Api>,
+    path: Option<MatchedPath>,
+    parameters: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_ours = path.is_some_and(|path| path.as_str() == ROUTE);
+    if !is_ours || !request.headers().contains_key(header::ORIGIN) {
+        return next.run(request).await;
+    }
+    let topic = parameters.iter().find(|(name, _)| *name == "topic").map_or("", |(_, name)| name);
+    let allowed = allow(&api, topic, request.headers());
+    let mut response = match request.method() {
+        &Method::OPTIONS => preflight(allowed.is_some()),
+        _ => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+    response
+}
+
+fn preflight(is_allowed: bool) -> Response {
+    if !is_allowed {
+        let detail = "the topic does not list this origin, see topic.cors.origins";
+        return Problem::new("foreign_origin", detail).into_response();
+    }
+    let answer: [(HeaderName, HeaderValue); 4] = [
+        (header::ALLOW, METHODS),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
+    ];
+    (StatusCode::NO_CONTENT, answer).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_allowed_as_it_is_listed() {
+        let origin = HeaderValue::from_static("https://a.example");
+        let listed = |list: &[&str]| {
+            let list: Vec<String> = list.iter().map(|item| (*item).to_owned()).collect();
+            allowed(&list, &origin)
+        };
+        assert_eq!(listed(&["https://b.example", "HTTPS://a.example"]), Some(origin.clone()));
+        assert_eq!(listed(&["*"]), Some(HeaderValue::from_static("*")));
+        assert_eq!(listed(&["https://a.example.evil"]), None);
+        assert_eq!(listed(&[]), None);
+    }
+}

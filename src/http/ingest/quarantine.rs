@@ -1,0 +1,116 @@
+//! Events that are refused and kept: what goes to `<topic>.quarantine` of them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::http::ingest::event::{OwnedEvent, Source};
+use crate::http::problem::{EventError, Problem};
+
+/// Ending of the topics that refused events go to.
+const SUFFIX: &str = ".quarantine";
+/// Bytes of a refused event that are kept; after a syntax error it is all of the rest.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// The topic that refused events of `topic` go to.
+///
+/// # Errors
+/// `bad_request` for a topic that is one itself.
+pub(super) fn topic(topic: &str) -> Result<String, Problem> {
+    if topic.ends_with(SUFFIX) {
+        let detail = format!("{topic:?} is where refused events go; send it what is valid");
+        return Err(Problem::new("bad_request", detail));
+    }
+    Ok(format!("{topic}{SUFFIX}"))
+}
+
+/// The refused events with the reason for each.
+pub(super) fn events(
+    topic: &str,
+    request_id: Option<&str>,
+    source: &impl Source,
+    errors: &[EventError],
+) -> Vec<OwnedEvent> {
+    let event = |error: &EventError| {
+        let raw = source.raw(error);
+        let kept = &raw[..cut(raw)];
+        let (text, bytes) = match std::str::from_utf8(kept) {
+            Ok(text) => (Some(text), None),
+            Err(_) => (None, Some(STANDARD.encode(kept))),
+        };
+        let mut value = json!({
+            "topic": topic,
+            "index": error.index,
+            "code": error.code,
+            "message": error.message,
+        });
+        let parts: [(&str, Value); 5] = [
+            ("field", json!(error.field)),
+            ("request_id", json!(request_id)),
+            ("event", json!(text)),
+            ("event_base64", json!(bytes)),
+            ("cut_at_bytes", json!((kept.len() < raw.len()).then_some(kept.len()))),
+        ];
+        for (name, part) in parts {
+            if !part.is_null() {
+                value[name] = part;
+            }
+        }
+        OwnedEvent { value: Some(Bytes::from(value.to_string())), ..OwnedEvent::default() }
+    };
+    errors.iter().map(event).collect()
+}
+
+/// Where to cut: between two characters if it is text.
+fn cut(raw: &[u8]) -> usize {
+    if raw.len() <= KEPT_BYTES_MAX {
+        return raw.len();
+    }
+    let begins = |at: &usize| raw[*at] & 0xc0 != 0x80;
+    (KEPT_BYTES_MAX - 3..=KEPT_BYTES_MAX).rev().find(begins).unwrap_or(KEPT_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(index: usize, field: Option<&str>) -> EventError {
+        EventError {
+            index,
+            offset_bytes: 0,
+            field: field.map(ToOwned::to_owned),
+            code: "bad_key",
+            message: "why".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_refused_event_is_kept_with_its_reason() {
+        let owned = |value: &[u8]| OwnedEvent {
+            value: Some(Bytes::copy_from_slice(value)),
+            ..OwnedEvent::default()
+        };
+        let long = "é".repeat(KEPT_BYTES_MAX);
+        let source =
+            vec![owned(b"{\"a\":1}"), owned(b"\xff"), owned(format!("x{long}").as_bytes())];
+        let errors = [error(0, Some("$.k")), error(1, None), error(2, None)];
+        let kept = events("t", Some("r"), &source, &errors);
+        let kept: Vec<Value> = kept
+            .iter()
+            .map(|event| serde_json::from_slice(event.value.as_ref().unwrap()).unwrap())
+            .collect();
+        let wanted = json!({"topic": "t", "index": 0, "code": "bad_key", "message": "why",
+            "field": "$.k", "request_id": "r", "event": "{\"a\":1}"});
+        assert_eq!(kept[0], wanted);
+        assert_eq!(kept[1]["event_base64"], json!("/w=="));
+        let text = kept[2]["event"].as_str().unwrap();
+        assert_eq!((text.len(), kept[2]["cut_at_bytes"].as_u64()), (65_535, Some(65_535)));
+    }
+
+    #[test]
+    fn quarantine_has_no_quarantine() {
+        assert_eq!(topic("t").unwrap(), "t.quarantine");
+        assert_eq!(topic("t.quarantine").unwrap_err().code(), "bad_request");
+    }
+}
