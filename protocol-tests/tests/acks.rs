@@ -110,7 +110,7 @@ async fn refused_events_are_kept_with_the_reason_and_once() {
     let (status, _, _) =
         parts(post(&floe, "t.quarantine", "?on_error=quarantine").body("[1]")).await;
     assert_eq!(status, 400);
-    floe.flush("t.quarantine").await;
+    floe.flush("t_quarantine").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
