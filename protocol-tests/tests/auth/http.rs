@@ -82,6 +82,10 @@ async fn a_token_without_rights_gets_nothing_from_any_route() {
         }
         let body = (method != Method::GET).then(|| bodies[&path].clone());
         let (status, answer) = guarded.ask(method.clone(), &path, Some(&weak), body).await;
+        if path == "/api/v1/acks/t" {
+            assert_eq!(status, 404, "which topic a token names is not known before it is read");
+            continue;
+        }
         let lists = ["/api/v1/topics", "/api/v1/tables"].contains(&path.as_str());
         if lists && method == Method::GET {
             let list = answer.as_object().unwrap().values().next().unwrap();
@@ -168,6 +172,42 @@ async fn each_right_opens_what_it_names() {
     let scraped = guarded.request(Method::GET, "/metrics", None).bearer_auth(scraper).send().await;
     let metrics = scraped.unwrap().text().await.unwrap();
     assert!(metrics.contains("floe_auth_failures_total"), "refusals are counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acks_and_quarantine_need_their_own_rights() {
+    let guarded = Guarded::start(&[]).await;
+    let path = "/api/v1/topics/t/events";
+    let late = format!("{path}?ack=committed&wait=0");
+    let (status, answer) =
+        guarded.ask(Method::POST, &late, Some(&guarded.admin), Some(json!({ "id": 1 }))).await;
+    assert_eq!(status, 202, "{answer}");
+    let ack = answer["ack_url"].as_str().unwrap();
+    let writer = guarded.token("writer", &["write:topic:t"]).await;
+    let other = guarded.token("other", &["write:topic:u"]).await;
+    assert_eq!(guarded.ask(Method::GET, ack, Some(&writer), None).await.0, 200);
+    assert_eq!(guarded.ask(Method::GET, ack, Some(&other), None).await.0, 403);
+    let kept = format!("{path}?on_error=quarantine");
+    let (status, answer) =
+        guarded.ask(Method::POST, &kept, Some(&writer), Some(json!({ "id": 1 }))).await;
+    assert_eq!(status, 403);
+    assert!(answer["detail"].as_str().unwrap().contains("t.quarantine"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_may_ask_without_a_token_and_reads_that_it_needs_one() {
+    let guarded = Guarded::start(&[]).await;
+    let options = json!({ "topic.cors.origins": "https://a.example" });
+    let wish = json!({ "name": "t", "options": options });
+    let (status, _) =
+        guarded.ask(Method::POST, "/api/v1/topics", Some(&guarded.admin), Some(wish)).await;
+    assert_eq!(status, 201);
+    for (method, wanted) in [(Method::OPTIONS, 204), (Method::POST, 401)] {
+        let request = guarded.request(method, "/api/v1/topics/t/events", None);
+        let answer = request.header("origin", "https://a.example").send().await.unwrap();
+        assert_eq!(answer.status(), wanted);
+        assert_eq!(answer.headers()["access-control-allow-origin"], "https://a.example");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
