@@ -105,6 +105,7 @@ mod tests {
     fn the_document_has_every_code_of_an_event() {
         let sources = [
             include_str!("ingest/batches.rs"),
+            include_str!("ingest/cloudevents.rs"),
             include_str!("ingest/place.rs"),
             include_str!("ingest/split.rs"),
         ];

@@ -1,5 +1,6 @@
 //! Routes that clients of other servers know.
 
+mod cloudevents;
 mod confluent;
 
 use protocol_tests::Floe;

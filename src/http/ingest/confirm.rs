@@ -29,21 +29,26 @@ pub(super) enum Outcome {
 }
 
 impl Stored {
-    /// Events that an earlier request stored, of which nothing more is known.
-    pub(super) fn repeat(topic: &Topic, ack: Acked) -> Self {
+    /// Of a request without an event, where that is no fault.
+    pub(super) fn nothing(topic: &str) -> Self {
         Self {
-            topic: topic.name.to_string(),
+            topic: topic.to_owned(),
             accepted: 0,
             duplicates: 0,
             rejected: 0,
             errors: Vec::new(),
             spans: Vec::new(),
             positions: Vec::new(),
-            ack,
+            ack: Acked::Durable,
             ack_token: None,
             write_id: None,
-            duplicate: true,
+            duplicate: false,
         }
+    }
+
+    /// Events that an earlier request stored, of which nothing more is known.
+    pub(super) fn repeat(topic: &Topic, ack: Acked) -> Self {
+        Self { ack, duplicate: true, ..Self::nothing(topic.name.as_str()) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! atomic (rules 7.1).
 //!
 //! Reading order: `event` (what routes hand in and get back), `engine`, `batches`, `confirm`; `once`,
-//! `keys`, `event_ids` and `claim` (what counts once); `native` with `request`, `identity` and `place` as one route;
+//! `keys`, `event_ids` and `claim` (what counts once); `native` with `request`, `identity`, `place` and `cloudevents` as one route;
 //! `body` and `split` for routes of their own.
 
 mod acks;
@@ -14,6 +14,7 @@ pub(crate) mod body;
 mod channel;
 mod chores;
 mod claim;
+mod cloudevents;
 mod confirm;
 mod cors;
 pub(crate) mod engine;

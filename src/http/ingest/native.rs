@@ -11,9 +11,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::http::auth::{self, Caller};
-use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::body::{self, Decoded, Share};
+use crate::http::ingest::cloudevents::{CloudEvents, Mode};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Acked, OnError, Span, Stored, Terms};
+use crate::http::ingest::event::{Ack, Acked, OnError, Source, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::place::{JsonEvents, Placement};
@@ -36,6 +37,8 @@ struct Head {
     identity: Identity,
     /// Who sends it, as keys are kept apart by it.
     principal: String,
+    /// How the events are sent, if they are CloudEvents.
+    mode: Option<Mode>,
     /// The answer has no body.
     minimal: bool,
 }
@@ -62,11 +65,15 @@ async fn store(
     body: Body,
 ) -> Result<Response, Problem> {
     let limit = api.options.body_max_bytes;
-    let head = match head(api, caller, topic, query, &headers) {
+    let mut head = match head(api, caller, topic, query, &headers) {
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(&headers, body, limit, problem).await),
     };
-    let Decoded { bytes, share } = body::read(&headers, body, limit, api.engine.memory()).await?;
+    let decoded = body::read(&headers, body, limit, api.engine.memory()).await?;
+    if let Some(mode) = head.mode.take() {
+        return store_cloud_events(api, topic, head, mode, decoded).await;
+    }
+    let Decoded { bytes, share } = decoded;
     let empty = || Problem::new("bad_request", "the body is empty: there is no event in it");
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(empty());
@@ -77,9 +84,46 @@ async fn store(
     if source.split.events.is_empty() && source.split.errors.is_empty() {
         return Err(empty());
     }
+    append(api, topic, source, share, (terms, minimal)).await
+}
+
+async fn append(
+    api: &Api,
+    topic: &str,
+    source: impl Source,
+    share: Share,
+    (terms, minimal): (Terms, bool),
+) -> Result<Response, Problem> {
     let is_committed_asked = matches!(terms.ack, Ack::Committed(_));
     let stored = api.engine.append(topic, source, share, terms).await?;
     Ok(answer(stored, is_committed_asked, minimal))
+}
+
+async fn store_cloud_events(
+    api: &Api,
+    topic: &str,
+    head: Head,
+    mode: Mode,
+    decoded: Decoded,
+) -> Result<Response, Problem> {
+    let Head { mut terms, placement, identity, principal, minimal, .. } = head;
+    let Decoded { bytes: body, share } = decoded;
+    let (size_bytes, events_max) = (body.len(), api.options.events_max);
+    let take_apart = move || {
+        let options = [u8::MAX, terms.on_error as u8];
+        terms.once = identity.once(&principal, || {
+            let (placed, sent) = (placement.parts(), mode.parts());
+            let mut parts: Vec<&[u8]> = vec![&body, &options];
+            parts.extend(placed.iter().chain(&sent).map(Vec::as_slice));
+            keys::hash(&parts)
+        });
+        Ok((CloudEvents::new(body, mode, placement, events_max), terms))
+    };
+    let (source, terms) = off_worker(size_bytes, take_apart).await?;
+    if source.is_empty() {
+        return Ok(answer(Stored::nothing(topic), false, minimal));
+    }
+    append(api, topic, source, share, (terms, minimal)).await
 }
 
 fn head(
@@ -96,9 +140,12 @@ fn head(
     }
     let identity = Identity::of(headers)?;
     let mut placement = request::placement(&parameters, headers)?;
+    let mode = Mode::of(headers)?;
     if let Some(topic) = api.engine.topic(topic)? {
         request::check_partition(&placement, &topic)?;
-        placement.id = placement.id.or_else(|| topic.options.dedup_field.clone());
+        // CloudEvents bring an id of their own.
+        let own = || topic.options.dedup_field.clone().filter(|_| mode.is_none());
+        placement.id = placement.id.or_else(own);
     }
     let prefer = Prefer::of(headers);
     let terms = parameters.terms(&prefer);
@@ -106,7 +153,7 @@ fn head(
         auth::may_write_events(api, caller, &quarantine::topic(topic)?)?;
     }
     let principal = caller.key().to_owned();
-    Ok(Head { terms, placement, identity, principal, minimal: prefer.minimal })
+    Ok(Head { terms, placement, identity, principal, mode, minimal: prefer.minimal })
 }
 
 /// Splits the body, and takes the fingerprint of the request if it has a key.

@@ -98,7 +98,11 @@ impl Source for JsonEvents {
 }
 
 impl Placement {
-    fn event<'e>(&'e self, value: &'e [u8]) -> Result<Event<'e>, (&'static str, FieldError)> {
+    /// The event with this value, without its index.
+    pub(super) fn event<'e>(
+        &'e self,
+        value: &'e [u8],
+    ) -> Result<Event<'e>, (&'static str, FieldError)> {
         Ok(Event {
             value: Some(value),
             key: self.key_of(value).map_err(|error| ("bad_key", error))?,
