@@ -1,7 +1,7 @@
 //! The files of a running log: the current one, old ones with their readers, the next one.
 //!
 //! Owns: which files exist, leases, freeing, cutting the unused rest of a sealed file. Does not
-//! own: frames (see `group`), zeroing the next file and free space (see `prepare`, `space`).
+//! own: frames (see `group`), making the next file and free space (see `prepare`, `space`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -92,7 +92,7 @@ pub(crate) struct Files {
     pub(crate) floor: Floor,
     pub(crate) state: Mutex<State>,
     pub(crate) changed: Condvar,
-    /// The sequencer waits for the next file: do not spend time on zeros.
+    /// The next file is needed soon: do not spend time on zeros.
     pub(crate) urgent: AtomicBool,
     refusing: AtomicBool,
     refusal: Mutex<String>,
@@ -248,8 +248,7 @@ impl Files {
                 }
                 other => state.next = other,
             }
-            self.urgent.store(true, Ordering::Relaxed);
-            self.changed.notify_all();
+            self.hurry();
             self.changed.wait(&mut state);
         };
         self.urgent.store(false, Ordering::Relaxed);
@@ -267,6 +266,13 @@ impl Files {
         self.changed.notify_all();
         self.count();
         Ok(Some((open, end)))
+    }
+
+    /// Says that the next file is needed soon, until [`Files::switch`] takes it.
+    pub(crate) fn hurry(&self) {
+        if !self.urgent.swap(true, Ordering::Relaxed) {
+            self.changed.notify_all();
+        }
     }
 
     /// The seal of `file` is durable: what follows it in the file is cut in the background.
@@ -338,73 +344,6 @@ impl State {
     }
 }
 
-/// Makes a file of `bytes` zeros under its temporary name, synced. With `urgent` set the rest
-/// becomes a hole, which is slower to write to later but there at once.
-pub(crate) fn make_file(
-    fs: &dyn FileSystem,
-    wal_dir: &Path,
-    bytes: u64,
-    urgent: &AtomicBool,
-) -> io::Result<Arc<dyn File>> {
-    let path = wal_dir.join(NEXT_NAME);
-    if fs.exists(&path) {
-        fs.remove_file(&path)?;
-    }
-    let file = fs.create_new(&path)?;
-    write_zeros(&*file, 0, bytes, urgent)?;
-    file.sync_all(SyncPoint::WalFile)?;
-    Ok(file)
-}
-
-/// Writes zeros from `from` to `bytes`; with `urgent` set the rest becomes a hole.
-fn write_zeros(file: &dyn File, from: u64, bytes: u64, urgent: &AtomicBool) -> io::Result<()> {
-    const CHUNK: usize = 1 << 20;
-    // Synced now and then, so that one sync does not hold up those of the groups for long.
-    const CHUNKS_PER_SYNC: u64 = 8;
-    static ZEROS: [u8; CHUNK] = [0; CHUNK];
-    let mut written = from;
-    let mut chunks = 0;
-    while written < bytes {
-        if urgent.load(Ordering::Relaxed) {
-            file.set_len(bytes)?;
-            break;
-        }
-        let now = (bytes - written).min(CHUNK as u64);
-        let zeros = &ZEROS[..usize::try_from(now).unwrap_or(CHUNK)];
-        file.write_all_at(&mut [io::IoSlice::new(zeros)], written)?;
-        written += now;
-        chunks += 1;
-        if chunks % CHUNKS_PER_SYNC == 0 {
-            file.sync_data(SyncPoint::WalFile)?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes the file at `spare` the next one: all its blocks but those after its end were written.
-/// What is in it are frames of other positions, which nobody takes for his own.
-pub(crate) fn recycle(
-    fs: &dyn FileSystem,
-    wal_dir: &Path,
-    spare: &Path,
-    bytes: u64,
-) -> io::Result<Arc<dyn File>> {
-    let path = wal_dir.join(NEXT_NAME);
-    if fs.exists(&path) {
-        fs.remove_file(&path)?;
-    }
-    fs.rename(spare, &path)?;
-    let file = fs.open(&path)?;
-    let length = file.length()?;
-    if length > bytes {
-        file.set_len(bytes)?;
-    }
-    write_zeros(&*file, length, bytes, &AtomicBool::new(false))?;
-    file.sync_all(SyncPoint::WalFile)?;
-    ::metrics::counter!(metrics::WAL_RECYCLED).increment(1);
-    Ok(file)
-}
-
 /// Makes a small file that begins at `first`, durable with its name: a log starts at once.
 pub(crate) fn make_first_file(
     fs: &dyn FileSystem,
@@ -412,7 +351,14 @@ pub(crate) fn make_first_file(
     first: Lsn,
     bytes: u64,
 ) -> io::Result<()> {
-    make_file(fs, wal_dir, bytes, &AtomicBool::new(false))?;
-    fs.rename(&wal_dir.join(NEXT_NAME), &wal_dir.join(name_of(first)))?;
+    let path = wal_dir.join(NEXT_NAME);
+    if fs.exists(&path) {
+        fs.remove_file(&path)?;
+    }
+    let file = fs.create_new(&path)?;
+    let zeros = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    file.write_all_at(&mut [io::IoSlice::new(&zeros)], 0)?;
+    file.sync_all(SyncPoint::WalFile)?;
+    fs.rename(&path, &wal_dir.join(name_of(first)))?;
     fs.sync_dir(wal_dir, SyncPoint::WalDir)
 }

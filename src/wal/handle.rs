@@ -310,9 +310,13 @@ impl Wal {
     }
 
     /// True if the file after the current one is there: what is at most as large as a file can
-    /// be appended without waiting for space.
+    /// be appended without waiting for space. Where it is not, it is made in a hurry.
     pub fn has_next(&self) -> bool {
-        self.files.has_next()
+        let there = self.files.has_next();
+        if !there {
+            self.files.hurry();
+        }
+        there
     }
 
     /// Files in order of position; the last one is written to.

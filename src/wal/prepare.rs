@@ -1,45 +1,131 @@
 //! The background thread of the log: the next file, the rest of sealed files, free space, and
 //! the tick that tells the sequencer that time passed.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::runtime::files::{File, SyncPoint};
 use crate::runtime::metrics;
 use crate::types::Lsn;
 use crate::wal::directory::name_of;
-use crate::wal::files::{Files, NEXT_NAME, Next, make_file, recycle};
+use crate::wal::files::{Files, NEXT_NAME, Next};
 use crate::wal::sequencer::Command;
+
+/// Bytes that are written at once while the next file is made.
+const CHUNK: usize = 1 << 20;
+
+/// Synced now and then, so that one sync does not hold up those of the groups for long.
+const CHUNKS_PER_SYNC: u64 = 8;
+
+/// From one chunk to the next: 32 MiB a second. Blocks that were written before take groups at twice
+/// the rate, but a log that fills files faster than this would only have its disk and its memory
+/// write everything twice (docs/adr/0001-one-log.md).
+const CHUNK_PAUSE: Duration = Duration::from_micros(31_250);
 
 /// Runs until [`Files::stop`].
 pub(crate) fn run(files: &Files, ticks: &mpsc::WeakSender<Command>, period: Duration) {
+    let mut making = None;
     let mut retry_at = Instant::now();
-    loop {
-        if !cut_sealed(files) {
-            return;
-        }
-        if wants_next(files) && Instant::now() >= retry_at && !make_next(files) {
+    let mut tick_at = Instant::now();
+    while cut_sealed(files) {
+        if wants_next(files) && Instant::now() >= retry_at && !advance(files, &mut making) {
             retry_at = Instant::now() + period;
         }
         refresh_admission(files);
-        if let Some(queue) = ticks.upgrade() {
+        if Instant::now() >= tick_at
+            && let Some(queue) = ticks.upgrade()
+        {
             // A full queue is not quiet.
             let _ = queue.try_send(Command::Tick);
+            tick_at = Instant::now() + period;
         }
         let mut state = files.state.lock();
-        let idle = state.cuts.is_empty() && !matches!(state.next, Next::Missing);
-        if !state.stop && idle {
-            files.changed.wait_for(&mut state, period);
-        }
         if state.stop {
             return;
         }
+        if !state.cuts.is_empty() {
+            continue;
+        }
+        let pause = match &making {
+            Some(_) if files.urgent.load(Ordering::Relaxed) => continue,
+            Some(_) => CHUNK_PAUSE.min(period),
+            None if matches!(state.next, Next::Missing) => continue,
+            None => period,
+        };
+        files.changed.wait_for(&mut state, pause);
     }
 }
 
 fn wants_next(files: &Files) -> bool {
     !matches!(files.state.lock().next, Next::Ready(_))
+}
+
+/// The next file while it is made, under its temporary name.
+struct Making {
+    file: Arc<dyn File>,
+    /// Its blocks below were written before.
+    written: u64,
+    chunks: u64,
+    /// When the next chunk is due.
+    due: Instant,
+}
+
+impl Making {
+    /// A spare, all of whose blocks but those after its end were written: what is in it are frames
+    /// of other positions, which nobody takes for his own. Else an empty file.
+    fn start(files: &Files) -> io::Result<Self> {
+        let (fs, path) = (&*files.fs, files.wal_dir.join(NEXT_NAME));
+        if fs.exists(&path) {
+            fs.remove_file(&path)?;
+        }
+        let (file, written) = match files.take_spare() {
+            Some(spare) => {
+                fs.rename(&spare, &path)?;
+                let file = fs.open(&path)?;
+                let length = file.length()?;
+                if length > files.file_bytes {
+                    file.set_len(files.file_bytes)?;
+                }
+                ::metrics::counter!(metrics::WAL_RECYCLED).increment(1);
+                (file, length.min(files.file_bytes))
+            }
+            None => (fs.create_new(&path)?, 0),
+        };
+        Ok(Self { file, written, chunks: 0, due: Instant::now() })
+    }
+
+    /// Writes one chunk of zeros, or makes the rest a hole where the file is needed now. True once
+    /// it is whole and synced.
+    fn step(&mut self, bytes: u64, is_urgent: bool) -> io::Result<bool> {
+        static ZEROS: [u8; CHUNK] = [0; CHUNK];
+        if self.written < bytes && is_urgent {
+            self.file.set_len(bytes)?;
+            self.written = bytes;
+        }
+        if self.written < bytes {
+            if Instant::now() < self.due {
+                return Ok(false);
+            }
+            let now = (bytes - self.written).min(CHUNK as u64);
+            let zeros = &ZEROS[..usize::try_from(now).unwrap_or(CHUNK)];
+            self.file.write_all_at(&mut [io::IoSlice::new(zeros)], self.written)?;
+            self.written += now;
+            self.chunks += 1;
+            self.due = Instant::now() + CHUNK_PAUSE;
+            if self.chunks.is_multiple_of(CHUNKS_PER_SYNC) {
+                self.file.sync_data(SyncPoint::WalFile)?;
+            }
+        }
+        if self.written < bytes {
+            return Ok(false);
+        }
+        self.file.sync_all(SyncPoint::WalFile)?;
+        Ok(true)
+    }
 }
 
 /// Cuts what follows the seal of sealed files. False if the log is stopping.
@@ -62,24 +148,28 @@ fn cut_sealed(files: &Files) -> bool {
     true
 }
 
-fn make_next(files: &Files) -> bool {
-    let (fs, wal_dir, bytes) = (&*files.fs, &files.wal_dir, files.file_bytes);
-    let made = match files.take_spare() {
-        Some(spare) => recycle(fs, wal_dir, &spare, bytes),
-        None => make_file(fs, wal_dir, bytes, &files.urgent),
+/// Goes on making the next file. False if it cannot be made.
+fn advance(files: &Files, making: &mut Option<Making>) -> bool {
+    let step = |making: &mut Option<Making>| {
+        let one = match making.take() {
+            Some(one) => making.insert(one),
+            None => making.insert(Making::start(files)?),
+        };
+        one.step(files.file_bytes, files.urgent.load(Ordering::Relaxed))
     };
-    let mut state = files.state.lock();
-    let ok = made.is_ok();
-    state.next = match made {
-        Ok(file) => Next::Ready(file),
+    let next = match step(making) {
+        Ok(false) => return true,
+        Ok(true) => making.take().map_or(Next::Missing, |made| Next::Ready(made.file)),
         Err(error) => {
+            *making = None;
             tracing::warn!(%error, "the next log file could not be made");
             // What there is of it would only take room from the state that frees some.
             let _ = files.fs.remove_file(&files.wal_dir.join(NEXT_NAME));
             Next::Failed(error.to_string())
         }
     };
-    drop(state);
+    let ok = matches!(next, Next::Ready(_));
+    files.state.lock().next = next;
     files.changed.notify_all();
     ok
 }

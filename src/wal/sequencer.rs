@@ -195,7 +195,12 @@ impl Sequencer {
                  restart to recover",
                 self.shared.durable()
             ))
-        })
+        })?;
+        // The next file is wanted before this one is full: nobody waits for it then.
+        if self.current.end - self.position < (self.current.end - self.current.file.first) / 4 {
+            self.files.hurry();
+        }
+        Ok(())
     }
 
     /// Seals the current file and goes on in the next one.
