@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -68,7 +68,11 @@ pub(crate) trait Dispatch: Sync {
 const READ_CHUNK_BYTES: usize = 8 << 10;
 
 /// Bytes asked for at most in one read of a frame.
-const READ_STEP_BYTES_MAX: usize = 64 << 10;
+const READ_STEP_BYTES_MAX: usize = 256 << 10;
+
+/// A frame up to this size gets its room at once when its first bytes are there, so that it is not
+/// copied from buffer to buffer as it grows. Room that nothing was written to costs no memory.
+const ROOM_BYTES_MAX: usize = 1 << 20;
 
 /// Answers that are ready are written together up to this size.
 const GATHER_BYTES_MAX: usize = 256 << 10;
@@ -261,7 +265,7 @@ async fn read_body(
     let mut pace = Pace::default();
     while buffer.len() < size {
         let missing = size - buffer.len();
-        let step = missing.min(READ_CHUNK_BYTES.max(buffer.len()).min(READ_STEP_BYTES_MAX));
+        let step = missing.min(READ_CHUNK_BYTES.max(3 * buffer.len()).min(READ_STEP_BYTES_MAX));
         if buffer.len() >= READ_CHUNK_BYTES {
             let began = Instant::now();
             if !shared.requests.grow(share, buffer.len() + step).await {
@@ -271,9 +275,9 @@ async fn read_body(
             pace.excuse(began.elapsed());
             until = deadline.min(until + began.elapsed());
         }
-        buffer.reserve(step);
+        buffer.reserve(if size <= ROOM_BYTES_MAX { missing } else { step });
         let look = until.min(Instant::now() + PACE_WINDOW);
-        let read = match timeout_at(look, reader.read_buf(buffer)).await {
+        let read = match timeout_at(look, reader.read_buf(&mut (&mut *buffer).limit(step))).await {
             Err(_) if Instant::now() >= until => return Err(Fault::Stalled("a request frame")),
             Err(_) => 0,
             Ok(read) => {
