@@ -81,7 +81,9 @@ pub fn decide(cadence: Cadence, waiting: Waiting) -> Decision {
         .since_commit_ms
         .map_or(0, |since| cadence.min_interval_ms.saturating_sub(since.max(0)).max(0));
     let early_ms = lag_ms.saturating_mul(cadence.jitter_permille.clamp(0, 100)) / 1_000;
-    let due_age_ms = (lag_ms - waiting.commit_p95_ms.max(0) - early_ms).max(0);
+    // A table whose commits take longer than its lag would never rest, and be slower for it.
+    let commit_ms = waiting.commit_p95_ms.clamp(0, lag_ms / 2);
+    let due_age_ms = (lag_ms - commit_ms - early_ms).max(0);
     let quiet = waiting.since_commit_ms.is_none_or(|since| since >= lag_ms);
     let edge_age_ms = LEADING_EDGE_MS.min(lag_ms / 2);
     let trigger = if waiting.flush {
@@ -208,6 +210,7 @@ mod tests {
         let quick = Cadence { target_lag_ms: 1_000, ..MINUTE };
         let jitter = Cadence { jitter_permille: 100, ..MINUTE };
         let slow = Waiting { commit_p95_ms: 5_000, ..waiting(55_000, Some(2_000)) };
+        let slower = |age| Waiting { commit_p95_ms: 90_000, ..waiting(age, Some(2_000)) };
         let flush = |since| Waiting { flush: true, ..waiting(0, since) };
         let full = |since| Waiting { bytes: 64 << 20, ..waiting(0, since) };
         let cases = [
@@ -221,6 +224,8 @@ mod tests {
             ("small lag, edge not yet", quick, waiting(450, None), Wait(50)),
             ("lag", MINUTE, waiting(60_000, Some(2_000)), Commit(Trigger::Lag)),
             ("lag less p95", MINUTE, slow, Commit(Trigger::Lag)),
+            ("lag less half of it at most", MINUTE, slower(29_000), Wait(1_000)),
+            ("half of the lag", MINUTE, slower(30_000), Commit(Trigger::Lag)),
             ("lag less jitter", jitter, waiting(54_000, Some(2_000)), Commit(Trigger::Lag)),
             ("almost", MINUTE, waiting(59_800, Some(2_000)), Wait(200)),
             ("min interval", MINUTE, waiting(70_000, Some(400)), Wait(600)),
@@ -283,7 +288,7 @@ mod tests {
             if let Decision::Wait(ms) = decide(cadence, waiting) {
                 let blocked = since.map_or(0, |since| (1_000 - since).max(0));
                 prop_assert!(ms >= 1);
-                prop_assert!(ms <= (lag - p95 - age).max(1).max(blocked));
+                prop_assert!(ms <= (lag - p95.min(lag / 2) - age).max(1).max(blocked));
             }
         }
     }
