@@ -65,6 +65,37 @@ fn every_benchmark_runs_and_names_its_baseline() {
 }
 
 #[test]
+fn a_steady_load_the_start_and_many_commits_are_measured() {
+    let steady = bench("steady", &["--mb-per-second", "1", "--partitions", "2"]);
+    positive(
+        &steady,
+        &[
+            "ratio of answers with tables to tables off, p50",
+            "row to table with a target lag of 1 s, from when it was due, p99",
+        ],
+    );
+    let start = bench("start", &["--partitions", "9", "--set", "topics.max=10"]);
+    positive(&start, &["first row in a table, from when it was sent", "ready after kill -9"]);
+    let growth = bench("growth", &["--commits", "4"]);
+    positive(&growth, &["ratio, last to first, p50", "metadata files at the end"]);
+}
+
+/// Any broker will do; the load goes to it over the wire.
+#[tokio::test]
+async fn another_broker_gets_the_same_load() {
+    let other = protocol_tests::Floe::start(&["--table-mode", "off"]).await;
+    let beside = format!("other={}", other.bootstrap());
+    let (produce, consume) = tokio::task::spawn_blocking(move || {
+        let flags = ["--beside", &beside, "--partitions", "2"];
+        (bench("produce", &flags), bench("consume", &flags))
+    })
+    .await
+    .expect("both ran");
+    positive(&produce, &["other: ratio of ours to it", "other: produce, acks all"]);
+    positive(&consume, &["other: ratio of ours to it", "other: consume stored batches"]);
+}
+
+#[test]
 fn a_benchmark_that_cannot_run_says_why() {
     let run = |arguments: &[&str]| {
         let run = Command::new(protocol_tests::binary()).arg("bench").args(arguments).output();
@@ -77,4 +108,6 @@ fn a_benchmark_that_cannot_run_says_why() {
     assert!(code == Some(1) && errors.contains("no.such.option"), "{code:?} {errors}");
     let (code, errors) = run(&["produce", "--seconds", "0"]);
     assert!(code == Some(2) && errors.contains("seconds"), "{code:?} {errors}");
+    let (code, errors) = run(&["produce", "--beside", "nowhere"]);
+    assert!(code == Some(2) && errors.contains("NAME=HOST:PORT"), "{code:?} {errors}");
 }

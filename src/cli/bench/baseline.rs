@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::process::Process;
 use super::report::Times;
-use super::server::own_usage;
 
 /// Room of the plain file: it is written from the start again when it is full.
 const FILE_BYTES: u64 = 256 << 20;
@@ -52,7 +52,7 @@ pub(super) fn plain_file(
 ) -> std::io::Result<Baseline> {
     let file = written_file(dir)?;
     let group = vec![0xa5; group_bytes.clamp(1, 64 << 20)];
-    let (cpu, started) = (own_usage().cpu_seconds, Instant::now());
+    let (cpu, started) = (Process::own().usage().cpu_seconds, Instant::now());
     let (mut at, mut bytes, mut times) = (0, 0.0, Times::default());
     while started.elapsed() < length {
         let begin = Instant::now();
@@ -67,7 +67,7 @@ pub(super) fn plain_file(
         std::thread::sleep(pause.saturating_sub(begin.elapsed()));
     }
     let seconds = started.elapsed().as_secs_f64();
-    let cpu_seconds = own_usage().cpu_seconds - cpu;
+    let cpu_seconds = Process::own().usage().cpu_seconds - cpu;
     std::fs::remove_file(dir.join("plain-file"))?;
     Ok(Baseline { bytes, seconds, cpu_seconds, times })
 }
@@ -102,7 +102,7 @@ async fn swallow(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
 pub(super) async fn loopback(length: Duration) -> std::io::Result<Baseline> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let (cpu, started) = (own_usage().cpu_seconds, Instant::now());
+    let (cpu, started) = (Process::own().usage().cpu_seconds, Instant::now());
     let write = async {
         let (mut stream, _) = listener.accept().await?;
         let block = vec![7; 1 << 20];
@@ -125,7 +125,7 @@ pub(super) async fn loopback(length: Duration) -> std::io::Result<Baseline> {
     Ok(Baseline {
         bytes,
         seconds: started.elapsed().as_secs_f64(),
-        cpu_seconds: own_usage().cpu_seconds - cpu,
+        cpu_seconds: Process::own().usage().cpu_seconds - cpu,
         times: Times::default(),
     })
 }

@@ -1,6 +1,5 @@
 //! `floe bench consume`.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use futures::future::try_join_all;
@@ -9,8 +8,10 @@ use kafka_protocol::messages::{ApiKey, FetchRequest, FetchResponse, TopicName};
 use kafka_protocol::protocol::{Decodable, StrBytes};
 use tokio::net::TcpStream;
 
+use super::process::Process;
 use super::report::Report;
-use super::server::{Server, own_usage};
+use super::server::Server;
+use super::target::Target;
 use super::{Settings, baseline, load};
 use crate::cli::{output, wire};
 use crate::record::BatchHeader;
@@ -20,27 +21,16 @@ const FETCH_VERSION: i16 = 11;
 const FETCH_BYTES: i32 = 1 << 20;
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let series: Vec<_> = load::shots(settings, TOPIC)?.into_iter().map(|shot| vec![shot]).collect();
     let server = Server::start(settings, &["--table-mode", "off"]).await?;
-    server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
-    output::progress(format!("storing for {:?} ...", settings.seconds));
-    let stored = load::produce(server.kafka, series, settings.in_flight, settings.seconds).await?;
-    output::progress(format!("reading {} MB ...", stored.bytes / 1_000_000));
-    let (before, own, started) = (server.usage(), own_usage(), Instant::now());
-    let readers = (0..settings.partitions).map(|partition| read_all(server.kafka, partition));
-    let read: u64 = try_join_all(readers).await?.iter().sum();
-    let seconds = started.elapsed().as_secs_f64();
-    let (used, own) = (server.usage() - before, own_usage() - own);
-    if read != stored.bytes {
-        return Err(format!("{} bytes were stored, {read} were read", stored.bytes));
-    }
-    let rate = read as f64 / 1e6 / seconds;
-    report.add("consume stored batches", rate, "MB/s");
-    report.add("records", stored.records as f64 / seconds, "1/s");
-    report.add("server CPU", used.cpu_seconds / (read as f64 / 1e9), "s/GB");
-    report.add("reader CPU", own.cpu_seconds / (read as f64 / 1e9), "s/GB");
-    report.add("server memory, peak", server.peak_mb(), "MB");
+    let ours = Target::ours(&server, TOPIC, settings.partitions).await?;
+    let rate = measure(settings, &ours, report).await?;
     drop(server);
+    for beside in &settings.beside {
+        let target = Target::beside(beside, settings.partitions).await?;
+        let theirs = measure(settings, &target, report).await?;
+        report.add(target.named("ratio of ours to it"), rate / theirs, "");
+        target.done().await?;
+    }
     output::progress("a copy over loopback ...");
     let copy = baseline::loopback(settings.seconds).await;
     let copy = copy.map_err(|error| format!("loopback: {error}"))?;
@@ -48,6 +38,29 @@ pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
     report.add("copy CPU, both ends", copy.cpu_seconds / (copy.bytes / 1e9), "s/GB");
     report.add("ratio to the copy", rate / copy.mb_per_second(), "");
     Ok(())
+}
+
+/// MB a second of reading what was stored before.
+async fn measure(settings: &Settings, target: &Target, report: &mut Report) -> Result<f64, String> {
+    let series = load::shots(settings, &target.topic)?.into_iter().map(|shot| vec![shot]).collect();
+    output::progress(target.named(&format!("storing for {:?} ...", settings.seconds)));
+    let stored = load::produce(target.address, series, load::Load::full(settings)).await?;
+    output::progress(target.named(&format!("reading {} MB ...", stored.bytes / 1_000_000)));
+    let (before, own, started) = (target.process.usage(), Process::own().usage(), Instant::now());
+    let readers = (0..settings.partitions).map(|partition| read_all(target, partition));
+    let read: u64 = try_join_all(readers).await?.iter().sum();
+    let seconds = started.elapsed().as_secs_f64();
+    let (used, own) = (target.process.usage() - before, Process::own().usage() - own);
+    if read != stored.bytes {
+        return Err(format!("{} bytes were stored, {read} were read", stored.bytes));
+    }
+    let rate = read as f64 / 1e6 / seconds;
+    report.add(target.named("consume stored batches"), rate, "MB/s");
+    report.add(target.named("records"), stored.records as f64 / seconds, "1/s");
+    report.add(target.named("server CPU"), used.cpu_seconds / (read as f64 / 1e9), "s/GB");
+    report.add(target.named("reader CPU"), own.cpu_seconds / (read as f64 / 1e9), "s/GB");
+    report.add(target.named("server memory, peak"), target.process.peak_mb(), "MB");
+    Ok(rate)
 }
 
 /// A fetch of one partition that waits at most `wait_ms`.
@@ -86,29 +99,33 @@ pub(super) async fn fetched(
     Ok((partition.records.unwrap_or_default(), partition.high_watermark))
 }
 
-/// Offset after the last whole batch of an answer.
-pub(super) fn end_of(batches: &[u8]) -> Option<i64> {
-    let mut rest = batches;
+/// Offset after the last whole batch of an answer, and the bytes of its whole batches: brokers may
+/// cut the last one off.
+pub(super) fn end_of(batches: &[u8]) -> Option<(i64, usize)> {
+    let mut bytes = 0;
     let mut end = None;
-    while let Ok(header) = BatchHeader::parse(rest) {
-        end = Some(header.last_offset() + 1);
-        rest = rest.get(header.size_bytes()..).unwrap_or_default();
+    while let Ok(header) = BatchHeader::parse(batches.get(bytes..).unwrap_or_default()) {
+        if bytes + header.size_bytes() > batches.len() {
+            break;
+        }
+        bytes += header.size_bytes();
+        end = Some((header.last_offset() + 1, bytes));
     }
     end
 }
 
-async fn read_all(address: SocketAddr, partition: i32) -> Result<u64, String> {
+async fn read_all(target: &Target, partition: i32) -> Result<u64, String> {
     use tokio::io::AsyncWriteExt;
 
-    let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let mut stream = TcpStream::connect(target.address).await.map_err(|error| error.to_string())?;
     let (mut offset, mut bytes) = (0, 0);
     loop {
-        let request = fetch(TOPIC, partition, offset, 0)?;
+        let request = fetch(&target.topic, partition, offset, 0)?;
         stream.write_all(&request).await.map_err(|error| error.to_string())?;
         let (batches, high_watermark) = fetched(&mut stream).await?;
         match end_of(&batches) {
-            Some(end) => {
-                bytes += batches.len() as u64;
+            Some((end, size)) => {
+                bytes += size as u64;
                 offset = end;
             }
             None if offset >= high_watermark => return Ok(bytes),

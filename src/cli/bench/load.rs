@@ -34,6 +34,24 @@ pub(super) struct Done {
     pub(super) times: Times,
 }
 
+/// How a load goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    /// Requests in flight, over all connections.
+    pub(super) in_flight: usize,
+    pub(super) seconds: Duration,
+    /// From one batch of a connection to its next, in an open loop: times count from when a batch
+    /// was due. None: as fast as answers come.
+    pub(super) pace: Option<Duration>,
+}
+
+impl Load {
+    /// As fast as it goes.
+    pub(super) fn full(settings: &Settings) -> Self {
+        Self { in_flight: settings.in_flight, seconds: settings.seconds, pace: None }
+    }
+}
+
 /// A request that is sent again and again.
 #[derive(Debug, Clone)]
 pub(super) struct Shot {
@@ -95,28 +113,17 @@ pub(super) fn shots(settings: &Settings, topic: &str) -> Result<Vec<Shot>, Strin
         .collect()
 }
 
-/// Sends until `seconds` have passed, each of `series` in turn over a connection of its own.
+/// Sends the shots of each of `series` in turn over a connection of its own.
 pub(super) async fn produce(
     address: SocketAddr,
     series: Vec<Vec<Shot>>,
-    in_flight: usize,
-    seconds: Duration,
+    load: Load,
 ) -> Result<Done, String> {
-    paced(address, series, in_flight, seconds, Duration::ZERO).await
-}
-
-/// The same with at least `gap` between the requests of one connection.
-pub(super) async fn paced(
-    address: SocketAddr,
-    series: Vec<Vec<Shot>>,
-    in_flight: usize,
-    seconds: Duration,
-    gap: Duration,
-) -> Result<Done, String> {
-    let share = (in_flight / series.len().max(1)).max(1);
+    let share = (load.in_flight / series.len().max(1)).max(1);
     let started = Instant::now();
-    let until = started + seconds;
-    let connections = series.into_iter().map(|shots| connection(address, shots, share, until, gap));
+    let connections = series
+        .into_iter()
+        .map(|shots| connection(address, shots, Load { in_flight: share, ..load }, started));
     let mut done = Done::default();
     for one in try_join_all(connections).await? {
         done.batches += one.batches;
@@ -129,29 +136,38 @@ pub(super) async fn paced(
     Ok(done)
 }
 
+/// Sends one shot over a connection of its own, and waits for its answer.
+pub(super) async fn produce_once(address: SocketAddr, shot: &Shot) -> Result<(), String> {
+    let mut stream = TcpStream::connect(address).await.map_err(text)?;
+    stream.write_all(&shot.frame).await.map_err(text)?;
+    answered(&mut stream).await
+}
+
 async fn connection(
     address: SocketAddr,
     shots: Vec<Shot>,
-    in_flight: usize,
-    until: Instant,
-    gap: Duration,
+    load: Load,
+    started: Instant,
 ) -> Result<Done, String> {
     let stream = TcpStream::connect(address).await.map_err(text)?;
     stream.set_nodelay(true).map_err(text)?;
     let (mut reader, mut writer) = stream.into_split();
     // What is in the queue is in flight.
-    let (sent, mut waiting) = mpsc::channel::<(Instant, usize)>(in_flight);
+    let (sent, mut waiting) = mpsc::channel::<(Instant, usize)>(load.in_flight);
     let send = async move {
-        let (mut turn, mut due) = (0, tokio::time::Instant::now());
-        while Instant::now() < until {
-            if !gap.is_zero() {
-                tokio::time::sleep_until(due).await;
-                due += gap;
+        let mut turn = 0_u32;
+        loop {
+            let due = load.pace.map(|pace| started + pace * (turn + 1));
+            if due.unwrap_or_else(Instant::now) >= started + load.seconds {
+                break;
             }
-            let at = turn % shots.len();
+            if let Some(due) = due {
+                tokio::time::sleep_until(due.into()).await;
+            }
+            let at = turn as usize % shots.len();
             let permit = sent.reserve().await.map_err(text)?;
             writer.write_all(&shots[at].frame).await.map_err(text)?;
-            permit.send((Instant::now(), at));
+            permit.send((due.unwrap_or_else(Instant::now), at));
             turn += 1;
         }
         Ok::<_, String>((writer, shots))

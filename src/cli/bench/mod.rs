@@ -4,21 +4,28 @@
 
 mod baseline;
 mod consume;
+mod growth;
 mod latency;
 mod load;
+mod process;
 mod produce;
 mod report;
 mod server;
+mod start;
+mod steady;
 mod tables;
+mod target;
 mod topics;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::client::Failure;
 use report::Report;
+use target::Beside;
 
 /// What every benchmark is told.
 #[derive(Debug, Clone)]
@@ -41,10 +48,16 @@ pub(super) struct Settings {
     topics: usize,
     /// `table.target.lag.ms`, where there are many topics.
     lag: Duration,
+    /// Megabytes of JSON a second where a load of rows has a pace.
+    mb_per_second: u64,
+    /// Table commits, one after the other.
+    commits: u64,
     /// Where the server's data and the baseline's file lie.
     dir: PathBuf,
     /// More options for the server, as `--set` takes them.
     server: Vec<String>,
+    /// Other brokers that get the same load.
+    beside: Vec<Beside>,
 }
 
 fn number(name: &'static str, help: &'static str) -> Arg {
@@ -88,6 +101,34 @@ fn topics_command() -> Command {
         .arg(number("lag", "Target lag of each table, seconds").default_value("60"))
 }
 
+fn kinds() -> Vec<Command> {
+    vec![
+        Command::new("produce").about(
+            "Batches with acks=all, beside a plain file synced the same way and a sink that \
+             stores nothing",
+        ),
+        Command::new("consume").about("Reads stored batches, beside a copy over loopback"),
+        Command::new("latency").about(
+            "Single records at a steady rate: time to the answer and to a consumer, beside \
+             fdatasync alone",
+        ),
+        tables_command(),
+        topics_command(),
+        Command::new("steady")
+            .about(
+                "JSON to tables at a steady pace: times of answers with tables and without, and \
+                 from a row to its table",
+            )
+            .arg(number("mb-per-second", "Megabytes of JSON a second").default_value("50")),
+        Command::new("start").about(
+            "Time to be ready and to the first row; memory; a log written, kill -9, ready again",
+        ),
+        Command::new("growth")
+            .about("Many commits of one table: times and metadata of the first beside the last")
+            .arg(number("commits", "Table commits").default_value("200")),
+    ]
+}
+
 pub(super) fn command() -> Command {
     Command::new("bench")
         .about("Measures a server of its own beside baselines of the same work")
@@ -98,19 +139,7 @@ pub(super) fn command() -> Command {
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(Command::new("produce").about(
-            "Batches with acks=all, beside a plain file synced the same way and a sink that \
-             stores nothing",
-        ))
-        .subcommand(
-            Command::new("consume").about("Reads stored batches, beside a copy over loopback"),
-        )
-        .subcommand(Command::new("latency").about(
-            "Single records at a steady rate: time to the answer and to a consumer, beside \
-             fdatasync alone",
-        ))
-        .subcommand(tables_command())
-        .subcommand(topics_command())
+        .subcommands(kinds())
         .arg(number("seconds", "How long load goes on [default: 5; of topics: 60]").global(true))
         .arg(shared("record-bytes", "1000", "Bytes of a record"))
         .arg(shared("batch-bytes", "131072", "Bytes of records in a batch"))
@@ -135,6 +164,18 @@ pub(super) fn command() -> Command {
                 .action(ArgAction::Append)
                 .value_name("KEY=VALUE")
                 .help("One more option for the measured server; repeatable"),
+        )
+        .arg(
+            Arg::new("beside")
+                .long("beside")
+                .global(true)
+                .action(ArgAction::Append)
+                .value_parser(Beside::from_str)
+                .value_name("NAME=HOST:PORT[,PID]")
+                .help(
+                    "Another Kafka broker that gets the same load in the same run (produce, \
+                     consume, latency); repeatable",
+                ),
         )
         .arg(
             Arg::new("json")
@@ -163,8 +204,11 @@ impl Settings {
             poison_every: given("poison-every").map(|_| size("poison-every")),
             topics: size("topics"),
             lag: Duration::from_secs(number("lag")),
+            mb_per_second: number("mb-per-second"),
+            commits: number("commits"),
             dir: dir.unwrap_or_else(std::env::temp_dir),
             server: matches.get_many("set").unwrap_or_default().cloned().collect(),
+            beside: matches.get_many("beside").unwrap_or_default().cloned().collect(),
         }
     }
 }
@@ -180,6 +224,9 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         "consume" => consume::run(&settings, &mut report).await,
         "latency" => latency::run(&settings, &mut report).await,
         "topics" => topics::run(&settings, &mut report).await,
+        "start" => start::run(&settings, &mut report).await,
+        "growth" => growth::run(&settings, &mut report).await,
+        "steady" => steady::run(&settings, &mut report).await,
         _ => tables::run(&settings, &mut report).await,
     };
     done.map_err(Failure::Refused)?;

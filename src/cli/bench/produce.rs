@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::load::Done;
+use super::process::Process;
 use super::report::Report;
-use super::server::{Server, own_usage};
+use super::server::Server;
+use super::target::Target;
 use super::{Settings, baseline, load};
 use crate::cli::output;
 
@@ -15,37 +16,52 @@ const TOPIC: &str = "bench";
 /// Between two parts: disks and machines that are shared need a rest.
 const REST: Duration = Duration::from_secs(1);
 
+const RATE: &str = "produce, acks all";
+
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let series: Vec<_> = load::shots(settings, TOPIC)?.into_iter().map(|shot| vec![shot]).collect();
     let server = Server::start(settings, &["--table-mode", "off"]).await?;
-    server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
-    output::progress(format!("producing for {:?} ...", settings.seconds));
-    let (before, own) = (server.usage(), own_usage());
-    let done =
-        load::produce(server.kafka, series.clone(), settings.in_flight, settings.seconds).await?;
-    let (used, own) = (server.usage() - before, own_usage() - own);
+    let ours = Target::ours(&server, TOPIC, settings.partitions).await?;
+    let rate = measure(settings, &ours, report).await?;
     let groups = server.metric("floe_wal_groups_total").await?;
     let group_bytes = server.metric("floe_wal_bytes_total").await? / groups.max(1.0);
-    add(report, done, used.cpu_seconds, own.cpu_seconds, used.disk_bytes);
-    report.add("server memory, peak", server.peak_mb(), "MB");
     report.add("bytes that one sync makes durable, on average", group_bytes / 1e3, "kB");
+    for beside in &settings.beside {
+        let target = Target::beside(beside, settings.partitions).await?;
+        let theirs = measure(settings, &target, report).await?;
+        report.add(target.named("ratio of ours to it"), rate / theirs, "");
+        target.done().await?;
+    }
     tokio::time::sleep(REST).await;
-    plain(settings, report, &server, group_bytes).await?;
+    plain(settings, report, &server, group_bytes, rate).await?;
     drop(server);
     tokio::time::sleep(REST).await;
-    into_a_sink(settings, report, series).await
+    into_a_sink(settings, report, rate).await
 }
 
-fn add(report: &mut Report, mut done: Done, cpu: f64, own_cpu: f64, disk_bytes: f64) {
+fn series(settings: &Settings, topic: &str) -> Result<Vec<Vec<load::Shot>>, String> {
+    Ok(load::shots(settings, topic)?.into_iter().map(|shot| vec![shot]).collect())
+}
+
+/// MB a second of the load into a topic.
+async fn measure(settings: &Settings, target: &Target, report: &mut Report) -> Result<f64, String> {
+    output::progress(target.named(&format!("producing for {:?} ...", settings.seconds)));
+    let series = series(settings, &target.topic)?;
+    let (before, own) = (target.process.usage(), Process::own().usage());
+    let mut done = load::produce(target.address, series, load::Load::full(settings)).await?;
+    let (used, own) = (target.process.usage() - before, Process::own().usage() - own);
     let (bytes, seconds) = (done.bytes as f64, done.seconds);
-    report.add("produce, acks all, synced before each answer", bytes / 1e6 / seconds, "MB/s");
-    report.add("records", done.records as f64 / seconds, "1/s");
-    report.add("batches", done.batches as f64 / seconds, "1/s");
-    report.add_times("answer", &mut done.times);
-    report.add("server CPU", cpu / (bytes / 1e9), "s/GB");
-    report.add("server CPU per batch", cpu * 1e6 / done.batches as f64, "us");
-    report.add("generator CPU", own_cpu / (bytes / 1e9), "s/GB");
-    report.add("bytes written to disk per byte", disk_bytes / bytes, "");
+    let rate = bytes / 1e6 / seconds;
+    report.add(target.named(RATE), rate, "MB/s");
+    report.add(target.named("records"), done.records as f64 / seconds, "1/s");
+    report.add(target.named("batches"), done.batches as f64 / seconds, "1/s");
+    report.add_times(&target.named("answer"), &mut done.times);
+    report.add(target.named("server CPU"), used.cpu_seconds / (bytes / 1e9), "s/GB");
+    let per_batch = used.cpu_seconds * 1e6 / done.batches as f64;
+    report.add(target.named("server CPU per batch"), per_batch, "us");
+    report.add(target.named("generator CPU"), own.cpu_seconds / (bytes / 1e9), "s/GB");
+    report.add(target.named("bytes written to disk per byte"), used.disk_bytes / bytes, "");
+    report.add(target.named("server memory, peak"), target.process.peak_mb(), "MB");
+    Ok(rate)
 }
 
 async fn plain(
@@ -53,6 +69,7 @@ async fn plain(
     report: &mut Report,
     server: &Server,
     group_bytes: f64,
+    rate: f64,
 ) -> Result<(), String> {
     output::progress("a plain file, synced the same way ...");
     let (dir, seconds) = (server.dir().to_owned(), settings.seconds);
@@ -62,17 +79,12 @@ async fn plain(
     let plain = plain.map_err(|error| format!("plain file: {error}"))?;
     report.add("plain file, groups of that size", plain.mb_per_second(), "MB/s");
     report.add("plain file CPU", plain.cpu_seconds / (plain.bytes / 1e9), "s/GB");
-    let ours = report.value("produce, acks all, synced before each answer");
-    report.add("ratio to the plain file", ours / plain.mb_per_second(), "");
+    report.add("ratio to the plain file", rate / plain.mb_per_second(), "");
     Ok(())
 }
 
 /// The same load into a socket that stores nothing: what the generator and the wire can do.
-async fn into_a_sink(
-    settings: &Settings,
-    report: &mut Report,
-    series: Vec<Vec<load::Shot>>,
-) -> Result<(), String> {
+async fn into_a_sink(settings: &Settings, report: &mut Report, rate: f64) -> Result<(), String> {
     output::progress("a sink that stores nothing ...");
     let failed = |error: std::io::Error| format!("sink: {error}");
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
@@ -80,14 +92,14 @@ async fn into_a_sink(
     // Correlation id and empty flexible fields: an answer for no partition, without an error.
     let mut answer = vec![0, 0, 0, 11, 0, 0, 0, 1, 0, 1];
     answer.extend([0, 0, 0, 0, 0]);
-    let produced = load::produce(address, series, settings.in_flight, settings.seconds);
+    let series = series(settings, TOPIC)?;
+    let produced = load::produce(address, series, load::Load::full(settings));
     let done = tokio::select! {
         done = produced => done?,
         ended = baseline::sink(listener, &answer) => return Err(format!("sink: {ended:?}")),
     };
-    let rate = done.bytes as f64 / 1e6 / done.seconds;
-    report.add("the same load into a sink", rate, "MB/s");
-    let ours = report.value("produce, acks all, synced before each answer");
-    report.add("ratio to the sink", ours / rate, "");
+    let sink = done.bytes as f64 / 1e6 / done.seconds;
+    report.add("the same load into a sink", sink, "MB/s");
+    report.add("ratio to the sink", rate / sink, "");
     Ok(())
 }

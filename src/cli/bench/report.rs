@@ -29,6 +29,8 @@ impl Report {
             "poison_every": settings.poison_every,
             "topics": settings.topics,
             "lag": settings.lag.as_secs(),
+            "mb_per_second": settings.mb_per_second,
+            "commits": settings.commits,
             "set": settings.server,
         });
         Self { name: name.to_owned(), settings, figures: Vec::new() }
@@ -36,12 +38,6 @@ impl Report {
 
     pub(super) fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
         self.figures.push((name.into(), value, unit));
-    }
-
-    /// A figure that was added; not a number if there is none.
-    pub(super) fn value(&self, name: &str) -> f64 {
-        let found = self.figures.iter().find(|(known, _, _)| known == name);
-        found.map_or(f64::NAN, |(_, value, _)| *value)
     }
 
     /// Adds p50, p99 and p99.9 of a series in milliseconds.

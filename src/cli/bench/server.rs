@@ -1,37 +1,39 @@
 //! The measured server: this binary in a process of its own, and what the kernel says of it.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::Settings;
+use super::process::Process;
 
 /// Longest wait for a server to be ready, or to end.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Clock ticks a second in `/proc`, the same on every Linux.
-const TICKS: f64 = 100.0;
-
 /// A running server; dropped, it is killed and its data removed.
 pub(super) struct Server {
     child: Child,
+    arguments: Vec<OsString>,
     dir: PathBuf,
     pub(super) kafka: SocketAddr,
     pub(super) http: String,
     client: reqwest::Client,
+    /// When its process was started.
+    since: Instant,
+    /// From then until it was ready.
+    pub(super) ready_after: Duration,
 }
 
-/// What a process has used so far.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
-    /// User and system, seconds.
-    pub(super) cpu_seconds: f64,
-    /// Bytes sent to the disk.
-    pub(super) disk_bytes: f64,
+fn spawn(arguments: &[OsString]) -> Result<Child, String> {
+    let binary = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new(binary);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.spawn().map_err(|error| error.to_string())
 }
 
 /// The metrics of a server at one moment.
@@ -52,30 +54,50 @@ impl Metrics {
 impl Server {
     /// Starts one with `flags`, in a new folder below `settings.dir`.
     pub(super) async fn start(settings: &Settings, flags: &[&str]) -> Result<Self, String> {
-        let binary = std::env::current_exe().map_err(|error| error.to_string())?;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let dir = settings.dir.join(format!("floe-bench-{id}"));
         std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        let mut command = Command::new(binary);
-        command.arg("serve").arg("--data-dir").arg(dir.join("data"));
-        command.args(["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
-        command.args(["--log", "warn"]).args(flags);
+        let mut arguments: Vec<OsString> = vec!["serve".into(), "--data-dir".into()];
+        arguments.push(dir.join("data").into());
+        arguments.extend(["--kafka-listen", "127.0.0.1:0"].map(OsString::from));
+        arguments.extend(["--http-listen", "127.0.0.1:0", "--log", "warn"].map(OsString::from));
+        arguments.extend(flags.iter().map(OsString::from));
         for option in &settings.server {
-            command.args(["--set", option]);
+            arguments.extend(["--set", option].map(OsString::from));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn().map_err(|error| error.to_string())?;
-        let kafka = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server =
-            Self { child, dir, kafka, http: String::new(), client: reqwest::Client::new() };
-        match tokio::time::timeout(WAIT_MAX, server.wait_until_ready()).await {
-            Ok(ready) => ready.map(|()| server),
-            Err(_) => Err("the server was not ready in time".to_owned()),
+        let mut server = Self {
+            child: spawn(&arguments)?,
+            arguments,
+            dir,
+            kafka: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http: String::new(),
+            client: reqwest::Client::new(),
+            since: Instant::now(),
+            ready_after: Duration::ZERO,
+        };
+        server.wait_until_ready().await?;
+        Ok(server)
+    }
+
+    /// Kills it as a crash would, and starts it again on what it left.
+    pub(super) async fn crash_and_restart(&mut self) -> Result<(), String> {
+        self.child.kill().await.map_err(|error| error.to_string())?;
+        self.since = Instant::now();
+        self.child = spawn(&self.arguments)?;
+        self.wait_until_ready().await
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), String> {
+        match tokio::time::timeout(WAIT_MAX, self.read_addresses()).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err("the server was not ready in time".to_owned()),
         }
+        self.ready_after = self.since.elapsed();
+        Ok(())
     }
 
     /// Reads its addresses from what it prints.
-    async fn wait_until_ready(&mut self) -> Result<(), String> {
+    async fn read_addresses(&mut self) -> Result<(), String> {
         let out = self.child.stdout.take().ok_or("the server has no output")?;
         let mut lines = BufReader::new(out).lines();
         while let Some(line) = lines.next_line().await.map_err(|error| error.to_string())? {
@@ -138,6 +160,16 @@ impl Server {
         answer["tables"].as_array().cloned().ok_or(text)
     }
 
+    /// The topic's table as it stands; null before it has one.
+    pub(super) async fn table(&self, topic: &str) -> Result<serde_json::Value, String> {
+        let url = format!("{}/api/v1/tables/{topic}", self.http);
+        let got = self.client.get(url).send().await.map_err(|error| error.to_string())?;
+        if !got.status().is_success() {
+            return Ok(serde_json::Value::Null);
+        }
+        got.json().await.map_err(|error| error.to_string())
+    }
+
     /// The sum of a metric over its labels.
     pub(super) async fn metric(&self, name: &str) -> Result<f64, String> {
         Ok(self.metrics().await?.sum(name, ""))
@@ -154,50 +186,9 @@ impl Server {
         text.map_err(|error| error.to_string())
     }
 
-    fn proc(&self, file: &str) -> String {
-        let pid = self.child.id().unwrap_or(0);
-        std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
-    }
-
-    /// What it has used so far; zeros where there is no `/proc`.
-    pub(super) fn usage(&self) -> Usage {
-        usage_of(&self.proc("stat"), &self.proc("io"))
-    }
-
-    /// Most resident memory so far, MB; zero where there is no `/proc`.
-    pub(super) fn peak_mb(&self) -> f64 {
-        line_of(&self.proc("status"), "VmHWM:") * 1024.0 / 1e6
-    }
-}
-
-/// What this process has used so far.
-pub(super) fn own_usage() -> Usage {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}"));
-    usage_of(&read("stat").unwrap_or_default(), &read("io").unwrap_or_default())
-}
-
-fn line_of(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
-}
-
-fn usage_of(stat: &str, io: &str) -> Usage {
-    // The name, in parentheses, may hold anything: fields are counted after it.
-    let fields: Vec<&str> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-    let cpu = ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0);
-    Usage { cpu_seconds: cpu / TICKS, disk_bytes: line_of(io, "write_bytes:") }
-}
-
-impl std::ops::Sub for Usage {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            cpu_seconds: self.cpu_seconds - earlier.cpu_seconds,
-            disk_bytes: self.disk_bytes - earlier.disk_bytes,
-        }
+    /// The process, as the kernel knows it.
+    pub(super) fn process(&self) -> Process {
+        Process { pid: self.child.id() }
     }
 }
 
@@ -218,14 +209,6 @@ impl Drop for Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernels_lines_are_read_whatever_the_process_is_called() {
-        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 150 0 0 20";
-        let usage = usage_of(stat, "rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n");
-        assert_eq!((usage.cpu_seconds, usage.disk_bytes), (4.0, 4096.0));
-        assert_eq!(usage_of("", "").cpu_seconds, 0.0);
-    }
 
     #[test]
     fn a_metric_is_summed_over_the_series_that_are_asked_for() {

@@ -12,7 +12,7 @@ const TOPIC: &str = "bench";
 
 /// Different batches of each partition; sent in turn.
 const BATCHES: usize = 16;
-const ROWS_PER_BATCH: usize = 1_000;
+pub(super) const ROWS_PER_BATCH: usize = 1_000;
 
 /// Between two parts: disks and machines that are shared need a rest.
 const REST: Duration = Duration::from_secs(1);
@@ -60,8 +60,12 @@ fn shot(partition: i32, from: usize, every: Option<usize>) -> Result<(load::Shot
     Ok((load::Shot { frame, records: ROWS_PER_BATCH as u64, bytes, poison }, row_bytes))
 }
 
-/// The batches of each partition, and the mean size of a record.
-fn series(partitions: i32, every: Option<usize>) -> Result<(Vec<Vec<load::Shot>>, usize), String> {
+/// The batches of each partition, and the mean size of a record. With `every`, each so many-th
+/// record is poison.
+pub(super) fn series(
+    partitions: i32,
+    every: Option<usize>,
+) -> Result<(Vec<Vec<load::Shot>>, usize), String> {
     let mut number = 0;
     let mut bytes = 0;
     let mut all = Vec::new();
@@ -119,9 +123,8 @@ async fn measure(
         Server::start(settings, &["--table-mode", mode, "--table-target-lag", "10s"]).await?;
     server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
     output::progress(format!("rows, {name}, for {:?} ...", settings.seconds));
-    let (before, began) = (server.usage(), Instant::now());
-    let mut done =
-        load::produce(server.kafka, series, settings.in_flight, settings.seconds).await?;
+    let (before, began) = (server.process().usage(), Instant::now());
+    let mut done = load::produce(server.kafka, series, load::Load::full(settings)).await?;
     if mode != "off" {
         output::progress("waiting for the table ...");
         let status = server.flush(TOPIC).await?;
@@ -131,13 +134,13 @@ async fn measure(
     }
     let measured = Measured {
         records: done.records as f64,
-        cpu_seconds: (server.usage() - before).cpu_seconds,
+        cpu_seconds: (server.process().usage() - before).cpu_seconds,
         seconds: began.elapsed().as_secs_f64(),
         dead: done.poison.iter().sum::<u64>() as f64,
     };
     report.add(format!("rows sent, {name}"), done.records as f64 / done.seconds, "1/s");
     report.add_times(&format!("answer, {name}"), &mut done.times);
-    report.add(format!("server memory, peak, {name}"), server.peak_mb(), "MB");
+    report.add(format!("server memory, peak, {name}"), server.process().peak_mb(), "MB");
     let per_million = 1e6 / measured.per_cpu_second();
     report.add(format!("server CPU per million rows, {name}"), per_million, "s");
     Ok(measured)

@@ -80,7 +80,8 @@ async fn send(
 ) -> Result<Done, String> {
     let requests = schedule.series.iter().map(|shots| shots.len() / BATCHES).max().unwrap_or(1);
     let gap = schedule.every / u32::try_from(requests.max(1)).unwrap_or(u32::MAX);
-    load::paced(server.kafka, schedule.series.clone(), settings.in_flight, length, gap).await
+    let load = load::Load { in_flight: settings.in_flight, seconds: length, pace: Some(gap) };
+    load::produce(server.kafka, schedule.series.clone(), load).await
 }
 
 /// CPU of the server, as a share of one core, in percent.
@@ -103,15 +104,15 @@ async fn measure(
     let mut sent = send(settings, &server, schedule, warm).await?.records;
     output::progress(format!("measured for {:?} ...", settings.seconds));
     let first = server.metrics().await?;
-    let before = server.usage();
+    let before = server.process().usage();
     let mut done = send(settings, &server, schedule, settings.seconds).await?;
-    let used = server.usage() - before;
+    let used = server.process().usage() - before;
     sent += done.records;
     let share = 100.0 * used.cpu_seconds / done.seconds;
     report.add(format!("records sent, {label}"), done.records as f64 / done.seconds, "1/s");
     report.add_times(&format!("answer, {label}"), &mut done.times);
     report.add(format!("server CPU, {label}"), share, "% of a core");
-    report.add(format!("server memory, peak, {label}"), server.peak_mb(), "MB");
+    report.add(format!("server memory, peak, {label}"), server.process().peak_mb(), "MB");
     if with_tables {
         let last = server.metrics().await?;
         let grown = |name: &str, label: &str| last.sum(name, label) - first.sum(name, label);
