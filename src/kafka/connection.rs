@@ -265,7 +265,7 @@ async fn read_body(
     let mut pace = Pace::default();
     while buffer.len() < size {
         let missing = size - buffer.len();
-        let step = missing.min(READ_CHUNK_BYTES.max(3 * buffer.len()).min(READ_STEP_BYTES_MAX));
+        let step = missing.min(READ_CHUNK_BYTES.max(buffer.len()).min(READ_STEP_BYTES_MAX));
         if buffer.len() >= READ_CHUNK_BYTES {
             let began = Instant::now();
             if !shared.requests.grow(share, buffer.len() + step).await {

@@ -309,14 +309,13 @@ impl Wal {
         reader::key_at(&self.files, self.log_id, lsn)
     }
 
-    /// True if the file after the current one is there: what is at most as large as a file can
-    /// be appended without waiting for space. Where it is not, it is made in a hurry.
+    /// True if the next file is there: what fits into a file can be appended without waiting for
+    /// space. Where it is not, it is made in a hurry.
     pub fn has_next(&self) -> bool {
-        let there = self.files.has_next();
-        if !there {
+        self.files.has_next() || {
             self.files.hurry();
+            false
         }
-        there
     }
 
     /// Files in order of position; the last one is written to.

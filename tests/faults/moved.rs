@@ -54,7 +54,7 @@ async fn let_move(broker: &Broker, dir: &Path, clock: &Clock, rounds: u32) -> bo
     let oldest = wal_files(dir)[0].clone();
     for round in 0..rounds {
         clock.advance(61_000);
-        let change = Change::new().put(Space::Token, *b"round", round.to_string());
+        let change = Change::new().put(Space::Group, *b"round", round.to_string());
         let _ = broker.store().commit(change).await;
         tokio::time::sleep(Duration::from_millis(25)).await;
         let files = wal_files(dir);

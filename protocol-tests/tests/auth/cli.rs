@@ -47,7 +47,10 @@ async fn the_first_token_is_made_without_a_server_and_is_in_force_from_its_start
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_running_server_tokens_are_made_listed_and_revoked() {
     let server = Floe::start(&[]).await;
-    assert!(server.log().contains("floe token create admin"), "{}", server.log());
+    protocol_tests::eventually("the way to the first token", async || {
+        server.log().contains("floe token create admin").then_some(())
+    })
+    .await;
     let url = server.url("");
     let run = |arguments: &[&str], token: Option<&str>| {
         floe(&[&["token"], arguments, &["--url", &url]].concat(), token)
