@@ -45,6 +45,8 @@ fn plain(headers: &HeaderMap, name: &str) -> Option<String> {
 fn authorization(headers: &HeaderMap) -> Option<String> {
     let (scheme, rest) = scheme(headers)?;
     match scheme.to_ascii_lowercase().as_str() {
+        // PyIceberg sends its empty setting so.
+        "bearer" if rest == "None" => None,
         "bearer" | "apikey" | "splunk" | "token" => Some(rest.to_owned()),
         "basic" => Some(basic_of(rest).map(Basic::token).unwrap_or_default()),
         _ => None,
@@ -114,6 +116,7 @@ mod tests {
 
     #[test]
     fn the_token_header_wins_and_an_empty_one_says_nothing() {
+        assert_eq!(found(&[("authorization", "Bearer None")]), None, "PyIceberg without a token");
         let both = [("authorization", "Bearer B"), ("token", "T"), ("x-api-key", "X")];
         assert_eq!(found(&both).as_deref(), Some("T"));
         assert_eq!(found(&[("token", ""), ("authorization", "Bearer B")]).as_deref(), Some("B"));
