@@ -99,9 +99,10 @@ async fn what_is_no_event_is_refused() {
         let (found, answer) = told(post(&floe, ROUTE, headers, body).await).await;
         assert_eq!((found, &answer["code"]), (status, &json!(code)), "{headers:?} {body}");
     }
-    // An empty batch is none too few.
+    // An empty batch is none too few; neither it nor what was refused makes a topic.
     let (status, answer) = told(post(&floe, ROUTE, &[BATCHED], "[]").await).await;
     assert_eq!((status, &answer["accepted"]), (200, &json!(0)));
+    assert_eq!(floe.get("/api/v1/topics").await["topics"], json!([]));
     let skip = format!("{ROUTE}?on_error=skip");
     let (status, answer) =
         told(post(&floe, &skip, &[BATCHED], format!("[{good}, {{\"id\": 1}}]")).await).await;

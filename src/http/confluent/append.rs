@@ -3,7 +3,7 @@
 
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 
@@ -11,13 +11,11 @@ use crate::http::Api;
 use crate::http::auth::{self, Caller};
 use crate::http::confluent::failure::Failure;
 use crate::http::ingest::body::{self, Share};
+use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{OnError, OwnedEvent, Position, Stored, Terms};
-use crate::http::ingest::identity::Identity;
+use crate::http::ingest::identity::{Identity, REPLAYED};
 use crate::http::ingest::keys;
 use crate::http::problem::{EventError, Problem};
-
-/// Says that the answer is that of an earlier request with the same key.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// A record, or why it is refused.
 pub(super) type Record = Result<OwnedEvent, Failure>;
@@ -57,11 +55,18 @@ impl Inbound {
             Ok(head) => head,
             Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
         };
-        let read = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
+        let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
+        let read = read.map_err(|problem| overloaded(api, topic, problem))?;
         let Head { mut terms, identity, principal } = head;
-        let strict = [u8::from(is_strict(&terms))];
-        let parts = [&read.bytes, route.as_bytes(), &strict];
-        terms.once = identity.once(&principal, || keys::hash(&parts));
+        if identity != Identity::None {
+            let (body, route) = (read.bytes.clone(), route.to_owned());
+            let strict = [u8::from(is_strict(&terms))];
+            let once = move || {
+                let parts = [&body, route.as_bytes(), &strict];
+                Ok(identity.once(&principal, || keys::hash(&parts)))
+            };
+            terms.once = off_worker(read.bytes.len(), once).await?;
+        }
         Ok((Self { body: read.bytes, share: read.share, terms }, looked))
     }
 
@@ -170,7 +175,7 @@ pub(super) async fn append(
                 strict,
             })
         }
-        Err(problem) if problem.errors().is_empty() => Err(problem),
+        Err(problem) if problem.errors().is_empty() => Err(overloaded(api, topic, problem)),
         Err(problem) => {
             for error in problem.errors() {
                 sorted.fail(error.index, Failure::of_event(error));
@@ -178,6 +183,11 @@ pub(super) async fn append(
             Ok(Appended { receipts: sorted.not_stored(), replayed: false, strict })
         }
     }
+}
+
+/// With the status that the topic's senders take for too much at once.
+fn overloaded(api: &Api, topic: &str, problem: Problem) -> Problem {
+    problem.overloaded_as(api.topics.get(topic).map_or(429, |it| it.options.overload_status))
 }
 
 /// Records, those that are refused apart from the others.

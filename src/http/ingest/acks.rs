@@ -66,7 +66,7 @@ pub(in crate::http) async fn ack(
 ) -> Result<Json<Value>, Problem> {
     let unknown = |detail| Problem::new("unknown_ack", detail);
     let (id, parts) = parse(&token).ok_or_else(|| unknown("the token is none of ours"))?;
-    let topic = api.topics.list().into_iter().find(|topic| topic.id == id);
+    let topic = api.topics.by_id(id);
     let topic = topic.ok_or_else(|| unknown("the topic of this token is gone"))?;
     caller.check(Operation::Describe, Resource::Topic(topic.name.as_str()))?;
     let mut states = Vec::with_capacity(parts.len());

@@ -156,9 +156,12 @@ impl Engine {
             return Err(refusal(refused.to_vec()));
         }
         // Only now: what is refused makes no topic.
-        let topic = match known {
-            Some(topic) => topic,
-            None => self.make_topic(name).await?,
+        let (topic, source) = match known {
+            Some(topic) => (topic, source),
+            None => {
+                let source = look(source, terms.on_error).await?;
+                (self.make_topic(name).await?, source)
+            }
         };
         if matches!(terms.ack, Ack::Committed(_)) && topic.options.table_mode == TableMode::Off {
             let detail = "ack=committed waits for the table, and this topic has none";
@@ -352,6 +355,31 @@ pub(super) async fn build(
         Ok((batches, kept))
     };
     off_worker(size_bytes, build).await
+}
+
+/// Looks at the first events of a topic before it is made.
+async fn look<S: Source>(source: S, on_error: OnError) -> Result<S, Problem> {
+    let size_bytes = source.size_bytes();
+    let looked = move || {
+        let (mut refused, mut good) = (source.refused().to_vec(), 0_usize);
+        source.visit(&mut |event| match event {
+            Ok(_) => good += 1,
+            Err(error) => refused.push(error),
+        });
+        refused.sort_by_key(|error| error.index);
+        Ok((source, refused, good))
+    };
+    let (source, refused, good) = off_worker(size_bytes, looked).await?;
+    let is_refused = match on_error {
+        OnError::Reject => true,
+        OnError::Skip => good == 0,
+        OnError::Quarantine => false,
+    };
+    if is_refused && !refused.is_empty() {
+        count("rejected", refused.len());
+        return Err(refusal(refused));
+    }
+    Ok(source)
 }
 
 /// Runs work over a body off the async workers; small bodies are done before another thread

@@ -2,11 +2,14 @@
 //! draft-ietf-httpapi-idempotency-key-header-07) and its relatives, `X-Channel` with
 //! `X-Offset-Token`. Pure.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 
 use crate::http::ingest::event::Once;
 use crate::http::ingest::keys::{CHANNEL_BYTES_MAX, Channel, Key};
 use crate::http::problem::Problem;
+
+/// Says that the answer is that of an earlier request with the same key.
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Longest key, bytes.
 const KEY_BYTES_MAX: usize = 255;

@@ -5,7 +5,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::http::ingest::body::{self, Decoded, Share};
 use crate::http::ingest::cloudevents::{CloudEvents, Mode};
 use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Ack, Acked, OnError, Source, Span, Stored, Terms};
-use crate::http::ingest::identity::Identity;
+use crate::http::ingest::identity::{Identity, REPLAYED};
 use crate::http::ingest::keys;
 use crate::http::ingest::place::{JsonEvents, Placement};
 use crate::http::ingest::prefer::Prefer;
@@ -25,8 +25,6 @@ use crate::http::ingest::split::{self, Form};
 use crate::http::problem::Problem;
 use crate::http::{Api, request_id};
 
-/// Says that the answer is that of an earlier request with the same key.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Most refused events that an answer lists.
 const ERRORS_MAX: usize = 100;
 
