@@ -275,7 +275,8 @@ async fn read_body(
             pace.excuse(began.elapsed());
             until = deadline.min(until + began.elapsed());
         }
-        buffer.reserve(if size <= ROOM_BYTES_MAX { missing } else { step });
+        let has_begun = buffer.len() >= READ_CHUNK_BYTES && size <= ROOM_BYTES_MAX;
+        buffer.reserve(if has_begun { missing } else { step });
         let look = until.min(Instant::now() + PACE_WINDOW);
         let read = match timeout_at(look, reader.read_buf(&mut (&mut *buffer).limit(step))).await {
             Err(_) if Instant::now() >= until => return Err(Fault::Stalled("a request frame")),
