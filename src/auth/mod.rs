@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
-use tokio::sync::oneshot;
 
 use crate::runtime::{Clock, Tasks};
 use crate::store::{Change, Store};
@@ -249,12 +248,9 @@ impl Auth {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send,
     {
-        let (sender, receiver) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        self.inner.tasks.spawn("token-change", async move {
-            drop(sender.send(work(inner).await));
-        });
-        receiver.await.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
+        let done = self.inner.tasks.finish("token-change", async move { work(inner).await }).await;
+        done.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
     }
 }
 

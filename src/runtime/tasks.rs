@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -79,6 +80,18 @@ impl Tasks {
     {
         let on_fatal = Arc::clone(&self.on_fatal);
         self.tracked(name, task, move || on_fatal(&format!("task {name} panicked")));
+    }
+
+    /// Runs `task` under `name` to its end even if the caller goes away. None: it panicked, which is
+    /// fatal, or the runtime ended.
+    pub async fn finish<T, F>(&self, name: &'static str, task: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        self.spawn(name, async move { drop(sender.send(task.await)) });
+        receiver.await.ok()
     }
 
     /// Runs `task` under `name` where a panic concerns only this task (a connection).

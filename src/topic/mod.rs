@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::runtime::{Clock, Tasks};
 use crate::store::Store;
@@ -324,12 +324,9 @@ impl Topics {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send,
     {
-        let (sender, receiver) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        self.inner.tasks.spawn("topic-change", async move {
-            drop(sender.send(work(inner).await));
-        });
-        receiver.await.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
+        let done = self.inner.tasks.finish("topic-change", async move { work(inner).await }).await;
+        done.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
     }
 }
 
