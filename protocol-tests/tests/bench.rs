@@ -42,9 +42,9 @@ fn every_benchmark_runs_and_names_its_baseline() {
     positive(&bench("consume", &["--partitions", "1"]), &["ratio to the copy", "server CPU"]);
     let latency = bench("latency", &["--rate", "100", "--record-bytes", "100"]);
     positive(&latency, &["write of 4 KiB and fdatasync alone, p50"]);
-    let tables = bench("tables", &["--partitions", "2"]);
+    let tables = bench("tables", &["--partitions", "2", "--mb-per-second", "4"]);
     positive(&tables, &["rows per CPU second, log and catalog included"]);
-    let poison = bench("tables", &["--partitions", "1", "--poison-every", "100"]);
+    let poison = bench("tables", &["--poison-every", "100", "--mb-per-second", "4"]);
     positive(
         &poison,
         &[

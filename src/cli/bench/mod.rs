@@ -49,7 +49,7 @@ pub(super) struct Settings {
     /// `table.target.lag.ms`, where there are many topics.
     lag: Duration,
     /// Megabytes of JSON a second where a load of rows has a pace.
-    mb_per_second: u64,
+    mb_per_second: Option<u64>,
     /// Table commits, one after the other.
     commits: u64,
     /// Where the server's data and the baseline's file lie.
@@ -79,6 +79,7 @@ fn tables_command() -> Command {
             "JSON of 300 bytes and 9 fields to committed Parquet, beside the same load with \
              tables off",
         )
+        .arg(number("mb-per-second", "Megabytes of JSON a second [default: as it goes]"))
         .arg(
             Arg::new("poison-every")
                 .long("poison-every")
@@ -204,7 +205,7 @@ impl Settings {
             poison_every: given("poison-every").map(|_| size("poison-every")),
             topics: size("topics"),
             lag: Duration::from_secs(number("lag")),
-            mb_per_second: number("mb-per-second"),
+            mb_per_second: given("mb-per-second"),
             commits: number("commits"),
             dir: dir.unwrap_or_else(std::env::temp_dir),
             server: matches.get_many("set").unwrap_or_default().cloned().collect(),

@@ -9,7 +9,7 @@ use super::Settings;
 use super::load::{self, Load};
 use super::report::{Report, Times};
 use super::server::Server;
-use super::tables::{ROWS_PER_BATCH, series};
+use super::tables::{ROWS_PER_BATCH, pace, series};
 use crate::cli::output;
 
 const TOPIC: &str = "bench";
@@ -31,13 +31,10 @@ struct Phase {
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
     let (series, row_bytes) = series(settings.partitions, None)?;
-    let batch_bytes = (row_bytes * ROWS_PER_BATCH) as f64;
-    let batches_per_second = settings.mb_per_second as f64 * 1e6 / batch_bytes;
-    let pace = Duration::from_secs_f64(f64::from(settings.partitions) / batches_per_second);
     let load = Load {
         in_flight: settings.in_flight.max(4 * usize::try_from(settings.partitions).unwrap_or(1)),
         seconds: settings.seconds,
-        pace: Some(pace),
+        pace: pace(settings, row_bytes),
     };
     let mut off = phase(settings, "off", series.clone(), load, report).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -60,7 +57,7 @@ async fn phase(
     let server =
         Server::start(settings, &["--table-mode", mode, "--table-target-lag", LAG]).await?;
     server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
-    let rate = settings.mb_per_second;
+    let rate = settings.mb_per_second.unwrap_or_default();
     output::progress(format!(
         "{rate} MB/s of JSON with table.mode={mode} for {:?} ...",
         settings.seconds

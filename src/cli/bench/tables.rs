@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::load::Load;
 use super::report::Report;
 use super::server::Server;
 use super::{Settings, load};
@@ -82,6 +83,13 @@ pub(super) fn series(
     Ok((all, bytes / number.max(1)))
 }
 
+/// From one batch of a partition to its next at so many megabytes of JSON a second.
+pub(super) fn pace(settings: &Settings, row_bytes: usize) -> Option<Duration> {
+    let rate = settings.mb_per_second? as f64 * 1e6;
+    let round = row_bytes as f64 * ROWS_PER_BATCH as f64 * f64::from(settings.partitions);
+    Some(Duration::from_secs_f64(round / rate))
+}
+
 /// What a load took until all of it was in the table.
 #[derive(Debug, Clone, Copy, Default)]
 struct Measured {
@@ -116,7 +124,7 @@ async fn measure(
     settings: &Settings,
     name: &str,
     mode: &str,
-    series: Vec<Vec<load::Shot>>,
+    (series, load): (Vec<Vec<load::Shot>>, Load),
     report: &mut Report,
 ) -> Result<Measured, String> {
     let server =
@@ -124,7 +132,7 @@ async fn measure(
     server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
     output::progress(format!("rows, {name}, for {:?} ...", settings.seconds));
     let (before, began) = (server.process().usage(), Instant::now());
-    let mut done = load::produce(server.kafka, series, load::Load::full(settings)).await?;
+    let mut done = load::produce(server.kafka, series, load).await?;
     if mode != "off" {
         output::progress("waiting for the table ...");
         let status = server.flush(TOPIC).await?;
@@ -175,6 +183,8 @@ async fn counted(
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
     let (clean, row_bytes) = series(settings.partitions, None)?;
     report.add("bytes of a row, nine fields", row_bytes as f64, "");
+    let load = Load { pace: pace(settings, row_bytes), ..Load::full(settings) };
+    let clean = (clean, load);
     if let Some(every) = settings.poison_every {
         return with_poison(settings, every, clean, report).await;
     }
@@ -192,10 +202,11 @@ pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
 async fn with_poison(
     settings: &Settings,
     every: usize,
-    clean: Vec<Vec<load::Shot>>,
+    clean: (Vec<Vec<load::Shot>>, Load),
     report: &mut Report,
 ) -> Result<(), String> {
     let (poisoned, _) = series(settings.partitions, Some(every))?;
+    let poisoned = (poisoned, clean.1);
     let (mut without, mut with) = (Measured::default(), Measured::default());
     for turn in ["", ", again"] {
         let names = [format!("clean{turn}"), format!("with poison{turn}")];
