@@ -13,6 +13,7 @@ lint:
 
 # Licences, sources, banned versions of dependencies.
 deny:
+    cargo fetch --quiet --locked
     cargo deny --offline check licenses bans sources
 
 # All Rust tests, stock librdkafka against the real binary among them.
