@@ -37,9 +37,6 @@ use token::{Key, Parsed};
 pub const TOKENS_MAX: usize = 10_000;
 /// Longest name of a token, in bytes.
 const NAME_BYTES_MAX: usize = 128;
-/// How long an access token holds.
-const ACCESS_SECONDS: i64 = 3_600;
-
 /// Why a credential is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -122,6 +119,8 @@ struct Inner {
     tasks: Tasks,
     /// Requests without credentials may do everything whatever tokens there are.
     anonymous_allowed: bool,
+    /// How long an access token holds, seconds.
+    access_lifetime_s: i64,
     /// A token was made once.
     is_set_up: AtomicBool,
     /// Written only while `changes` is held, after the change is durable; never held across a wait.
@@ -131,7 +130,8 @@ struct Inner {
 }
 
 impl Auth {
-    /// Reads all tokens from `store`. Blocks.
+    /// Reads all tokens from `store`. Blocks. Access tokens hold for `access_lifetime`, in whole
+    /// seconds and one at least.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -140,11 +140,22 @@ impl Auth {
         clock: Clock,
         tasks: Tasks,
         anonymous_allowed: bool,
+        access_lifetime: Duration,
     ) -> Result<Self, Error> {
         let registry = Registry::load(&store)?;
         let is_set_up = AtomicBool::new(registry.key().is_some());
         let (registry, changes) = (RwLock::new(registry), tokio::sync::Mutex::default());
-        let inner = Inner { store, clock, tasks, anonymous_allowed, is_set_up, registry, changes };
+        let access_lifetime_s = i64::try_from(access_lifetime.as_secs().max(1)).unwrap_or(i64::MAX);
+        let inner = Inner {
+            store,
+            clock,
+            tasks,
+            anonymous_allowed,
+            access_lifetime_s,
+            is_set_up,
+            registry,
+            changes,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -203,7 +214,7 @@ impl Auth {
     pub fn issue(&self, principal: &Principal) -> Option<Access> {
         let now_s = self.inner.clock.now_ms() / 1_000;
         let token = principal.token().filter(|_| !principal.is_passing())?;
-        let end_s = now_s.saturating_add(ACCESS_SECONDS);
+        let end_s = now_s.saturating_add(self.inner.access_lifetime_s);
         let end_s = token.expires_ms.map_or(end_s, |at| end_s.min(at / 1_000));
         let registry = self.inner.registry.read();
         let text = registry.key()?.sign(&token.id, end_s);

@@ -7,7 +7,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 fn open(rig: &Rig, anonymous_allowed: bool) -> Auth {
     let tasks = Tasks::for_tests();
-    Auth::open(rig.store(), rig.clock.clone(), tasks, anonymous_allowed).unwrap()
+    Auth::open(rig.store(), rig.clock.clone(), tasks, anonymous_allowed, HOUR).unwrap()
 }
 
 fn new(name: &str, allow: &[&str], expires_in: Option<Duration>) -> NewToken {

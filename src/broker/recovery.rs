@@ -78,7 +78,8 @@ pub(super) async fn open(
     let topics = Topics::open(store.clone(), settings, components.clock.clone(), tasks.clone())
         .map_err(|error| Error::new("topics", error))?;
     let clock = components.clock.clone();
-    let auth = Auth::open(store.clone(), clock, tasks.clone(), config.anonymous_allowed)
+    let (anonymous, lifetime) = (config.anonymous_allowed, config.access_token_lifetime);
+    let auth = Auth::open(store.clone(), clock, tasks.clone(), anonymous, lifetime)
         .map_err(|error| Error::new("tokens", error))?;
     let log = opening.attach(wal.clone(), topics.clone());
     Ok(Recovered { store, wal, log, topics, auth })

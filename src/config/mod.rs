@@ -71,6 +71,8 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// Requests without credentials may do everything, from other machines too (rules 8.2).
     pub anonymous_allowed: bool,
+    /// How long an access token holds, at most as long as the token that it was made with.
+    pub access_token_lifetime: Duration,
     /// Partitions of a topic that is made without a number.
     pub num_partitions: u32,
     /// Topics are made when a producer asks for them.
@@ -184,6 +186,7 @@ impl Config {
             kafka_listeners: read.kafka_listeners()?,
             http_listen: read.address("http.listen")?,
             anonymous_allowed: read.one_of("auth.anonymous")? == "allow",
+            access_token_lifetime: read.duration("auth.access.token.lifetime")?,
             num_partitions: read.number("num.partitions", 1, 100_000)?,
             auto_create_topics: read.flag("auto.create.topics.enable")?,
             topics_max: read.number("topics.max", 1, u32::MAX)?,

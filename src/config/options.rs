@@ -80,6 +80,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Who may connect without credentials: loopback: this machine, until a token is made, then \
          nobody; allow: anyone who reaches the port.",
     ),
+    option(
+        "auth.access.token.lifetime",
+        Kind::Duration,
+        "1h",
+        "How long an access token of /oauth/token holds, in whole seconds.",
+    ),
     option("num.partitions", Kind::Number, "4", "Partitions of a topic made without a number."),
     option(
         "auto.create.topics.enable",

@@ -2,10 +2,11 @@
 //! `/iceberg/v1/oauth/tokens`: OAuth 2 client credentials (RFC 6749, section 4.4).
 //!
 //! The client's secret is a token, its id that token's name or id. The answer is flat text and
-//! numbers, for Kafka Connect's HTTP sinks read it as a map of strings. The access token holds an
-//! hour and is written nowhere; when it is over the answer is 401, at which connectors renew it.
-//! Iceberg's Java client renews by token exchange (RFC 8693) with its credentials in the header:
-//! that is answered with a new access token for those, whatever the old one was.
+//! numbers, for Kafka Connect's HTTP sinks read it as a map of strings. The access token holds for
+//! `auth.access.token.lifetime` and is written nowhere; when it is over the answer is 401, at which
+//! connectors renew it. Iceberg's Java client renews by token exchange (RFC 8693) with its
+//! credentials in the header: that is answered with a new access token for those, whatever the old
+//! one was.
 
 use axum::Json;
 use axum::body::Bytes;

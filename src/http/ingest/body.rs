@@ -188,7 +188,9 @@ pub(crate) async fn read(
 }
 
 fn too_large(limit_bytes: usize) -> Problem {
-    let detail = format!("the body is larger than http.body.max.bytes = {limit_bytes}");
+    let detail = format!(
+        "the body is larger than http.body.max.bytes = {limit_bytes}: send fewer events at once"
+    );
     Problem::new("too_large", detail)
 }
 

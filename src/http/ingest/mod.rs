@@ -6,7 +6,7 @@
 //!
 //! Reading order: `event` (what routes hand in and get back), `engine`, `batches`, `confirm`; `once`,
 //! `keys`, `event_ids` and `claim` (what counts once); `native` with `request`, `identity`, `place` and `cloudevents` as one route;
-//! `body` and `split` for routes of their own.
+//! `body` and `split` (with `hint`) for routes of their own.
 
 mod acks;
 mod batches;
@@ -20,6 +20,7 @@ mod cors;
 pub(crate) mod engine;
 pub(crate) mod event;
 mod event_ids;
+mod hint;
 pub(crate) mod identity;
 pub(crate) mod keys;
 mod native;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
 use crate::http::ingest::event::{Ack, OnError, Terms};
+use crate::http::ingest::hint;
 use crate::http::ingest::place::Placement;
 use crate::http::ingest::prefer::Prefer;
 use crate::http::ingest::split::Form;
@@ -157,7 +158,10 @@ pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
     let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
     let essence = essence.map(str::to_ascii_lowercase);
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && **byte != 0x1e);
+    let start = body.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != 0x1e);
+    let begins = start.map(|at| &body[at..]);
+    // What was meant to be JSON gets the answer that broken JSON gets.
+    let is_json = begins.is_none_or(|it| matches!(it[0], b'[' | b'{') || hint::is_java(it));
     match essence.as_deref() {
         Some(
             "application/x-ndjson"
@@ -170,7 +174,7 @@ pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
         None
         | Some(
             "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
-        ) if matches!(first, None | Some(b'[' | b'{')) => Ok(Form::Json),
+        ) if is_json => Ok(Form::Json),
         None
         | Some(
             "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",

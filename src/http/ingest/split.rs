@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
+use crate::http::ingest::hint;
 use crate::http::problem::EventError;
 
 /// Deepest nesting of one event.
@@ -79,7 +80,16 @@ fn whole(value: &str) -> Result<(), String> {
     if too_deep(value.as_bytes()) {
         return Err(format!("nested deeper than {DEPTH_MAX}"));
     }
-    serde_json::from_str::<&RawValue>(value).map(|_| ()).map_err(|error| error.to_string())
+    let parsed = serde_json::from_str::<&RawValue>(value).map(|_| ());
+    parsed.map_err(|error| explained(error.to_string(), value, false))
+}
+
+/// What the parser says of `rest`, and the mistake behind it if it is a known one.
+fn explained(message: String, rest: &str, in_array: bool) -> String {
+    match hint::of(rest, in_array) {
+        Some(hint) => format!("{message}: {hint}"),
+        None => message,
+    }
 }
 
 fn too_many(index: usize, offset_bytes: usize, events_max: usize) -> EventError {
@@ -113,6 +123,7 @@ fn json(text: &str, events_max: usize, split: &mut Split) {
         match cursor.value() {
             Ok(range) => split.events.push((index, range)),
             Err(message) => {
+                let message = explained(message, cursor.rest(), array);
                 split.errors.push(syntax(index, cursor.at, message));
                 return;
             }
@@ -245,6 +256,22 @@ mod tests {
         assert_eq!(texts("[1] x", Form::Json).1, 1);
         assert_eq!(texts("[1 2]", Form::Json).1, 1);
         assert_eq!(texts("[1,]", Form::Json).1, 1);
+    }
+
+    #[test]
+    fn known_mistakes_are_explained() {
+        for (body, form, index, word) in [
+            ("{a=1, b=x}", Form::Json, 0, "toString"),
+            ("[{a=1}]", Form::Json, 0, "toString"),
+            ("{\"a\":1}\n{a=1}\n", Form::Lines, 1, "toString"),
+            ("Struct{a=1}", Form::Json, 0, "toString"),
+            ("{\"a\":1},{\"a\":2}", Form::Json, 1, "need [ before"),
+            ("[1, ]", Form::Json, 1, "follow the last event"),
+        ] {
+            let error = split(body.as_bytes(), form, 9).errors.remove(0);
+            assert!(error.message.contains(word), "{body}: {}", error.message);
+            assert_eq!(error.index, index, "{body}");
+        }
     }
 
     #[test]
