@@ -1,4 +1,7 @@
-//! The user guide names every option, every table state and every code of dead letters.
+//! The user guide names every option, every table state and every code of dead letters; what is to
+//! be copied from the guide for senders is what the tests run.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
 
 use std::fs;
 use std::path::Path;
@@ -52,4 +55,21 @@ fn is_screaming_state(word: &str) -> bool {
 fn the_guide_names_every_code_of_dead_letters() {
     assert_named(2, &words("src/tier/rows/dlq.rs", is_screaming));
     assert_named(6, &words("src/schema/json/decode.rs", is_screaming));
+}
+
+#[test]
+fn senders_quotes_every_snippet_as_it_is_run() {
+    let page = text("docs/senders.md");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/snippets");
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.len() > 13, "{names:?}");
+    for name in names {
+        let snippet = text(&format!("docs/snippets/{name}"));
+        let quoted = page.contains(&format!("\n{}\n```\n", snippet.trim_end()));
+        assert!(quoted, "docs/senders.md does not quote docs/snippets/{name} as it is");
+    }
 }
