@@ -3,6 +3,7 @@
 pub mod bombs;
 pub mod clients;
 pub mod healthy;
+pub mod http1;
 pub mod memory;
 pub mod proxy;
 pub mod table;
@@ -79,6 +80,11 @@ impl Floe {
     /// `bootstrap.servers`.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.kafka_port)
+    }
+
+    /// `HOST:PORT` of the HTTP side.
+    pub fn http_address(&self) -> String {
+        format!("127.0.0.1:{}", self.http_port)
     }
 
     /// URL of a path of the HTTP side.
@@ -164,6 +170,14 @@ impl Floe {
         self.restart().await;
     }
 
+    /// [`Floe::restart_with`], and waits until it turns; it need not take records.
+    pub async fn restart_unready_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.child =
+            spawn(self.dir.path(), &self.data, self.kafka_port, self.http_port, &self.flags);
+        self.wait_for("/healthz").await;
+    }
+
     async fn wait_for(&mut self, path: &str) {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
@@ -219,6 +233,17 @@ fn spawn(dir: &Path, data: &Path, kafka_port: u16, http_port: u16, flags: &[Stri
         .stderr(errors)
         .spawn()
         .expect("the binary can be started")
+}
+
+/// Makes a token that may do everything, in a data directory without a server.
+pub fn first_token(data: &Path) -> String {
+    let made = Command::new(binary())
+        .args(["token", "create", "admin", "--data-dir"])
+        .arg(data)
+        .output()
+        .expect("the binary can be started");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8_lossy(&made.stdout).trim_end().to_owned()
 }
 
 /// What `floe serve` prints and exits with where it does not start.

@@ -1,6 +1,7 @@
 //! The native ingest route as senders see it: methods, early refusals, bodies in pieces.
 
 mod compat;
+mod connectors;
 
 use std::time::Duration;
 
