@@ -1,0 +1,239 @@
+"""Kafka Connect: a worker with Floe as its cluster, and HTTP sinks that read Apache Kafka and write to Floe.
+
+The sink is one of our own that imitates Aiven's, inside of a real worker. HTTP_SINK_CONNECTOR_DIR names a folder with the jars of the
+real one, which is in no registry: it is run too, then.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from clients import ENV
+from conftest import eventually, free_port
+
+JAVA = ("java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+AIVEN_JARS = os.environ.get("HTTP_SINK_CONNECTOR_DIR")
+POM = (Path(__file__).resolve().parents[1] / "java" / "connect" / "pom.xml").read_text()
+VERSION = re.search(r"<kafka.version>(.+)</kafka.version>", POM).group(1)
+
+
+def need(folder):
+    note = ENV / folder / "missing"
+    if note.exists():
+        pytest.skip(note.read_text().strip())
+
+
+class Process:
+    """A Java program with its own folder and log."""
+
+    def __init__(self, directory, jars, arguments, log):
+        self.log_path = directory / log
+        self.log = self.log_path.open("ab")
+        command = [*JAVA, "-cp", jars, *arguments]
+        self.process = subprocess.Popen(command, cwd=directory, stdout=self.log, stderr=self.log)
+
+    def end(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        self.process.wait(60)
+        self.log.close()
+
+    def tail(self):
+        return self.log_path.read_text(errors="replace")[-4000:]
+
+
+class Worker:
+    """A standalone Connect worker; its offsets outlive it."""
+
+    def __init__(self, directory, bootstrap, connector, more=None):
+        self.directory, self.port = directory, free_port()
+        properties = {
+            "bootstrap.servers": bootstrap,
+            "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+            "value.converter": "org.apache.kafka.connect.storage.StringConverter",
+            "offset.storage.file.filename": directory / "offsets",
+            "offset.flush.interval.ms": 500,
+            "listeners": f"http://127.0.0.1:{self.port}",
+            "plugin.discovery": "hybrid_warn",
+            **(more or {}),
+        }
+        self.write("worker.properties", properties)
+        (directory / "connector.json").write_text(json.dumps(connector))
+        self.name = connector["name"]
+        self.start()
+
+    def write(self, name, properties):
+        (self.directory / name).write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+
+    def start(self):
+        main = ("org.apache.kafka.connect.cli.ConnectStandalone", "worker.properties", "connector.json")
+        self.process = Process(self.directory, f"{ENV}/connect/*", main, "worker.log")
+
+    def state(self):
+        """State of the connector's task, or None before it has one."""
+        assert self.process.process.poll() is None, self.process.tail()
+        try:
+            url = f"http://127.0.0.1:{self.port}/connectors/{self.name}/status"
+            tasks = json.load(urllib.request.urlopen(url, timeout=10))["tasks"]
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+        return tasks[0]["state"] if tasks else None
+
+
+@pytest.fixture
+def started():
+    """Ends what a test started."""
+    processes = []
+    yield processes
+    for one in processes:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+def records(floe, topic):
+    described = floe.get(f"/api/v1/topics/{topic}")
+    return sum(partition["high_watermark"] for partition in described["partitions"])
+
+
+@pytest.mark.compat("a worker with Floe as its cluster: a file into a topic, through kill -9 and restarts", client=("Kafka Connect", VERSION))
+def test_a_standalone_worker_writes_to_floe(floe, tmp_path, started):
+    need("connect")
+    source = tmp_path / "lines.ndjson"
+    written = 0
+
+    def write(count):
+        nonlocal written
+        with source.open("a") as file:
+            for i in range(written, written + count):
+                file.write(json.dumps({"id": i, "text": "x" * 100}) + "\n")
+        written += count
+
+    write(2_000)
+    connector = {
+        "name": "lines",
+        "config": {
+            "connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector",
+            "tasks.max": "1",
+            "file": str(source),
+            "topic": "lines",
+        },
+    }
+    # Connect's own default is off; with it a batch that was sent twice is stored once.
+    worker = Worker(tmp_path, floe.bootstrap, connector, {"producer.enable.idempotence": "true"})
+    started.append(worker.process)
+    eventually(lambda: worker.state() == "RUNNING", 90)
+    eventually(lambda: floe.get("/api/v1/topics")["topics"] and records(floe, "lines") >= 500, 30)
+    floe.kill()
+    floe.log.close()
+    write(2_000)
+    floe.start()
+    eventually(lambda: records(floe, "lines") == written, 60)
+    # A worker that ends in order has written down how far it was.
+    worker.process.end()
+    write(1_000)
+    worker.start()
+    started.append(worker.process)
+    eventually(lambda: records(floe, "lines") >= written, 90)
+    worker.process.end()
+    assert records(floe, "lines") == written, worker.process.tail()
+    assert floe.flush("lines")["rows"] == written
+    assert sorted(floe.rows("streams.lines").column("id").to_pylist()) == list(range(written))
+
+
+class Kafka:
+    """Apache Kafka, one broker."""
+
+    def __init__(self, directory, started):
+        directory.mkdir()
+        port, controller = free_port(), free_port()
+        self.bootstrap = f"127.0.0.1:{port}"
+        jars = f"{ENV}/connect/*"
+        (directory / "kafka.properties").write_text(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n"
+            f"controller.quorum.voters=1@127.0.0.1:{controller}\n"
+            f"listeners=PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{controller}\n"
+            f"advertised.listeners=PLAINTEXT://{self.bootstrap}\nlog.dirs={directory}/data\n"
+            "offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n"
+            "group.initial.rebalance.delay.ms=0\nnum.partitions=1\n"
+        )
+        form = (*JAVA, "-cp", jars, "kafka.tools.StorageTool", "format", "-t", "0" * 21 + "1", "-c", "kafka.properties")
+        subprocess.run(form, cwd=directory, check=True, capture_output=True, timeout=60)
+        self.process = Process(directory, jars, ("kafka.Kafka", "kafka.properties"), "kafka.log")
+        started.append(self.process)
+
+    def produce(self, topic, values):
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.bootstrap, "message.timeout.ms": 60_000})
+        for i, value in enumerate(values):
+            producer.produce(topic, value, f"k{i % 10}")
+            producer.poll(0)
+        assert producer.flush(60) == 0
+
+
+ARRAY = {"batch.prefix": "[", "batch.separator": ",", "batch.suffix": "]", "http.headers.content.type": "application/json"}
+BATCHES = {"batching.enabled": "true", "batch.max.size": "500"}
+AIVEN = "io.aiven.kafka.connect.http.HttpSinkConnector"
+SINKS = {
+    "ours": ("HttpSink", {**BATCHES, **ARRAY}),
+    "aiven-A1": (AIVEN, {}),
+    "aiven-A2": (AIVEN, BATCHES),
+    "aiven-A3": (AIVEN, {**BATCHES, **ARRAY}),
+}
+
+
+@pytest.mark.compat("an HTTP sink reads Apache Kafka and writes to Floe, through kill -9 of both", client=("Kafka Connect", VERSION))
+@pytest.mark.parametrize("name", SINKS)
+def test_an_http_sink_loses_nothing(name, floe, tmp_path, started, compat_note):
+    need("connect")
+    plugins = str(ENV / "connect" / "plugins") if name == "ours" else AIVEN_JARS
+    if not plugins:
+        pytest.skip(f"{name}: HTTP_SINK_CONNECTOR_DIR names no folder with the jars of the connector")
+    connector, more = SINKS[name]
+    kafka = Kafka(tmp_path / "kafka", started)
+    count = 400 if name == "aiven-A1" else 5_000
+    values = [json.dumps({"id": i}) for i in range(3 * count)]
+    kafka.produce("orders", values[:count])
+    config = {
+        "connector.class": connector,
+        "tasks.max": "1",
+        "topics": "orders",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter.schemas.enable": "false",
+        "http.url": f"{floe.url}/api/v1/topics/orders/events?dedup_field=$.id",
+        "http.authorization.type": "none",
+        "max.retries": "60",
+        "retry.backoff.ms": "500",
+        **more,
+    }
+    folder = tmp_path / "worker"
+    folder.mkdir()
+    # Who is killed is still a member of the group for as long as its session.
+    worker_more = {"plugin.path": plugins, "consumer.auto.offset.reset": "earliest", "consumer.session.timeout.ms": 6_000}
+    worker = Worker(folder, kafka.bootstrap, {"name": "sink", "config": config}, worker_more)
+    started.append(worker.process)
+    eventually(lambda: floe.get("/api/v1/topics")["topics"] and records(floe, "orders") > 0, 90)
+    floe.kill()
+    floe.log.close()
+    kafka.produce("orders", values[count : 2 * count])
+    time.sleep(1)
+    floe.start()
+    eventually(lambda: records(floe, "orders") > count, 60)
+    worker.process.end(signal.SIGKILL)
+    kafka.produce("orders", values[2 * count :])
+    worker.start()
+    started.append(worker.process)
+    eventually(lambda: records(floe, "orders") >= len(values), 120)
+    assert worker.state() == "RUNNING"
+    # What the worker delivered again has the same ids.
+    assert floe.flush("orders")["rows"] == len(values)
+    assert sorted(floe.rows("streams.orders").column("id").to_pylist()) == list(range(len(values)))
+    compat_note("works, with a sink of our own that imitates Aiven's" if name == "ours" else f"works: {name}")
