@@ -133,6 +133,26 @@ async fn a_retry_of_an_idempotent_producer_gets_the_original_offset() {
     stack.stop().await;
 }
 
+/// A consumer that asks for as much as it takes would else wait its whole time for each answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_its_limit_ends_does_not_wait_for_more_bytes() {
+    let stack = Stack::start(&[]).await;
+    let mut client = stack.client().await;
+    topic(&mut client, "t").await;
+    let value = "x".repeat(1_000);
+    for _ in 0..3 {
+        let parts = vec![(0, batch(&[&value]))];
+        let _: ProduceResponse = client.call(9, &produce("t", -1, parts)).await;
+    }
+    let mut request = fetch("t", 0, 0, 60_000).with_min_bytes(2_500);
+    request.topics[0].partitions[0].partition_max_bytes = 2_500;
+    let answer = client.call(12, &request);
+    let answer: FetchResponse =
+        tokio::time::timeout(std::time::Duration::from_secs(20), answer).await.unwrap();
+    assert_eq!(fetched(&answer), (0, 3, 2 * batch(&[&value]).len()));
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_poll_answers_when_a_record_comes() {
     let stack = Stack::start(&[]).await;

@@ -158,6 +158,8 @@ pub struct ReadSlice {
     pub batches: Vec<StoredBatch>,
     /// Offsets right after the batches (or at the wanted offset) that are a recorded gap.
     pub gap: Option<(OffsetRange, String)>,
+    /// More lies right behind, for which there was no room.
+    pub full: bool,
     /// High watermark at the time of the read (exclusive).
     pub high_watermark: Offset,
     /// Log start offset at the time of the read.

@@ -11,6 +11,10 @@ use crate::wal::{FrameKind, Run, WrittenFrame};
 /// Runs looked up at a time.
 const RUNS_PER_LOOKUP: usize = 32;
 
+/// Of a longer run, in bytes, no part is read: the rest would be read for nothing now, and the part
+/// again by the next read.
+const PART_BYTES_MAX: usize = 64 << 10;
+
 /// What holds an offset below the high watermark.
 enum Holder {
     Run(Run),
@@ -39,7 +43,15 @@ impl Reader<'_> {
         let mut room = bytes_max;
         let mut ahead = VecDeque::new();
         while cursor < high_watermark {
-            let found = self.holder(cursor, &mut ahead).and_then(|holder| match holder {
+            let holder = self.holder(cursor, &mut ahead);
+            if let Ok(Holder::Run(run)) = &holder
+                && !slice.batches.is_empty()
+                && run.disk_len as usize > room.max(PART_BYTES_MAX)
+            {
+                slice.full = true;
+                break;
+            }
+            let found = holder.and_then(|holder| match holder {
                 Holder::Run(run) => self.frames_of(&run, cursor).map(Ok),
                 Holder::Gap(range, reason) => Ok(Err((range, reason))),
             });
@@ -55,6 +67,7 @@ impl Reader<'_> {
             };
             let filled = take(frames, &mut slice.batches, &mut cursor, &mut room, high_watermark);
             if filled {
+                slice.full = cursor < high_watermark;
                 break;
             }
         }

@@ -68,7 +68,21 @@ async fn a_read_keeps_to_its_bytes_but_gives_one_batch() {
         [(0, 1), (1, 1), (size, 1), (2 * size - 1, 1), (2 * size, 2), (9 * size, 3)]
     {
         let slice = rig.log.read(P, 0, bytes_max).await.unwrap();
-        assert_eq!(slice.batches.len(), expected, "{bytes_max}");
+        assert_eq!((slice.batches.len(), slice.full), (expected, expected < 3), "{bytes_max}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_long_run_no_part_is_read() {
+    let rig = Rig::new();
+    let bytes = noise(100_000);
+    for _ in 0..3 {
+        rig.append_batch(P, bytes.clone()).await.unwrap();
+    }
+    let read = |limit| rig.log.read(P, 0, limit);
+    for (limit, expected) in [(1, 1), (bytes.len() + 99_999, 1), (3 * 110_000, 3)] {
+        let slice = read(limit).await.unwrap();
+        assert_eq!((slice.batches.len(), slice.full), (expected, expected < 3), "{limit}");
     }
 }
 

@@ -41,8 +41,8 @@ pub(crate) fn read_run(
     if run.disk_len > READ_LEN_MAX {
         return Err(corrupt(run.lsn, "a run longer than any frame"));
     }
-    let mut buffer = vec![0; run.disk_len as usize];
-    match read_exact_at(&*lease.file, &mut buffer, run.lsn.0 - lease.first) {
+    let (mut buffer, length) = (Vec::new(), run.disk_len as usize);
+    match lease.file.append_exact_at(&mut buffer, length, run.lsn.0 - lease.first) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             return Err(corrupt(run.lsn, "the file ends before it"));

@@ -145,14 +145,14 @@ async fn answer(
         let found = fetch_read::read(context, &fetch.topics, &fetch.limits, fetch.deadline).await;
         let enough = last
             || found.failed
-            || found.bytes >= fetch.min_bytes
+            || found.counted >= fetch.min_bytes
             || Instant::now() >= fetch.deadline
             || closing.is_cancelled()
             || before.is_empty();
         if enough {
             break found;
         }
-        let missing = fetch.min_bytes - found.bytes;
+        let missing = fetch.min_bytes - found.counted;
         // What was read is too little to send and is not kept while the client sleeps.
         drop(found);
         tokio::select! {

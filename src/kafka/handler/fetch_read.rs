@@ -28,6 +28,9 @@ pub(crate) struct Found {
     pub(crate) bytes: usize,
     /// Any partition answers an error: no long poll then.
     pub(crate) failed: bool,
+    /// Bytes that count for `min_bytes`: of a partition that its limit ended, the limit, since
+    /// waiting would bring no more of it (source: `DelayedFetch.tryComplete`).
+    pub(crate) counted: usize,
 }
 
 /// Recorded gaps that one read passes before it gives up until the next request.
@@ -44,7 +47,13 @@ pub(crate) async fn read(
         context,
         deadline,
         left: limits.bytes_max,
-        found: Found { topics: Vec::new(), permits: Vec::new(), bytes: 0, failed: false },
+        found: Found {
+            topics: Vec::new(),
+            permits: Vec::new(),
+            bytes: 0,
+            failed: false,
+            counted: 0,
+        },
     };
     for topic in topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -84,6 +93,7 @@ impl Pass<'_> {
         let limit = wanted.bytes_max.min(self.left).min(budget.capacity_bytes() / 4).max(1);
         match self.held(source, wanted.offset, limit, is_first).await {
             Ok(Some(held)) => {
+                let is_full = held.slice.full || held.batches.len() < held.slice.batches.len();
                 let answer = PartitionAnswer {
                     index: wanted.index,
                     code: ErrorCode::None,
@@ -92,6 +102,7 @@ impl Pass<'_> {
                     batches: held.batches,
                 };
                 self.left = self.left.saturating_sub(answer.len());
+                self.found.counted += if is_full { limit.max(answer.len()) } else { answer.len() };
                 self.found.permits.extend(held.permits);
                 answer
             }

@@ -74,6 +74,23 @@ impl File for DiskFile {
         self.0.read_at(buffer, position)
     }
 
+    fn append_exact_at(&self, out: &mut Vec<u8>, length: usize, position: u64) -> io::Result<()> {
+        let begin = out.len();
+        let end = begin + length;
+        out.reserve_exact(length);
+        while out.len() < end {
+            let at = position + (out.len() - begin) as u64;
+            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(out), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // There may have been more room than was asked for.
+        out.truncate(end);
+        Ok(())
+    }
+
     fn write_all_at(&self, buffers: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         let mut rest = buffers;
         let mut position = position;
@@ -107,5 +124,25 @@ impl File for DiskFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_appended_up_to_the_end_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Disk.create_new(&folder.path().join("f")).unwrap();
+        file.write_all_at(&mut [IoSlice::new(b"0123456789")], 0).unwrap();
+        // Room that is there already must not make it read more.
+        let mut out = Vec::with_capacity(64);
+        out.extend_from_slice(b"x");
+        file.append_exact_at(&mut out, 4, 3).unwrap();
+        assert_eq!(out, b"x3456");
+        file.append_exact_at(&mut out, 0, 10).unwrap();
+        let error = file.append_exact_at(&mut out, 3, 8).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -99,6 +99,21 @@ pub trait FileSystem: Send + Sync + Debug {
 pub trait File: Send + Sync + Debug {
     /// Reads at most `buffer.len()` bytes at `position`; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Appends the `length` bytes at `position` to `out`; fails with `UnexpectedEof` where the file
+    /// ends too early, and `out` then holds any part of them. A file that can does not zero the
+    /// room first.
+    fn append_exact_at(&self, out: &mut Vec<u8>, length: usize, position: u64) -> io::Result<()> {
+        let begin = out.len();
+        let mut filled = begin;
+        out.resize(begin + length, 0);
+        while filled < out.len() {
+            match self.read_at(&mut out[filled..], position + (filled - begin) as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => filled += read,
+            }
+        }
+        Ok(())
+    }
     /// Writes all of `buffers` at `position`.
     fn write_all_at(&self, buffers: &mut [IoSlice<'_>], position: u64) -> io::Result<()>;
     /// `fdatasync`.
