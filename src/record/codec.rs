@@ -2,7 +2,7 @@
 //! memory nor time.
 
 use std::borrow::Cow;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use crate::record::snappy;
 
@@ -121,11 +121,13 @@ impl Decompressor {
             Codec::None if body.len() > cap => return Err(CodecError::TooLarge { cap }),
             Codec::None => return Ok(body),
             Codec::Gzip => {
+                self.buffer.reserve(likely_bytes(body, cap));
                 read_capped(flate2::bufread::MultiGzDecoder::new(body), &mut self.buffer, cap)
             }
             // The broken header checksum of old Kafka clients exists in formats 0 and 1 only.
             Codec::Lz4 => {
-                read_capped(lz4_flex::frame::FrameDecoder::new(body), &mut self.buffer, cap)
+                self.buffer.reserve(likely_bytes(body, cap));
+                take_capped(lz4_flex::frame::FrameDecoder::new(body), &mut self.buffer, cap)
             }
             Codec::Snappy => snappy::decompress(body, &mut self.buffer, cap),
             Codec::Zstd => self.zstd(body, cap),
@@ -175,6 +177,25 @@ impl Failure {
     }
 }
 
+/// What is reserved for a body that does not tell its size: what records usually shrink by.
+fn likely_bytes(body: &[u8], cap: usize) -> usize {
+    body.len().saturating_mul(4).min(cap)
+}
+
+/// As [`read_capped`], of a reader that holds whole blocks.
+fn take_capped(mut reader: impl BufRead, out: &mut Vec<u8>, cap: usize) -> Result<(), Failure> {
+    loop {
+        let block = reader.fill_buf().map_err(|error| Failure::Malformed(error.to_string()))?;
+        let taken = block.len();
+        match taken {
+            0 => return Ok(()),
+            _ if taken > cap - out.len() => return Err(Failure::TooLarge),
+            _ => out.extend_from_slice(block),
+        }
+        reader.consume(taken);
+    }
+}
+
 fn read_capped(reader: impl Read, out: &mut Vec<u8>, cap: usize) -> Result<(), Failure> {
     let limit = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
     reader.take(limit).read_to_end(out).map_err(|error| Failure::Malformed(error.to_string()))?;
@@ -208,9 +229,11 @@ fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn lz4(body: &[u8]) -> io::Result<Vec<u8>> {
-    // Java's reader knows independent blocks only.
-    let info =
-        lz4_flex::frame::FrameInfo::new().block_mode(lz4_flex::frame::BlockMode::Independent);
+    // Java's reader knows independent blocks only. Every reader takes memory for a whole block;
+    // Kafka's clients write blocks of 64 KiB.
+    let info = lz4_flex::frame::FrameInfo::new()
+        .block_mode(lz4_flex::frame::BlockMode::Independent)
+        .block_size(lz4_flex::frame::BlockSize::Max64KB);
     let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
     encoder.write_all(body)?;
     encoder.finish().map_err(io::Error::other)
