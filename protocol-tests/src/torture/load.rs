@@ -18,6 +18,11 @@ const DELIVERY_MAX_MS: &str = "300000";
 /// Deliveries that a producer waits for at once.
 const IN_FLIGHT_MAX: usize = 2_000;
 
+/// Between two tries of an HTTP request with a key, and how many there are: as long as a record
+/// of the other producers.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRIES_MAX: usize = 3_000;
+
 /// Running producers.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -116,6 +121,25 @@ async fn kafka(
     }
 }
 
+async fn once(request: reqwest::RequestBuilder) -> Known {
+    match request.send().await {
+        Ok(answer) if answer.status().is_success() => Known::Acknowledged,
+        _ => Known::Unknown,
+    }
+}
+
+/// The same request again and again, as its key allows.
+async fn until_answered(request: reqwest::RequestBuilder) -> Known {
+    for _ in 0..RETRIES_MAX {
+        let again = request.try_clone().expect("the body is in memory");
+        if matches!(once(again).await, Known::Acknowledged) {
+            return Known::Acknowledged;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    Known::Unknown
+}
+
 async fn http(
     url: String,
     mut random: StdRng,
@@ -133,10 +157,12 @@ async fn http(
         let request = client
             .post(format!("{url}/{}/events", TOPICS[topic].0))
             .body(format!("[{}]", events.join(",")));
-        let known = match request.send().await {
-            Ok(answer) if answer.status().is_success() => Known::Acknowledged,
-            // Refused or unanswered: without a key for it a client cannot know.
-            _ => Known::Unknown,
+        // Every fourth has no key: it is sent once, and its client cannot know.
+        let known = if random.random_ratio(1, 4) {
+            once(request).await
+        } else {
+            let key = format!("torture-{}", sent[0]);
+            until_answered(request.header("idempotency-key", key)).await
         };
         for i in sent {
             world.tell(topic, i, known);
