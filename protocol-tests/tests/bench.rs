@@ -37,11 +37,20 @@ fn positive(figures: &[(String, f64)], names: &[&str]) {
 
 #[test]
 fn every_benchmark_runs_and_names_its_baseline() {
-    let produce = bench("produce", &["--set", "log.flush=interval"]);
+    let produce = bench("produce", &["--set", "log.flush=interval", "--retain-mb", "1"]);
     positive(&produce, &["ratio to the plain file", "ratio to the sink", "server CPU"]);
     positive(&bench("consume", &["--partitions", "1"]), &["ratio to the copy", "server CPU"]);
     let latency = bench("latency", &["--rate", "100", "--record-bytes", "100"]);
     positive(&latency, &["write of 4 KiB and fdatasync alone, p50"]);
+    let http = bench("http", &["--in-flight", "2"]);
+    positive(
+        &http,
+        &[
+            "one event a request, ack=durable: answer, p50",
+            "one event a request, ack=accepted: a second of server CPU",
+            "NDJSON of 1 MB: ratio to it, MB/s",
+        ],
+    );
     let tables = bench("tables", &["--partitions", "2", "--mb-per-second", "4"]);
     positive(&tables, &["rows per CPU second, log and catalog included"]);
     let poison = bench("tables", &["--poison-every", "100", "--mb-per-second", "4"]);

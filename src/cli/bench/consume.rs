@@ -22,7 +22,7 @@ const FETCH_BYTES: i32 = 1 << 20;
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
     let server = Server::start(settings, &["--table-mode", "off"]).await?;
-    let ours = Target::ours(&server, TOPIC, settings.partitions).await?;
+    let ours = Target::ours(&server, TOPIC, settings.partitions, serde_json::json!({})).await?;
     let rate = measure(settings, &ours, report).await?;
     drop(server);
     for beside in &settings.beside {

@@ -17,16 +17,24 @@ use crate::record::Codec;
 
 const TOPIC: &str = "bench";
 
+/// Records were still missing a while after the last was due.
+const TOO_LATE: &str = "records did not come in time";
+
 /// Longest wait for the last records.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
     let server = Server::start(settings, &["--table-mode", "off"]).await?;
-    let ours = Target::ours(&server, TOPIC, 1).await?;
+    let ours = Target::ours(&server, TOPIC, 1, serde_json::json!({})).await?;
     measure(settings, &ours, report).await?;
     for beside in &settings.beside {
         let target = Target::beside(beside, 1).await?;
-        measure(settings, &target, report).await?;
+        // That another broker cannot keep the pace is a figure too.
+        let missing = match measure(settings, &target, report).await {
+            Err(error) if error == TOO_LATE => 1.0,
+            other => other.map(|()| 0.0)?,
+        };
+        report.add(target.named("could not keep the pace"), missing, "");
         target.done().await?;
     }
     output::progress("fdatasync alone, at the same pace ...");
@@ -61,7 +69,7 @@ async fn measure(settings: &Settings, target: &Target, report: &mut Report) -> R
     };
     let limit = settings.seconds + WAIT_MAX;
     let done = tokio::time::timeout(limit, work).await;
-    let (mut answers, mut arrivals) = done.map_err(|_| "records did not come".to_owned())??;
+    let (mut answers, mut arrivals) = done.map_err(|_| TOO_LATE.to_owned())??;
     let used = target.process.usage() - before;
     report.add_times(&target.named("answer, from when it was due"), &mut answers);
     let name = "at a consumer that waits, from when it was due";

@@ -5,6 +5,7 @@
 mod baseline;
 mod consume;
 mod growth;
+mod http;
 mod latency;
 mod load;
 mod process;
@@ -48,6 +49,8 @@ pub(super) struct Settings {
     topics: usize,
     /// `table.target.lag.ms`, where there are many topics.
     lag: Duration,
+    /// Bytes of each partition that are kept, in a log that has filled its files before.
+    retain_bytes: Option<u64>,
     /// Megabytes of JSON a second where a load of rows has a pace.
     mb_per_second: Option<u64>,
     /// Table commits, one after the other.
@@ -104,15 +107,28 @@ fn topics_command() -> Command {
 
 fn kinds() -> Vec<Command> {
     vec![
-        Command::new("produce").about(
-            "Batches with acks=all, beside a plain file synced the same way and a sink that \
-             stores nothing",
-        ),
+        Command::new("produce")
+            .about(
+                "Batches with acks=all, beside a plain file synced the same way and a sink that \
+                 stores nothing",
+            )
+            .arg(number(
+                "retain-mb",
+                "Keep so many MB of each partition and measure after the log has filled its \
+                 files once, as a log does whose retention frees what comes [default: a new log]",
+            )),
         Command::new("consume").about("Reads stored batches, beside a copy over loopback"),
         Command::new("latency").about(
             "Single records at a steady rate: time to the answer and to a consumer, beside \
              fdatasync alone",
         ),
+        Command::new("http").about(
+            "POST of one event and of a megabyte of them, beside handlers that store nothing; \
+             --in-flight is the connections of single events",
+        ),
+        Command::new(http::BARE_COMMAND)
+            .hide(true)
+            .about("The baseline of `http`: reads bodies and stores nothing, until it is killed"),
         tables_command(),
         topics_command(),
         Command::new("steady")
@@ -205,6 +221,7 @@ impl Settings {
             poison_every: given("poison-every").map(|_| size("poison-every")),
             topics: size("topics"),
             lag: Duration::from_secs(number("lag")),
+            retain_bytes: given("retain-mb").map(|mb| mb * 1_000_000),
             mb_per_second: given("mb-per-second"),
             commits: number("commits"),
             dir: dir.unwrap_or_else(std::env::temp_dir),
@@ -218,12 +235,16 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let Some((name, matches)) = matches.subcommand() else {
         return Err(Failure::Usage("see floe bench --help".to_owned()));
     };
+    if name == http::BARE_COMMAND {
+        return http::serve_bare().await.map_err(Failure::Refused);
+    }
     let settings = Settings::of(name, matches);
     let mut report = Report::new(name, &settings);
     let done = match name {
         "produce" => produce::run(&settings, &mut report).await,
         "consume" => consume::run(&settings, &mut report).await,
         "latency" => latency::run(&settings, &mut report).await,
+        "http" => http::run(&settings, &mut report).await,
         "topics" => topics::run(&settings, &mut report).await,
         "start" => start::run(&settings, &mut report).await,
         "growth" => growth::run(&settings, &mut report).await,

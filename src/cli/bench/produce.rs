@@ -19,9 +19,23 @@ const REST: Duration = Duration::from_secs(1);
 const RATE: &str = "produce, acks all";
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let server = Server::start(settings, &["--table-mode", "off"]).await?;
-    let ours = Target::ours(&server, TOPIC, settings.partitions).await?;
+    let mut flags = vec!["--table-mode", "off"];
+    let mut options = serde_json::json!({});
+    if let Some(bytes) = settings.retain_bytes {
+        // Files are freed as fast as they fill.
+        flags.extend(["--set", "retention.check.interval=100ms"]);
+        options = serde_json::json!({ "retention.bytes": bytes.to_string() });
+    }
+    let server = Server::start(settings, &flags).await?;
+    let ours = Target::ours(&server, TOPIC, settings.partitions, options).await?;
+    if settings.retain_bytes.is_some() {
+        output::progress(format!("filling files for {:?} ...", settings.seconds));
+        let series = series(settings, &ours.topic)?;
+        load::produce(ours.address, series, load::Load::full(settings)).await?;
+    }
+    let files = Files::of(&server).await?;
     let rate = measure(settings, &ours, report).await?;
+    files.report(&server, report).await?;
     let groups = server.metric("floe_wal_groups_total").await?;
     let group_bytes = server.metric("floe_wal_bytes_total").await? / groups.max(1.0);
     report.add("bytes that one sync makes durable, on average", group_bytes / 1e3, "kB");
@@ -36,6 +50,31 @@ pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
     drop(server);
     tokio::time::sleep(REST).await;
     into_a_sink(settings, report, rate).await
+}
+
+/// Files of the log that were begun, and those of them that had been written before.
+struct Files {
+    begun: f64,
+    recycled: f64,
+}
+
+impl Files {
+    async fn of(server: &Server) -> Result<Self, String> {
+        let metrics = server.metrics().await?;
+        let sum = |name| metrics.sum(name, "");
+        Ok(Self {
+            begun: sum("floe_wal_files") + sum("floe_wal_files_freed_total"),
+            recycled: sum("floe_wal_files_recycled_total"),
+        })
+    }
+
+    /// What came since.
+    async fn report(self, server: &Server, report: &mut Report) -> Result<(), String> {
+        let now = Self::of(server).await?;
+        report.add("files of the log begun", now.begun - self.begun, "");
+        report.add("of them written before", now.recycled - self.recycled, "");
+        Ok(())
+    }
 }
 
 fn series(settings: &Settings, topic: &str) -> Result<Vec<Vec<load::Shot>>, String> {

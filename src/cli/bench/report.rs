@@ -29,6 +29,7 @@ impl Report {
             "poison_every": settings.poison_every,
             "topics": settings.topics,
             "lag": settings.lag.as_secs(),
+            "retain_bytes": settings.retain_bytes,
             "mb_per_second": settings.mb_per_second,
             "commits": settings.commits,
             "set": settings.server,

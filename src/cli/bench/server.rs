@@ -29,6 +29,13 @@ pub(super) struct Server {
     pub(super) ready_after: Duration,
 }
 
+fn new_dir(settings: &Settings) -> Result<PathBuf, String> {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let dir = settings.dir.join(format!("floe-bench-{id}"));
+    std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(dir)
+}
+
 fn spawn(arguments: &[OsString]) -> Result<Child, String> {
     let binary = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(binary);
@@ -54,9 +61,7 @@ impl Metrics {
 impl Server {
     /// Starts one with `flags`, in a new folder below `settings.dir`.
     pub(super) async fn start(settings: &Settings, flags: &[&str]) -> Result<Self, String> {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let dir = settings.dir.join(format!("floe-bench-{id}"));
-        std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let dir = new_dir(settings)?;
         let mut arguments: Vec<OsString> = vec!["serve".into(), "--data-dir".into()];
         arguments.push(dir.join("data").into());
         arguments.extend(["--kafka-listen", "127.0.0.1:0"].map(OsString::from));
@@ -65,6 +70,16 @@ impl Server {
         for option in &settings.server {
             arguments.extend(["--set", option].map(OsString::from));
         }
+        Self::launch(dir, arguments).await
+    }
+
+    /// Starts one that reads bodies of HTTP requests and stores nothing.
+    pub(super) async fn bare(settings: &Settings) -> Result<Self, String> {
+        let arguments = ["bench", super::http::BARE_COMMAND].map(OsString::from);
+        Self::launch(new_dir(settings)?, arguments.to_vec()).await
+    }
+
+    async fn launch(dir: PathBuf, arguments: Vec<OsString>) -> Result<Self, String> {
         let mut server = Self {
             child: spawn(&arguments)?,
             arguments,

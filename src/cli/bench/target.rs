@@ -66,13 +66,14 @@ impl std::str::FromStr for Beside {
 }
 
 impl Target {
-    /// A new topic of the server that was started for this.
+    /// A new topic of the server that was started for this, with these options (JSON).
     pub(super) async fn ours(
         server: &Server,
         topic: &str,
         partitions: i32,
+        options: serde_json::Value,
     ) -> Result<Self, String> {
-        server.create(topic, partitions, serde_json::json!({})).await?;
+        server.create(topic, partitions, options).await?;
         Ok(Self {
             prefix: String::new(),
             address: server.kafka,
