@@ -82,6 +82,12 @@ impl Principal {
             || self.may(Operation::Create, Resource::Topic(name))
     }
 
+    /// Tells of a table's name whether it may write to it.
+    pub fn may_write_tables(&self) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
+        let principal = self.clone();
+        Box::new(move |table| principal.may(Operation::Write, Resource::Table(table)))
+    }
+
     pub(crate) fn check(&self, now_ms: i64) -> Result<(), Refusal> {
         let Some(identity) = &self.identity else { return Ok(()) };
         let is_over = identity.expires_ms.is_some_and(|at| at <= now_ms);

@@ -4,6 +4,7 @@
 //! Owns: these properties. Does not own: the inputs (`fuzz/seeds`), the runs (`fuzz/run`).
 
 mod auth;
+mod contract;
 mod http;
 mod kafka;
 mod options;
@@ -17,6 +18,7 @@ mod tests;
 mod wal;
 
 pub use auth::credential;
+pub use contract::contract_decoder;
 pub use http::json_splitter;
 pub use kafka::kafka_request;
 pub use options::options;
@@ -60,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     target("metadata_snapshot", metadata_snapshot, 1 << 20, 256),
     target("json_splitter", json_splitter, 1 << 20, 512),
     target("json_decoder", json_decoder, 16 << 20, 4096),
+    target("contract_decoder", contract_decoder, 16 << 20, 4096),
     target("rest_bodies", rest_bodies, 4 << 20, 4096),
     target("partition_spec", partition_spec, 1 << 20, 512),
     target("table_ends", table_ends, 1 << 20, 1024),

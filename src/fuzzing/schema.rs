@@ -146,7 +146,7 @@ fn schema_of(fields: Vec<NestedField>) -> Schema {
 }
 
 /// A column of every type.
-fn typed_schema() -> Schema {
+pub(super) fn typed_schema() -> Schema {
     use PrimitiveType::{
         Binary, Boolean, Date, Decimal, Double, Fixed, Float, Int, Long, String, Time, Timestamp,
         Timestamptz, Uuid,

@@ -145,6 +145,7 @@ impl From<&topic::Error> for ErrorCode {
             topic::Error::InvalidPartitions(_) => Self::InvalidPartitions,
             topic::Error::InvalidConfig(_) => Self::InvalidConfig,
             topic::Error::PolicyViolation(_) => Self::PolicyViolation,
+            topic::Error::TableForbidden(_) => Self::TopicAuthorizationFailed,
             topic::Error::Store(_) => Self::KafkaStorageError,
         }
     }

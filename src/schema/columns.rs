@@ -10,7 +10,9 @@
 use std::collections::{HashMap, HashSet};
 
 use arrow_schema::FieldRef;
-use iceberg::spec::{NestedFieldRef, PrimitiveType, Schema, Type};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use iceberg::spec::{Literal, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, Type};
 
 use crate::schema::Error;
 use crate::schema::evolve::{MIXED_DOC, parse_sibling_doc};
@@ -25,6 +27,9 @@ pub const BYTES: &str = "_value__binary";
 /// Longest name, in bytes, that becomes a column; longer ones go to `_rest`.
 pub(crate) const NAME_LEN_MAX: usize = 255;
 
+/// Widest `fixed` that is written, in bytes: a null takes as much.
+const FIXED_BYTES_MAX: u64 = 1_024;
+
 /// What a record's value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -33,6 +38,9 @@ pub enum Mode {
     Auto,
     /// What is neither an object nor null is a bad record.
     Json,
+    /// The columns that are there are all there is: none has a part of ours, and what has no column
+    /// is left out ([`crate::schema::json::contract`]).
+    Contract,
 }
 
 /// Where a value goes that does not fit its column.
@@ -102,7 +110,9 @@ pub(crate) enum Kind {
     Uuid,
     String,
     Binary,
-    Struct(Shape),
+    /// Binary values of so many bytes.
+    Fixed(u16),
+    Struct(Box<Shape>),
     List(Box<Slot>),
     Map(Box<Slot>),
     /// A type that no JSON value fits.
@@ -119,6 +129,7 @@ impl Kind {
             Self::Float => "float",
             Self::Double => "double",
             Self::Decimal { precision, scale } => return format!("decimal({precision}, {scale})"),
+            Self::Fixed(width) => return format!("fixed[{width}]"),
             Self::Date => "date",
             Self::Time => "time",
             Self::Timestamp { zoned: true } => "timestamptz",
@@ -158,6 +169,8 @@ pub(crate) struct Slot {
     pub(crate) nested: bool,
     /// Places of its siblings in the same struct, by kind.
     pub(crate) siblings: [Option<u32>; 5],
+    /// JSON text of what writers put where there is no value (Iceberg's `write-default`).
+    pub(crate) default: Option<Box<str>>,
 }
 
 /// The columns of one struct; the top level is one too.
@@ -168,8 +181,12 @@ pub(crate) struct Shape {
     pub(crate) slots: Vec<Slot>,
     /// Places of required columns.
     pub(crate) required: Vec<u32>,
+    /// Places of optional columns that have a default.
+    pub(crate) defaults: Vec<u32>,
     /// Exact names of the columns that values go to.
     exact: HashMap<Box<[u8]>, u32>,
+    /// The same in lower case (ASCII), and none where two are one then. Only of a contract.
+    folded: HashMap<Box<[u8]>, Option<u32>>,
     /// All names that are taken, in lower case.
     taken: HashSet<String>,
 }
@@ -219,7 +236,8 @@ impl Plan {
             .collect();
         let fields =
             arrow.fields().iter().filter(|field| !is_system(field.name())).cloned().collect();
-        let mut compiler = Compiler { structs: Vec::new(), field_count: 0 };
+        let contract = options.mode == Mode::Contract;
+        let mut compiler = Compiler { structs: Vec::new(), field_count: 0, contract };
         let mut top = compiler.shape(None, String::new(), 0, &columns);
         let reserved = [REST, TEXT, BYTES].into_iter().map(str::to_owned);
         top.taken.extend(options.system.iter().map(|name| name.to_lowercase()).chain(reserved));
@@ -262,6 +280,11 @@ impl Shape {
         self.exact.get(name).copied()
     }
 
+    /// Looks a name up that is no column's exact spelling, ignoring the case of ASCII letters.
+    pub(crate) fn folded(&self, name: &[u8]) -> Option<u32> {
+        self.folded.get(name.to_ascii_lowercase().as_slice()).copied().flatten()
+    }
+
     /// True if a name that no column has exactly may become one.
     pub(crate) fn may_add(&self, name: &str) -> bool {
         is_legal(name) && !self.taken.contains(&name.to_lowercase())
@@ -276,6 +299,7 @@ pub(crate) fn is_legal(name: &str) -> bool {
 struct Compiler {
     structs: Vec<StructInfo>,
     field_count: usize,
+    contract: bool,
 }
 
 impl Compiler {
@@ -293,13 +317,16 @@ impl Compiler {
             .iter()
             .map(|field| {
                 let mut slot = self.slot(field, &format!("{prefix}{}", field.name), depth + 1);
-                slot.role = role(field, depth == 0, &slot.kind);
+                if !self.contract {
+                    slot.role = role(field, depth == 0, &slot.kind);
+                }
                 self.field_count += usize::from(matches!(slot.role, Role::Value | Role::Sibling));
                 slot
             })
             .collect();
         for (at, field) in fields.iter().enumerate() {
-            let Some((of, kind)) = field.doc.as_deref().and_then(parse_sibling_doc) else {
+            let doc = field.doc.as_deref().filter(|_| !self.contract);
+            let Some((of, kind)) = doc.and_then(parse_sibling_doc) else {
                 continue;
             };
             if let Some(owner) = fields.iter().position(|other| other.id == of) {
@@ -307,14 +334,17 @@ impl Compiler {
             }
         }
         let places = || (0_u32..).zip(&slots);
+        let has_default = |slot: &Slot| !slot.required && slot.default.is_some();
         Shape {
             ordinal: ordinal as u32,
             required: places().filter(|(_, slot)| slot.required).map(|(at, _)| at).collect(),
+            defaults: places().filter(|(_, slot)| has_default(slot)).map(|(at, _)| at).collect(),
             exact: places()
                 .filter(|(_, slot)| slot.role == Role::Value)
-                .filter(|(_, slot)| depth > 0 || !is_reserved(&slot.name))
+                .filter(|(_, slot)| self.contract || depth > 0 || !is_reserved(&slot.name))
                 .map(|(at, slot)| (slot.name.as_bytes().into(), at))
                 .collect(),
+            folded: if self.contract { folded(&slots) } else { HashMap::new() },
             taken: slots.iter().map(|slot| slot.name.to_lowercase()).collect(),
             slots,
         }
@@ -335,6 +365,7 @@ impl Compiler {
             role: Role::Value,
             nested,
             siblings: [None; 5],
+            default: if self.contract { default_text(field) } else { None },
         }
     }
 
@@ -343,7 +374,7 @@ impl Compiler {
             Type::Primitive(primitive) => primitive_kind(primitive),
             Type::Struct(inner) => {
                 let prefix = format!("{path}.");
-                Kind::Struct(self.shape(Some(field.id), prefix, depth, inner.fields()))
+                Kind::Struct(Box::new(self.shape(Some(field.id), prefix, depth, inner.fields())))
             }
             Type::List(list) => {
                 self.field_count += 1;
@@ -363,6 +394,35 @@ impl Compiler {
     }
 }
 
+fn folded(slots: &[Slot]) -> HashMap<Box<[u8]>, Option<u32>> {
+    let mut folded = HashMap::new();
+    for (at, slot) in (0_u32..).zip(slots) {
+        let name = slot.name.to_ascii_lowercase().into_bytes().into_boxed_slice();
+        folded.entry(name).and_modify(|place| *place = None).or_insert(Some(at));
+    }
+    folded
+}
+
+/// The default that writers put, as an event would spell it. Iceberg has decimals as text and bytes
+/// in hex (Iceberg spec, "JSON single-value serialization").
+fn default_text(field: &NestedFieldRef) -> Option<Box<str>> {
+    let literal = field.write_default.clone()?;
+    let kind = match &*field.field_type {
+        Type::Primitive(primitive) => Some(primitive),
+        _ => None,
+    };
+    let text = match (kind, literal) {
+        (_, Literal::Primitive(PrimitiveLiteral::Binary(bytes))) => {
+            format!("\"{}\"", STANDARD.encode(bytes))
+        }
+        (Some(PrimitiveType::Decimal { .. }), literal) => {
+            literal.try_into_json(&field.field_type).ok()?.as_str()?.to_owned()
+        }
+        (_, literal) => literal.try_into_json(&field.field_type).ok()?.to_string(),
+    };
+    Some(text.into_boxed_str())
+}
+
 fn primitive_kind(primitive: &PrimitiveType) -> Kind {
     match primitive {
         PrimitiveType::Boolean => Kind::Boolean,
@@ -380,6 +440,9 @@ fn primitive_kind(primitive: &PrimitiveType) -> Kind {
         PrimitiveType::Uuid => Kind::Uuid,
         PrimitiveType::String => Kind::String,
         PrimitiveType::Binary => Kind::Binary,
+        PrimitiveType::Fixed(width) if (1..=FIXED_BYTES_MAX).contains(width) => {
+            Kind::Fixed(*width as u16)
+        }
         _ => Kind::Opaque,
     }
 }

@@ -39,7 +39,9 @@ use crate::tier::ledger::TableRef;
 use crate::tier::ledger::put_entry;
 use crate::tier::ledger::put_entry_alone;
 use crate::tier::lifecycle;
+use crate::tier::rows::contract;
 use crate::topic::Topic;
+use crate::topic::options::TableMode;
 
 /// How often one call looks for a table that moved, or makes a dead-letter table again that its
 /// user dropped.
@@ -215,7 +217,16 @@ impl Steps for Journal<'_> {
             ends: &self.prepared.ends_after,
             more: &more,
         };
-        let change = SnapshotChange::append(added.map_err(build_error)?, statement.summary());
+        let mut summary = statement.summary();
+        let options = &self.topic.options;
+        if role == Role::Main
+            && options.table_mode == TableMode::Contract
+            && !options.table_contract.write_id_of_request
+        {
+            let write_id = self.prepared.entry_id.to_string();
+            summary.insert(contract::SUMMARY_WRITE_ID.to_owned(), write_id);
+        }
+        let change = SnapshotChange::append(added.map_err(build_error)?, summary);
         let file_io = self.context.catalog.file_io().clone();
         let mut target = SnapshotTarget::main(base.metadata.clone(), file_io, commit_id);
         target.attempt = self.builds;

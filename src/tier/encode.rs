@@ -28,6 +28,8 @@ use crate::table::sink;
 use crate::table::sink::SinkOptions;
 use crate::tier::rows::Row;
 use crate::tier::rows::RowsError;
+use crate::tier::rows::contract;
+use crate::tier::rows::contract::Contract;
 use crate::tier::rows::dlq;
 use crate::tier::rows::dlq::DeadLetter;
 use crate::tier::rows::dlq::Fault;
@@ -51,6 +53,8 @@ pub(super) enum Values {
     Raw,
     /// By the schema's plan.
     Json(Arc<Plan>),
+    /// By the schema of a table that others made.
+    Contract(Arc<Contract>),
 }
 
 /// A table as rows are built for it.
@@ -386,11 +390,12 @@ fn values<'a>(
     output: &mut Output,
 ) -> Result<Vec<(Struct, RecordBatch)>, RowsError> {
     let mut batches = Vec::new();
+    let (keep_all, inspect) = (job.kept.is_some(), job.inspect.as_ref());
     match &job.values {
         Values::Raw if rows.is_empty() => {}
         Values::Raw => batches.push(raw::encode(&job.target.arrow, rows)?),
         Values::Json(plan) => {
-            let decoded = json::decode(plan, rows, job.kept.is_some(), job.inspect.as_ref());
+            let decoded = json::decode(plan, rows, keep_all, inspect);
             output.proposed = decoded.proposed;
             if !output.proposed.is_empty() {
                 return Ok(Vec::new());
@@ -398,9 +403,14 @@ fn values<'a>(
             for block in decoded.blocks {
                 batches.push(json::encode(&job.target.arrow, plan, block, rows)?);
             }
-            for (index, fault) in decoded.bad {
-                letters.push(DeadLetter { row: rows[index].clone(), fault });
+            bury(decoded.bad, rows, letters);
+        }
+        Values::Contract(contract) => {
+            let decoded = contract::decode(contract, rows, keep_all, inspect);
+            for block in decoded.blocks {
+                batches.push(contract::encode(&job.target.arrow, contract, block, rows)?);
             }
+            bury(decoded.bad, rows, letters);
         }
     }
     letters.sort_by_key(|letter| letter.row.offset);
@@ -416,6 +426,11 @@ fn values<'a>(
         parts.extend(splitter.split(&batch).map_err(defect)?);
     }
     Ok(parts)
+}
+
+fn bury<'a>(bad: Vec<(usize, Fault)>, rows: &[Row<'a>], letters: &mut Vec<DeadLetter<'a>>) {
+    let letter = |(index, fault): (usize, Fault)| DeadLetter { row: rows[index].clone(), fault };
+    letters.extend(bad.into_iter().map(letter));
 }
 
 fn count(output: &mut Output, rows: &[Row<'_>], letters: &[DeadLetter<'_>]) {

@@ -77,6 +77,32 @@ pub(super) async fn restore_columns(
     commit_or_reload(context, &base, schema_change(&base, schema)).await
 }
 
+/// Asks for the columns of `ours` that a table of others lacks. Where its owner forbids that, rows
+/// are written without them.
+///
+/// # Errors
+/// [`Halt`].
+pub(super) async fn ask_for_columns(
+    context: &Context,
+    base: LoadedTable,
+    ours: Result<Schema, iceberg::Error>,
+) -> Result<LoadedTable, Halt> {
+    let metadata = &base.metadata;
+    let stop = |error: iceberg::Error| Halt::Stop(StopState::ConfigError, error.to_string());
+    let ours = ours.map_err(stop)?;
+    let wanted = restore::restore(metadata.current_schema(), metadata.last_column_id(), &ours);
+    let Some(schema) = wanted.map_err(stop)? else {
+        return Ok(base);
+    };
+    match commit_or_reload(context, &base, schema_change(&base, schema)).await {
+        Err(Halt::Stop(_, reason)) => {
+            tracing::info!(table = %base.ident, reason, "the table does not get columns of ours");
+            Ok(base)
+        }
+        done => done,
+    }
+}
+
 /// A guarded change of the current schema (rules 4.7).
 fn schema_change(base: &LoadedTable, schema: Schema) -> TableChange {
     let metadata = &base.metadata;

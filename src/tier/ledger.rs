@@ -99,9 +99,16 @@ impl StopState {
         }
     }
 
-    /// The command that leaves it.
-    pub fn resume_hint(self, name: &str) -> String {
+    /// The command that leaves it; `is_contract` where others made the table.
+    pub fn resume_hint(self, name: &str, is_contract: bool) -> String {
         match self {
+            Self::LogBehind if is_contract => {
+                format!("floe table resume {name} --from table")
+            }
+            Self::Replaced | Self::TableDropped if is_contract => format!(
+                "floe table resume {name} --from ledger (new rows only) or --from log-start (all \
+                 rows the log still has), to the table that has the name then"
+            ),
             Self::LogBehind => {
                 format!("floe table resume {name} --from latest (starts a new table beside it)")
             }

@@ -1,7 +1,8 @@
 //! Tables come, go and change their names (rules 6.3, 6.4).
 //!
 //! Owns: making and finding the table and the dead-letter table of a topic, the renames before
-//! it. Does not own: what is written to them.
+//! it. A table of others (`table.mode = contract`) is found, never made, renamed or taken over. Does not
+//! own: what is written to them.
 
 use std::collections::HashMap;
 
@@ -68,6 +69,10 @@ pub(super) async fn ensure_table(
         };
     }
     let namespace = namespace_of(topic)?;
+    if topic.options.table_mode == TableMode::Contract {
+        let ident = TableIdent::new(namespace, wanted_name(topic));
+        return adopt(context, entry, &ident).await;
+    }
     context.catalog.ensure_namespace(&namespace).await?;
     // Names that differ only in case must not both look free, nor one that is being freed.
     let _one_at_a_time = context.naming.lock().await;
@@ -75,6 +80,24 @@ pub(super) async fn ensure_table(
     plan_renames(context, entry, &wanted).await?;
     settle_renames(context, entry).await?;
     let loaded = make(context, entry, &wanted, schema_of(topic), Role::Main).await?;
+    entry.table = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
+    context.ledger.write(put_entry(entry)).await?;
+    Ok(loaded)
+}
+
+/// Takes note of a table that others made.
+async fn adopt(
+    context: &Context,
+    entry: &mut Entry,
+    ident: &TableIdent,
+) -> Result<LoadedTable, Halt> {
+    let loaded = match context.catalog.load(ident).await {
+        Ok(loaded) => loaded,
+        Err(catalog::Error::NoSuchTable(_) | catalog::Error::NoSuchNamespace(_)) => {
+            return Err(Halt::Later(format!("table {ident} is not there yet; it is waited for")));
+        }
+        Err(error) => return Err(error.into()),
+    };
     entry.table = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
     context.ledger.write(put_entry(entry)).await?;
     Ok(loaded)
@@ -131,6 +154,11 @@ fn free_for(context: &Context, topic: &Topic) -> String {
 }
 
 fn wanted_name(topic: &Topic) -> String {
+    if topic.options.table_mode == TableMode::Contract
+        && let Some(name) = &topic.options.table_name
+    {
+        return name.clone();
+    }
     naming::table_name(topic.options.table_name.as_deref().unwrap_or(topic.name.as_str()))
 }
 
@@ -273,13 +301,14 @@ async fn plan_renames(
         if old.topic_id == entry.topic_id || old.topic_name != entry.topic_name {
             continue;
         }
+        let owner = old.topic_id.to_string();
         for (table, is_dlq) in [(&old.table, false), (&old.dlq, true)] {
             let Some(table) = table else { continue };
             let ident = table.ident()?;
             let name = if is_dlq { naming::dlq_name(wanted.name()) } else { wanted.name().into() };
             let same =
                 ident.namespace() == wanted.namespace() && ident.name().eq_ignore_ascii_case(&name);
-            if !same || !holds(context, &ident, table.uuid).await? {
+            if !same || !is_made_by(context, &ident, table.uuid, &owner).await? {
                 continue;
             }
             let former = naming::former_name(wanted.name(), old.topic_id);
@@ -323,6 +352,23 @@ async fn settle_renames(context: &Context, entry: &mut Entry) -> Result<(), Halt
     entry.renames.clear();
     context.ledger.write(put_entry(entry)).await?;
     Ok(())
+}
+
+/// True if the table of that name and UUID was made for the topic `owner`, and not by others.
+async fn is_made_by(
+    context: &Context,
+    ident: &TableIdent,
+    uuid: Uuid,
+    owner: &str,
+) -> Result<bool, Halt> {
+    match context.catalog.load(ident).await {
+        Ok(loaded) => {
+            let found = loaded.metadata.properties().get(OWNER);
+            Ok(loaded.metadata.uuid() == uuid && found.is_some_and(|found| found == owner))
+        }
+        Err(catalog::Error::NoSuchTable(_) | catalog::Error::NoSuchNamespace(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn holds(context: &Context, ident: &TableIdent, uuid: Uuid) -> Result<bool, Halt> {

@@ -174,7 +174,8 @@ impl Tiering {
         self.supervisor.find(name).map(|(_, cell)| cell.get())
     }
 
-    /// Waits until everything that was appended before the call is in the table, at most `bound`.
+    /// Waits until everything that was appended before the call is in the table, at most `bound`: of
+    /// every topic that writes to it.
     ///
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::Stopped`], [`Error::TimedOut`], [`Error::Busy`],
@@ -202,10 +203,21 @@ impl Tiering {
     }
 
     async fn flush_once(&self, name: &str) -> Result<(), Error> {
-        let commands = self.commands(name)?;
-        let (done, answer) = oneshot::channel();
-        send(&commands, Command::Flush { done }).await?;
-        answer.await.unwrap_or(Err(Error::Closed))
+        self.supervisor.look();
+        let found = self.supervisor.find_all(name);
+        if found.is_empty() {
+            return Err(Error::UnknownTable(name.to_owned()));
+        }
+        let mut answers = Vec::with_capacity(found.len());
+        for (commands, _) in found {
+            let (done, answer) = oneshot::channel();
+            send(&commands, Command::Flush { done }).await?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await.unwrap_or(Err(Error::Closed))?;
+        }
+        Ok(())
     }
 
     /// Lets a stopped table go on at `from`, in a new generation (rules 4.4).

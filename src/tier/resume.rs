@@ -11,6 +11,7 @@ use crate::tier::ledger::StopState;
 use crate::tier::ledger::put_entry;
 use crate::tier::pending::Part;
 use crate::tier::worker::Worker;
+use crate::topic::options::TableMode;
 
 /// Where a table goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +74,7 @@ fn starts(
 
 impl Worker {
     /// Raises the generation and goes on at `from`. After `LOG_BEHIND`, `REPLACED` and
-    /// `TABLE_DROPPED` the rows go to a new table.
+    /// `TABLE_DROPPED` the rows go to a new table, of a contract to the one that has the name then.
     ///
     /// # Errors
     /// [`Error::NotStopped`]; [`Error::NoTable`]; [`Error::Duplicates`] below the table's own end without
@@ -86,10 +87,9 @@ impl Worker {
         if is_gone && from == From::Table {
             return Err(Error::NoTable);
         }
-        let new_table = matches!(
-            stop.state,
-            StopState::LogBehind | StopState::Replaced | StopState::TableDropped
-        );
+        // There is no new table beside one of others.
+        let is_contract = self.topic.options.table_mode == TableMode::Contract;
+        let new_table = is_gone || (stop.state == StopState::LogBehind && !is_contract);
         let found = match &self.entry.table {
             Some(table) if !is_gone => {
                 let loaded = self.context.catalog.load(&table.ident()?).await;

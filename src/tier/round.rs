@@ -94,19 +94,21 @@ pub(super) struct Round<'a> {
     stats: Stats,
     dlq_rows: u64,
     tag: Uuid,
+    /// Names the commit in its rows, however often it is encoded.
+    write_id: Uuid,
 }
 
 impl<'a> Round<'a> {
-    /// Starts a commit to `table`; its files are named by `tag`.
+    /// Starts a commit to `table`; its files are named by `tag`, its rows by `write_id`.
     pub(super) async fn start(
         context: &'a Context,
         topic: &'a Topic,
         entry: &'a mut Entry,
         table: LoadedTable,
-        tag: Uuid,
+        (tag, write_id): (Uuid, Uuid),
     ) -> Result<Self, Halt> {
         let table = aligned(context, topic, table).await?;
-        let (target, values) = shapes(topic, &table, true)?;
+        let (target, values) = shapes(topic, &table, write_id, true)?;
         let options = |role: &str| {
             let footer = vec![
                 ("floe.commit-id".to_owned(), tag.to_string()),
@@ -138,6 +140,7 @@ impl<'a> Round<'a> {
             dlq_rows: 0,
             entry,
             tag,
+            write_id,
         })
     }
 
@@ -286,14 +289,14 @@ impl<'a> Round<'a> {
         for number in 0..EVOLVE_TRIES {
             if number + 1 == EVOLVE_TRIES {
                 // Somebody changes the schema all the time: what has no column goes its way.
-                (self.target, self.values) = shapes(self.topic, &self.table, false)?;
+                (self.target, self.values) = shapes(self.topic, &self.table, self.write_id, false)?;
             }
             let output = self.encode(piece, batches).await?;
             if !output.proposed.is_empty() {
                 let columns = self.wishes(piece, batches, output.proposed).await;
                 let table = evolve::add_columns(self.context, &self.table, &columns).await?;
                 self.table = aligned(self.context, self.topic, table).await?;
-                (self.target, self.values) = shapes(self.topic, &self.table, true)?;
+                (self.target, self.values) = shapes(self.topic, &self.table, self.write_id, true)?;
             } else if output.needs_dead_letters {
                 self.open_dead_letters().await?;
             } else {

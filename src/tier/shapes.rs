@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use iceberg::spec::Schema;
+use uuid::Uuid;
+
 use crate::schema::columns;
 use crate::schema::columns::Plan;
 use crate::table::catalog::LoadedTable;
@@ -12,6 +15,8 @@ use crate::tier::encode::Values;
 use crate::tier::evolve;
 use crate::tier::ledger::StopState;
 use crate::tier::lifecycle;
+use crate::tier::rows::contract;
+use crate::tier::rows::contract::Contract;
 use crate::tier::rows::system;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
@@ -26,17 +31,22 @@ pub(super) async fn aligned(
     topic: &Topic,
     table: LoadedTable,
 ) -> Result<LoadedTable, Halt> {
+    if topic.options.table_mode == TableMode::Contract {
+        // Nothing else of it is ours to change.
+        return evolve::ask_for_columns(context, table, contract::schema()).await;
+    }
     let table = evolve::restore_columns(context, table, lifecycle::schema_of(topic)).await?;
     evolve::align_spec(context, table, &topic.options.table_partition_spec).await
 }
 
-/// How rows of a topic are built for the table as it is now.
+/// How rows of a topic are built for the table as it is now. `write_id` names the commit.
 ///
 /// # Errors
 /// [`Halt`]: columns or a spec that cannot work stop the table.
 pub(super) fn shapes(
     topic: &Topic,
     table: &LoadedTable,
+    write_id: Uuid,
     evolve: bool,
 ) -> Result<(Target, Values), Halt> {
     let metadata = &table.metadata;
@@ -44,6 +54,10 @@ pub(super) fn shapes(
     let target = Target::new(Arc::clone(&schema), Arc::clone(metadata.default_partition_spec()))?;
     let mode = match topic.options.table_mode {
         TableMode::Raw => return Ok((target, Values::Raw)),
+        TableMode::Contract => {
+            let contract = contract_of(topic, &schema, write_id)?;
+            return Ok((target, Values::Contract(Arc::new(contract))));
+        }
         TableMode::Json => columns::Mode::Json,
         TableMode::Auto | TableMode::Off => columns::Mode::Auto,
     };
@@ -63,4 +77,16 @@ pub(super) fn shapes(
     let plan = Plan::new(&schema, options)
         .map_err(|error| Halt::Stop(StopState::ConfigError, error.to_string()))?;
     Ok((target, Values::Json(Arc::new(plan))))
+}
+
+fn contract_of(topic: &Topic, schema: &Schema, write_id: Uuid) -> Result<Contract, Halt> {
+    let options = topic.options.table_contract;
+    let plan = contract::plan(schema)
+        .map_err(|error| Halt::Stop(StopState::ConfigError, error.to_string()))?;
+    Ok(Contract {
+        plan: Arc::new(plan),
+        rules: contract::rules(options),
+        topic_id: topic.id,
+        write_id: (!options.write_id_of_request).then_some(write_id),
+    })
 }

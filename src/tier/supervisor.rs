@@ -172,12 +172,24 @@ impl Supervisor {
         self.workers.lock().by_topic.values().map(|handle| handle.cell.get()).collect()
     }
 
-    /// The table of that name; of a live and a deleted topic with one name the live one.
+    /// The table of that name; of a live and a deleted topic with one name the live one, of several
+    /// that write to one table one that stands still, and else the first by name.
     pub(super) fn find(&self, name: &str) -> Option<(mpsc::Sender<Command>, Cell)> {
+        let rank = |(_, cell): &(mpsc::Sender<Command>, Cell)| {
+            let status = cell.get();
+            (status.resume.is_none(), status.topic)
+        };
+        self.find_all(name).into_iter().min_by_key(rank)
+    }
+
+    /// Every live topic's part of the table of that name, or those of deleted ones.
+    pub(super) fn find_all(&self, name: &str) -> Vec<(mpsc::Sender<Command>, Cell)> {
         let workers = self.workers.lock();
         let named = workers.by_topic.values().filter(|handle| handle.cell.is_named(name));
-        let best = named.min_by_key(|handle| handle.views.borrow().draining)?;
-        Some((best.commands.clone(), best.cell.clone()))
+        let (gone, live): (Vec<&Handle>, Vec<&Handle>) =
+            named.partition(|handle| handle.views.borrow().draining);
+        let best = if live.is_empty() { gone } else { live };
+        best.into_iter().map(|handle| (handle.commands.clone(), handle.cell.clone())).collect()
     }
 
     pub(super) async fn shutdown(&self, bound: Duration) -> bool {

@@ -7,6 +7,7 @@ use iceberg::spec::Type;
 use crate::runtime::metrics;
 use crate::table::commit::marker::Gap;
 use crate::tier::context::Halt;
+use crate::tier::ledger::StopState;
 use crate::tier::ledger::put_entry;
 use crate::tier::lifecycle;
 use crate::tier::pending;
@@ -182,7 +183,9 @@ impl Worker {
             ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
             self.show_state(&table, &state);
         }
-        let resume = self.entry.stop.as_ref().map(|stop| stop.state.resume_hint(&table));
+        let is_contract = self.topic.options.table_mode == TableMode::Contract;
+        let hint = |state: StopState| state.resume_hint(&table, is_contract);
+        let resume = self.entry.stop.as_ref().map(|stop| hint(stop.state));
         self.cell.waits_since(self.oldest);
         self.cell.update(|status| {
             status.dead_letter_table = self.entry.dlq.as_ref().map(|dlq| dlq.display());

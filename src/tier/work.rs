@@ -31,6 +31,7 @@ use crate::tier::round::Round;
 use crate::tier::state::Refused;
 use crate::tier::status::FileStatus;
 use crate::tier::worker::Worker;
+use crate::topic::options::TableMode;
 
 /// Memory that one commit takes at most while it is encoded, and at least.
 const PERMIT_BYTES_MAX: u64 = 24 << 20;
@@ -69,7 +70,7 @@ impl Worker {
         let carried = self.entry.pending_gaps.clone();
         let now_ms = self.context.clock.now_ms();
         let mut round =
-            Round::start(&self.context, &self.topic, &mut self.entry, table, tag).await?;
+            Round::start(&self.context, &self.topic, &mut self.entry, table, (tag, tag)).await?;
         if self.careful {
             round.be_careful();
         }
@@ -283,8 +284,9 @@ impl Worker {
         }
         let table = lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
         let tag = Uuid::now_v7();
+        let ids = (tag, prepared.entry_id);
         let mut round =
-            Round::start(&self.context, &self.topic, &mut self.entry, table, tag).await?;
+            Round::start(&self.context, &self.topic, &mut self.entry, table, ids).await?;
         round.keep_split(prepared.dlq_ranges.clone());
         if self.careful {
             round.be_careful();
@@ -315,6 +317,13 @@ impl Worker {
                 committer::dead_letters_taken_away(&self.context, entry, lost).await?;
             }
             let options = &self.topic.options;
+            if !is_dlq
+                && options.table_mode == TableMode::Contract
+                && !options.table_snapshot_is_set
+            {
+                // How far back a table of others can be read is theirs to say.
+                continue;
+            }
             let policy = ExpiryPolicy {
                 keep_min: options.table_snapshot_min_count as usize,
                 keep_max: options.table_snapshot_max_count as usize,

@@ -15,7 +15,7 @@ use crate::topic::option_def::{Kind, OptionDef};
 use crate::topic::option_value;
 use crate::topic::options::{self, Overrides, TopicOptions};
 use crate::topic::registry::{self, Registry};
-use crate::topic::{Error, Inner, NewTopic, OptionEdit, Topic};
+use crate::topic::{Error, Inner, MayWriteTable, NewTopic, OptionEdit, Topic};
 use crate::types::{PartitionId, TopicId, TopicName};
 
 /// Partition numbers made durable ahead; what is left at a stop is never used.
@@ -61,6 +61,7 @@ impl Exclusive {
         mut self,
         new: NewTopic,
         validate_only: bool,
+        may_write: &MayWriteTable,
     ) -> Result<Arc<Topic>, Error> {
         let name = TopicName::parse(&new.name)?;
         if self.registry().get(name.as_str()).is_some() {
@@ -85,6 +86,7 @@ impl Exclusive {
             options,
             created_ms: self.inner.clock.now_ms(),
         };
+        check_contract(None, &topic, may_write)?;
         if validate_only {
             return Ok(Arc::new(topic));
         }
@@ -150,13 +152,14 @@ impl Exclusive {
         name: &str,
         edits: Vec<OptionEdit>,
         validate_only: bool,
+        may_write: &MayWriteTable,
     ) -> Result<Arc<Topic>, Error> {
         let topic = self.existing(name)?;
         let mut overrides = topic.overrides.clone();
         let server = &self.inner.settings.server;
         check_each_once(&edits)?;
         edits.into_iter().try_for_each(|edit| apply_edit(&mut overrides, server, edit))?;
-        self.reconfigure(&topic, &overrides, validate_only).await
+        self.reconfigure(&topic, &overrides, validate_only, may_write).await
     }
 
     pub(crate) async fn replace(
@@ -164,9 +167,10 @@ impl Exclusive {
         name: &str,
         overrides: &Overrides,
         validate_only: bool,
+        may_write: &MayWriteTable,
     ) -> Result<Arc<Topic>, Error> {
         let topic = self.existing(name)?;
-        self.reconfigure(&topic, overrides, validate_only).await
+        self.reconfigure(&topic, overrides, validate_only, may_write).await
     }
 
     async fn reconfigure(
@@ -174,12 +178,14 @@ impl Exclusive {
         topic: &Topic,
         overrides: &Overrides,
         validate_only: bool,
+        may_write: &MayWriteTable,
     ) -> Result<Arc<Topic>, Error> {
         let overrides = self.inner.normalised(overrides)?;
         let server = &self.inner.settings.server;
         let options = TopicOptions::resolve(topic.name.as_str(), &overrides, server)?;
         let old = topic;
         let topic = Arc::new(Topic { overrides, options, ..old.clone() });
+        check_contract(Some(old), &topic, may_write)?;
         if !validate_only {
             let change = registry::put(Change::new(), &topic)?;
             self.commit(change, |registry| registry.put(Arc::clone(&topic))).await?;
@@ -243,7 +249,7 @@ impl Exclusive {
 }
 
 impl Inner {
-    fn normalised(&self, overrides: &Overrides) -> Result<Overrides, Error> {
+    pub(crate) fn normalised(&self, overrides: &Overrides) -> Result<Overrides, Error> {
         if overrides.len() > OVERRIDES_MAX {
             let count = overrides.len();
             return Err(Error::InvalidConfig(format!(
@@ -295,6 +301,20 @@ impl Inner {
         let done = tokio::task::spawn_blocking(move || read(&store)).await;
         let done = done.map_err(|error| store::Error::Failed(format!("reading state: {error}")))?;
         Ok(done?)
+    }
+}
+
+/// A topic that begins to write to a table of others needs who asks to be allowed to.
+fn check_contract(
+    old: Option<&Topic>,
+    topic: &Topic,
+    may_write: &MayWriteTable,
+) -> Result<(), Error> {
+    match topic.contract_table() {
+        Some(table) if old.and_then(Topic::contract_table).as_ref() != Some(&table) => {
+            if may_write(&table) { Ok(()) } else { Err(Error::TableForbidden(table)) }
+        }
+        _ => Ok(()),
     }
 }
 

@@ -42,6 +42,23 @@ pub struct Topic {
     pub created_ms: i64,
 }
 
+impl Topic {
+    /// `namespace.name` of the table that the topic writes to although others made it.
+    pub fn contract_table(&self) -> Option<String> {
+        let is_contract = self.options.table_mode == options::TableMode::Contract;
+        let name = self.options.table_name.as_ref().filter(|_| is_contract)?;
+        Some(format!("{}.{name}", self.options.table_namespace))
+    }
+}
+
+/// Whether who asks may have a topic write to this table, which others made.
+pub type MayWriteTable = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Everybody may: who asks is the server itself, or somebody who was checked.
+pub fn any_table() -> MayWriteTable {
+    Box::new(|_| true)
+}
+
 /// A wish for a new topic.
 #[derive(Debug, Clone, Default)]
 pub struct NewTopic {
@@ -77,6 +94,9 @@ pub enum Error {
     /// A limit of the server (topics, partitions).
     #[error("{0}")]
     PolicyViolation(String),
+    /// Who asks may not write to the table that the topic would write to.
+    #[error("the topic would write to table {0}: that needs the rule write:table:{0}")]
+    TableForbidden(String),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
@@ -200,13 +220,40 @@ impl Topics {
         self.inner.registry.read().partition_count()
     }
 
+    /// The options of a topic that would be made with `overrides`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn resolve(
+        &self,
+        name: &str,
+        overrides: &Overrides,
+    ) -> Result<options::TopicOptions, Error> {
+        let overrides = self.inner.normalised(overrides)?;
+        options::TopicOptions::resolve(name, &overrides, &self.inner.settings.server)
+    }
+
     /// Makes a topic; durable when it returns. With `validate_only` it only checks, and the
     /// partitions of the answer have no real numbers.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn create(&self, new: NewTopic, validate_only: bool) -> Result<Arc<Topic>, Error> {
-        self.serial(move |inner| async move { inner.create(new, validate_only).await }).await
+        self.create_for(new, validate_only, any_table()).await
+    }
+
+    /// [`Topics::create`] for somebody.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_for(
+        &self,
+        new: NewTopic,
+        validate_only: bool,
+        may_write: MayWriteTable,
+    ) -> Result<Arc<Topic>, Error> {
+        self.serial(move |inner| async move { inner.create(new, validate_only, &may_write).await })
+            .await
     }
 
     /// Hides the topic at once; tiering and the log finish with it later (rules 6.2).
@@ -250,25 +297,43 @@ impl Topics {
         edits: Vec<OptionEdit>,
         validate_only: bool,
     ) -> Result<Arc<Topic>, Error> {
-        let name = name.to_owned();
-        self.serial(move |inner| async move { inner.edit(&name, edits, validate_only).await }).await
+        self.edit_for(name, edits, validate_only, any_table()).await
     }
 
-    /// Replaces all options (`AlterConfigs`).
+    /// [`Topics::edit`] for somebody.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn replace(
+    pub async fn edit_for(
+        &self,
+        name: &str,
+        edits: Vec<OptionEdit>,
+        validate_only: bool,
+        may_write: MayWriteTable,
+    ) -> Result<Arc<Topic>, Error> {
+        let name = name.to_owned();
+        let edit = move |inner: Exclusive| async move {
+            inner.edit(&name, edits, validate_only, &may_write).await
+        };
+        self.serial(edit).await
+    }
+
+    /// Replaces all options (`AlterConfigs`), for somebody.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replace_for(
         &self,
         name: &str,
         overrides: BTreeMap<String, String>,
         validate_only: bool,
+        may_write: MayWriteTable,
     ) -> Result<Arc<Topic>, Error> {
         let name = name.to_owned();
-        self.serial(
-            move |inner| async move { inner.replace(&name, &overrides, validate_only).await },
-        )
-        .await
+        let replace = move |inner: Exclusive| async move {
+            inner.replace(&name, &overrides, validate_only, &may_write).await
+        };
+        self.serial(replace).await
     }
 
     /// Every option of `topic` with its value and where that comes from.

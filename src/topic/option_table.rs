@@ -238,6 +238,37 @@ pub const OPTIONS: &[OptionDef] = &[
         "Shortest time between two table commits.",
     ),
     row(
+        "table.contract.coerce",
+        Kind::Choice(&["strict", "lenient"]),
+        "strict",
+        Effect::Active,
+        "With table.mode = contract: a value that its column does not take sends the record to the \
+         dead-letter table (strict), or text that spells the value is taken and the rest becomes \
+         null (lenient).",
+    ),
+    row(
+        "table.contract.match",
+        Kind::Choice(&["exact", "case_insensitive"]),
+        "exact",
+        Effect::Active,
+        "With table.mode = contract: how names of fields find their columns.",
+    ),
+    row(
+        "table.contract.timestamp.unit",
+        Kind::Choice(&["s", "ms", "us", "ns"]),
+        "ms",
+        Effect::Active,
+        "With table.mode = contract: what numbers in timestamp columns count from 1970 on.",
+    ),
+    row(
+        "table.contract.write.id",
+        Kind::Choice(&["flush", "request"]),
+        "flush",
+        Effect::Active,
+        "With table.mode = contract: what has one value in the column __write_id__, a table commit \
+         or an HTTP request.",
+    ),
+    row(
         "table.flush.bytes",
         Kind::Size(1 << 20, 1 << 40),
         "67108864",
@@ -254,12 +285,13 @@ pub const OPTIONS: &[OptionDef] = &[
     ),
     row(
         "table.mode",
-        Kind::Choice(&["auto", "json", "raw", "off"]),
+        Kind::Choice(&["auto", "json", "raw", "contract", "off"]),
         "auto",
         Effect::Active,
         "How records become rows: JSON objects as columns and anything else as _value \
-         (auto), only JSON objects (json), key and value as bytes (raw), no table \
-         (off). Off by default for compacted topics and names that begin with _.",
+         (auto), only JSON objects (json), key and value as bytes (raw), JSON objects for the \
+         columns of a table that is there (contract: table.namespace and table.name name it), no \
+         table (off). Off by default for compacted topics and names that begin with _.",
     ),
     row(
         "table.name",
@@ -267,7 +299,7 @@ pub const OPTIONS: &[OptionDef] = &[
         "",
         Effect::Active,
         "Name of the table when it is made; empty makes it from the topic name. A table that \
-         exists keeps its name.",
+         exists keeps its name. With table.mode = contract the table that is written to.",
     ),
     row(
         "table.namespace",

@@ -275,7 +275,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_is_allowed() {
-        assert_eq!(refusal("table.mode", "csv").unwrap(), "allowed are auto, json, raw, off");
+        assert_eq!(
+            refusal("table.mode", "csv").unwrap(),
+            "allowed are auto, json, raw, contract, off"
+        );
         assert_eq!(
             refusal("max.message.bytes", "x").unwrap(),
             "allowed are whole numbers from 0 to 2147483647"

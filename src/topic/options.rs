@@ -25,6 +25,8 @@ pub enum TableMode {
     Json,
     /// Key, value and the system column.
     Raw,
+    /// JSON objects for the columns of a table that is there, see [`ContractOptions`].
+    Contract,
     /// No table.
     Off,
 }
@@ -36,9 +38,37 @@ impl TableMode {
             Self::Auto => "auto",
             Self::Json => "json",
             Self::Raw => "raw",
+            Self::Contract => "contract",
             Self::Off => "off",
         }
     }
+}
+
+/// What numbers in timestamp columns count (`table.contract.timestamp.unit`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimestampUnit {
+    /// `s`.
+    Seconds,
+    /// `ms`.
+    #[default]
+    Millis,
+    /// `us`.
+    Micros,
+    /// `ns`.
+    Nanos,
+}
+
+/// How records become rows of a table whose schema is the contract (`table.contract.*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ContractOptions {
+    /// `match` is `case_insensitive`.
+    pub fold_case: bool,
+    /// `coerce` is `lenient`.
+    pub lenient: bool,
+    /// `timestamp.unit`.
+    pub timestamp_unit: TimestampUnit,
+    /// `write.id` is `request`.
+    pub write_id_of_request: bool,
 }
 
 /// What happens at the pin limit (`table.pin.overflow`).
@@ -96,6 +126,8 @@ pub struct TopicOptions {
     pub table_namespace: String,
     /// `table.name`; none means made from the topic name (rules 6.4).
     pub table_name: Option<String>,
+    /// `table.contract.*`.
+    pub table_contract: ContractOptions,
     /// `table.target.lag.ms`.
     pub table_target_lag_ms: i64,
     /// `table.flush.bytes`.
@@ -112,6 +144,8 @@ pub struct TopicOptions {
     pub table_pin_max_bytes: Option<u64>,
     /// `table.pin.overflow`.
     pub table_pin_overflow: PinOverflow,
+    /// One of `table.snapshot.*` is set on the topic itself.
+    pub table_snapshot_is_set: bool,
     /// `table.snapshot.max.age.ms`.
     pub table_snapshot_max_age_ms: i64,
     /// `table.snapshot.min.count`.
@@ -144,6 +178,7 @@ impl Default for TopicOptions {
             table_mode: TableMode::Auto,
             table_namespace: "streams".to_owned(),
             table_name: None,
+            table_contract: ContractOptions::default(),
             table_target_lag_ms: 60_000,
             table_flush_bytes: 64 << 20,
             table_commit_min_interval_ms: 1_000,
@@ -152,6 +187,7 @@ impl Default for TopicOptions {
             table_max_columns: 1_000,
             table_pin_max_bytes: None,
             table_pin_overflow: PinOverflow::Block,
+            table_snapshot_is_set: false,
             table_snapshot_max_age_ms: 5 * DAY_MS,
             table_snapshot_min_count: 10,
             table_snapshot_max_count: 1_000,
@@ -260,6 +296,7 @@ impl TopicOptions {
             table_mode: layers.table_mode(name, compacted)?,
             table_namespace: layers.raw("table.namespace").0.to_owned(),
             table_name: Some(layers.raw("table.name").0.to_owned()).filter(|n| !n.is_empty()),
+            table_contract: layers.contract()?,
             table_target_lag_ms: layers.number("table.target.lag.ms")?,
             table_flush_bytes: layers.number("table.flush.bytes")?.cast_unsigned(),
             table_commit_min_interval_ms: layers.number("table.commit.min.interval.ms")?,
@@ -277,6 +314,7 @@ impl TopicOptions {
                 "drop_oldest" => Some(PinOverflow::DropOldest),
                 _ => None,
             })?,
+            table_snapshot_is_set: topic.keys().any(|key| key.starts_with("table.snapshot.")),
             table_snapshot_max_age_ms: layers.number("table.snapshot.max.age.ms")?,
             table_snapshot_min_count: small(layers.number("table.snapshot.min.count")?),
             table_snapshot_max_count: small(layers.number("table.snapshot.max.count")?),
@@ -294,6 +332,10 @@ impl TopicOptions {
                 .collect(),
         };
         cross_check(&layers)?;
+        if options.table_mode == TableMode::Contract && options.table_name.is_none() {
+            let allowed = "it needs table.name, and table.namespace: the table that is written to";
+            return Err(invalid("table.mode", "contract", allowed));
+        }
         Ok(options)
     }
 }
@@ -398,6 +440,22 @@ impl<'a> Layers<'a> {
         read(value.trim()).ok_or_else(|| invalid(key, value, "it is not an allowed word"))
     }
 
+    fn contract(&self) -> Result<ContractOptions, Error> {
+        let is = |key: &str, wanted: &str| self.raw(key).0.trim() == wanted;
+        Ok(ContractOptions {
+            fold_case: is("table.contract.match", "case_insensitive"),
+            lenient: is("table.contract.coerce", "lenient"),
+            timestamp_unit: self.word("table.contract.timestamp.unit", |word| match word {
+                "s" => Some(TimestampUnit::Seconds),
+                "ms" => Some(TimestampUnit::Millis),
+                "us" => Some(TimestampUnit::Micros),
+                "ns" => Some(TimestampUnit::Nanos),
+                _ => None,
+            })?,
+            write_id_of_request: is("table.contract.write.id", "request"),
+        })
+    }
+
     fn table_mode(&self, name: &str, compacted: bool) -> Result<TableMode, Error> {
         // Changelogs and internal topics make no useful table unless someone asks for one.
         if (name.starts_with('_') || compacted) && !self.topic.contains_key("table.mode") {
@@ -407,6 +465,7 @@ impl<'a> Layers<'a> {
             "auto" => Some(TableMode::Auto),
             "json" => Some(TableMode::Json),
             "raw" => Some(TableMode::Raw),
+            "contract" => Some(TableMode::Contract),
             "off" => Some(TableMode::Off),
             _ => None,
         })
@@ -486,6 +545,17 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(key) && text.contains(value) && text.contains(other), "{text}");
         }
+    }
+
+    #[test]
+    fn a_contract_needs_its_table() {
+        let contract = [("table.mode", "contract")];
+        let error = TopicOptions::resolve("t", &map(&contract), &map(&[])).unwrap_err().to_string();
+        assert!(error.contains("table.mode") && error.contains("table.name"), "{error}");
+        let more = [("table.name", "sales"), ("table.contract.timestamp.unit", "us")];
+        let options = resolve("t", &[contract[0], more[0], more[1]], &[]);
+        assert_eq!(options.table_mode, TableMode::Contract);
+        assert_eq!(options.table_contract.timestamp_unit, TimestampUnit::Micros);
     }
 
     #[test]

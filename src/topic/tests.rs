@@ -119,7 +119,8 @@ async fn validation_alone_changes_nothing() {
     assert_eq!(topics.grow("a", 3, true).await.unwrap().partitions.len(), 3);
     let set = OptionEdit::Set("retention.ms".to_owned(), "5".to_owned());
     assert_eq!(topics.edit("a", vec![set], true).await.unwrap().options.retention_ms, Some(5));
-    let replaced = topics.replace("a", map(&[("table.mode", "off")]), true).await.unwrap();
+    let replaced =
+        topics.replace_for("a", map(&[("table.mode", "off")]), true, any_table()).await.unwrap();
     assert_eq!(replaced.options.table_mode, TableMode::Off);
     assert_eq!(rig.log.frames().end, before);
     assert_eq!(topics.get("a").unwrap().overrides, map(&[]));
@@ -178,7 +179,8 @@ async fn options_are_edited_together_or_not_at_all() {
     assert_eq!(topics.get("a").unwrap().overrides, expected);
     let less = edits(&[("subtract", "cleanup.policy", "compact")]);
     assert!(!topics.edit("a", less, false).await.unwrap().options.compacted);
-    let topic = topics.replace("a", map(&[("flush.ms", "7")]), false).await.unwrap();
+    let topic =
+        topics.replace_for("a", map(&[("flush.ms", "7")]), false, any_table()).await.unwrap();
     assert_eq!(topic.overrides, map(&[("flush.ms", "7")]));
 }
 

@@ -38,6 +38,7 @@ fn problem(error: &topic::Error) -> Problem {
     let code = match error {
         topic::Error::Exists(_) => "exists",
         topic::Error::Unknown(_) | topic::Error::UnknownId(_) => "unknown_topic",
+        topic::Error::TableForbidden(_) => "forbidden",
         topic::Error::Store(_) => "internal",
         _ => "invalid_topic",
     };
@@ -87,7 +88,9 @@ pub(in crate::http) async fn create(
         }
     }
     let new = NewTopic { name: wish.name, partitions: wish.partitions, overrides };
-    let topic = api.topics.create(new, false).await.map_err(|error| problem(&error))?;
+    let may_write = caller.0.may_write_tables();
+    let topic = api.topics.create_for(new, false, may_write).await;
+    let topic = topic.map_err(|error| problem(&error))?;
     Ok((StatusCode::CREATED, Json(detail(&api, &topic))))
 }
 
@@ -122,7 +125,8 @@ pub(in crate::http) async fn alter(
         api.topics.grow(&name, total, true).await.map_err(|error| problem(&error))?;
     }
     if !edits.is_empty() {
-        topic = api.topics.edit(&name, edits, false).await.map_err(|error| problem(&error))?;
+        let edited = api.topics.edit_for(&name, edits, false, caller.0.may_write_tables()).await;
+        topic = edited.map_err(|error| problem(&error))?;
     }
     if let Some(total) = wish.partitions {
         topic = api.topics.grow(&name, total, false).await.map_err(|error| problem(&error))?;

@@ -67,10 +67,13 @@ async fn one(
         _ => context.check_cluster(Operation::Alter)?,
     }
     check_alterable(resource.kind)?;
-    let topics = &context.deps.topics;
+    let (topics, name) = (&context.deps.topics, &resource.name);
+    let may_write = context.principal.may_write_tables();
     match edit? {
-        Edit::Replace(options) => topics.replace(&resource.name, options, validate_only).await?,
-        Edit::Each(edits) => topics.edit(&resource.name, edits, validate_only).await?,
+        Edit::Replace(options) => {
+            topics.replace_for(name, options, validate_only, may_write).await?
+        }
+        Edit::Each(edits) => topics.edit_for(name, edits, validate_only, may_write).await?,
     };
     Ok(())
 }

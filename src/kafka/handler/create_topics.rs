@@ -68,7 +68,8 @@ async fn one(
         Ok(new) => new,
         Err(error) => return failed(&wanted, error),
     };
-    match context.deps.topics.create(new, validate_only).await {
+    let may_write = context.principal.may_write_tables();
+    match context.deps.topics.create_for(new, validate_only, may_write).await {
         Ok(topic) => {
             let options = if tells_options { options(context, &topic) } else { Vec::new() };
             let result = created(&topic, validate_only, options);

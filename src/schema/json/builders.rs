@@ -44,6 +44,8 @@ pub(super) enum Data {
     F64(Vec<f64>),
     I128(Vec<i128>),
     Uuid(Vec<u8>),
+    /// Values of so many bytes each.
+    Fixed(Vec<u8>, usize),
     Utf8(Strings<i32>),
     Binary(Strings<i64>),
     /// Children may be shorter than the struct.
@@ -78,7 +80,7 @@ impl<O: Copy + TryFrom<usize> + TryInto<usize> + Default> Strings<O> {
         self.end();
     }
 
-    fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) {
         self.ends.truncate(len + 1);
         let end = self.ends.last().and_then(|end| (*end).try_into().ok());
         self.bytes.truncate(end.unwrap_or(0));
@@ -161,6 +163,7 @@ impl Column {
             Kind::Double => Data::F64(Vec::new()),
             Kind::Decimal { .. } => Data::I128(Vec::new()),
             Kind::Uuid => Data::Uuid(Vec::new()),
+            Kind::Fixed(width) => Data::Fixed(Vec::new(), usize::from(*width)),
             Kind::String => Data::Utf8(Strings::new()),
             Kind::Binary => Data::Binary(Strings::new()),
             Kind::Struct(shape) => Data::Struct(Fields::new(shape)),
@@ -199,6 +202,7 @@ impl Column {
             Data::F64(values) => values.resize(values.len() + count, 0.0),
             Data::I128(values) => values.resize(values.len() + count, 0),
             Data::Uuid(values) => values.resize(values.len() + 16 * count, 0),
+            Data::Fixed(values, width) => values.resize(values.len() + *width * count, 0),
             Data::Utf8(values) => repeat_last(&mut values.ends, count),
             Data::Binary(values) => repeat_last(&mut values.ends, count),
             Data::List(ends, _) | Data::Map(ends, _, _) => repeat_last(ends, count),
@@ -217,6 +221,7 @@ impl Column {
             Data::F64(values) => values.truncate(len),
             Data::I128(values) => values.truncate(len),
             Data::Uuid(values) => values.truncate(16 * len),
+            Data::Fixed(values, width) => values.truncate(*width * len),
             Data::Utf8(values) => values.truncate(len),
             Data::Binary(values) => values.truncate(len),
             Data::Struct(fields) => fields.truncate(len),
@@ -258,6 +263,11 @@ impl Column {
             Data::Uuid(values) => {
                 let bytes = Buffer::from_vec(std::mem::take(values));
                 Arc::new(FixedSizeBinaryArray::try_new(16, bytes, nulls)?)
+            }
+            Data::Fixed(values, width) => {
+                let bytes = Buffer::from_vec(std::mem::take(values));
+                let width = i32::try_from(*width).map_err(|_| mismatch(kind))?;
+                Arc::new(FixedSizeBinaryArray::try_new(width, bytes, nulls)?)
             }
             Data::Utf8(values) => {
                 let (ends, bytes) = values.take();

@@ -4,6 +4,8 @@
 //! where rows are written (`encode`). Columns are built for the table's own schema, whatever a
 //! foreign writer made of it: a column that we do not know is null, one that is gone is left out.
 
+mod blocks;
+pub mod contract;
 pub mod dlq;
 pub mod json;
 pub mod raw;

@@ -94,7 +94,7 @@ pub fn timestamp(row: &Row<'_>) -> (i64, i32) {
 }
 
 /// The value of a header that counts only for HTTP events.
-fn own_header<'a>(row: &Row<'a>, name: &[u8]) -> Option<&'a str> {
+pub(super) fn own_header<'a>(row: &Row<'a>, name: &[u8]) -> Option<&'a str> {
     if row.origin != Origin::Http {
         return None;
     }

@@ -1,6 +1,7 @@
 //! Tiering over the real log, store and embedded catalog in a folder: records in, rows out.
 
 mod columns;
+mod contract;
 mod harness;
 mod once;
 mod roads;

@@ -71,7 +71,7 @@ async fn the_last_commit_is_made_at_shutdown_and_the_next_start_goes_on() {
 }
 
 /// Fails at `point` until restarted; `skip` passes are let through first.
-async fn crash_at(broker: Broker, point: &'static str, skip: u32) {
+pub(super) async fn crash_at(broker: Broker, point: &'static str, skip: u32) {
     let passes = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&passes);
     broker.fail_points.set(point, move || {
