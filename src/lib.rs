@@ -11,7 +11,7 @@
 //! - [`log`]: the stream: appends, reads, retention;
 //! - [`schema`]: JSON to Arrow; [`table`]: Arrow to Iceberg snapshots, and the catalog;
 //! - [`tier`]: stream to table, exactly once;
-//! - [`auth`]: who may do what;
+//! - [`stream`]: event streams over HTTP; [`auth`]: who may do what;
 //! - [`kafka`], [`http`]: how the world talks to it;
 //! - [`broker`]: puts the parts together; [`cli`]: the commands.
 
@@ -33,6 +33,7 @@ pub mod table;
 pub mod tier;
 
 pub mod auth;
+pub mod stream;
 
 pub mod http;
 pub mod kafka;

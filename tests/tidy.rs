@@ -19,8 +19,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("table", &["store"]),
     ("tier", &["record", "store", "topic", "log", "schema", "table"]),
     ("auth", &["store"]),
+    ("stream", &["store"]),
     ("kafka", &["record", "topic", "log", "auth"]),
-    ("http", &["record", "store", "topic", "log", "schema", "table", "tier", "auth"]),
+    ("http", &["record", "store", "topic", "log", "schema", "table", "tier", "auth", "stream"]),
 ];
 
 /// Modules that anyone may import and that import only each other.

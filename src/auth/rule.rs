@@ -3,7 +3,7 @@
 //! ```text
 //! rule       all | OPERATION ":" RESOURCE
 //! OPERATION  read | write | create | alter | delete | describe | all
-//! RESOURCE   ("topic" | "table") ":" PATTERN | "cluster"
+//! RESOURCE   ("topic" | "table" | "stream") ":" PATTERN | "cluster"
 //! PATTERN    a whole name, or the beginning of names and "*"
 //! ```
 //!
@@ -56,6 +56,8 @@ pub enum Kind {
     Topic,
     /// A table by its namespace and name, joined by dots.
     Table,
+    /// An event stream by its name.
+    Stream,
 }
 
 impl Kind {
@@ -63,8 +65,11 @@ impl Kind {
         match self {
             Self::Topic => "topic",
             Self::Table => "table",
+            Self::Stream => "stream",
         }
     }
+
+    const ALL: [Self; 3] = [Self::Topic, Self::Table, Self::Stream];
 }
 
 /// One thing that something is done to.
@@ -74,6 +79,8 @@ pub enum Resource<'a> {
     Topic(&'a str),
     /// The table `namespace.name`.
     Table(&'a str),
+    /// The event stream of that name.
+    Stream(&'a str),
     /// The server as a whole.
     Cluster,
 }
@@ -83,6 +90,7 @@ impl fmt::Display for Resource<'_> {
         match self {
             Self::Topic(name) => write!(f, "topic:{name}"),
             Self::Table(name) => write!(f, "table:{name}"),
+            Self::Stream(name) => write!(f, "stream:{name}"),
             Self::Cluster => f.write_str("cluster"),
         }
     }
@@ -96,9 +104,9 @@ const RULE_BYTES_MAX: usize = 600;
 /// The grammar, for `--help` and for errors.
 pub const GRAMMAR: &str = "\
 A rule is OPERATION:RESOURCE, or all for everything. OPERATION is read, write, create, alter, \
-delete, describe or all. RESOURCE is topic:NAME, table:NAMESPACE.NAME or cluster; a name may end \
-in * and then stands for every name that begins like it. read, write, alter and delete bring \
-describe with them.";
+delete, describe or all. RESOURCE is topic:NAME, table:NAMESPACE.NAME, stream:NAME or cluster; a \
+name may end in * and then stands for every name that begins like it. read, write, alter and \
+delete bring describe with them.";
 
 /// A rule that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,7 +168,10 @@ impl Rules {
         self.any(operation, |target| match (target, resource) {
             (Target::Everything, _) | (Target::Cluster, Resource::Cluster) => true,
             (Target::Names(Kind::Topic, pattern), Resource::Topic(name))
-            | (Target::Names(Kind::Table, pattern), Resource::Table(name)) => pattern.matches(name),
+            | (Target::Names(Kind::Table, pattern), Resource::Table(name))
+            | (Target::Names(Kind::Stream, pattern), Resource::Stream(name)) => {
+                pattern.matches(name)
+            }
             _ => false,
         })
     }
@@ -229,14 +240,20 @@ fn parse(text: &str) -> Result<Rule, RuleError> {
     };
     let target = match resource.split_once(':') {
         None if resource == "cluster" => Target::Cluster,
-        None if ["topic", "table"].contains(&resource) => {
-            return Err(refused("it names no topic or table; * at the end stands for any"));
+        None if kind_of(resource).is_some() => {
+            return Err(refused("it names no topic, table or stream; * at the end stands for any"));
         }
-        Some((kind, name)) if kind == Kind::Topic.as_str() => names(Kind::Topic, name, refused)?,
-        Some((kind, name)) if kind == Kind::Table.as_str() => names(Kind::Table, name, refused)?,
+        Some((kind, name)) => match kind_of(kind) {
+            Some(kind) => names(kind, name, refused)?,
+            None => return Err(refused("the resource is unknown")),
+        },
         _ => return Err(refused("the resource is unknown")),
     };
     Ok(Rule { operation, target })
+}
+
+fn kind_of(word: &str) -> Option<Kind> {
+    Kind::ALL.into_iter().find(|kind| kind.as_str() == word)
 }
 
 fn names(
@@ -286,7 +303,12 @@ mod tests {
 
     #[test]
     fn a_rule_allows_what_it_says_and_nothing_else() {
-        let rules = rules(&["write:topic:orders-*", "read:table:ns.t", "create:topic:new"]);
+        let rules = rules(&[
+            "write:topic:orders-*",
+            "read:table:ns.t",
+            "create:topic:new",
+            "write:stream:s*",
+        ]);
         let cases = [
             (Operation::Write, Resource::Topic("orders-1"), true),
             (Operation::Describe, Resource::Topic("orders-1"), true),
@@ -294,6 +316,9 @@ mod tests {
             (Operation::Create, Resource::Topic("orders-1"), false),
             (Operation::Write, Resource::Topic("orders"), false),
             (Operation::Write, Resource::Table("orders-1"), false),
+            (Operation::Write, Resource::Stream("shop"), true),
+            (Operation::Write, Resource::Stream("other"), false),
+            (Operation::Write, Resource::Table("shop"), false),
             (Operation::Read, Resource::Table("ns.t"), true),
             (Operation::Read, Resource::Table("ns.t2"), false),
             (Operation::Write, Resource::Table("ns.t"), false),

@@ -68,11 +68,13 @@ pub enum Space {
     Token = 9,
     /// Offsets of consumer groups. Owner: group.
     Group = 10,
+    /// Event streams. Owner: stream.
+    Stream = 11,
 }
 
 impl Space {
     /// All of them, each at its number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::Topic,
         Self::Partition,
@@ -84,6 +86,7 @@ impl Space {
         Self::Idempotency,
         Self::Token,
         Self::Group,
+        Self::Stream,
     ];
 
     /// The space with that number.
@@ -105,6 +108,7 @@ impl Space {
             Self::Idempotency => "idempotency",
             Self::Token => "token",
             Self::Group => "group",
+            Self::Stream => "stream",
         }
     }
 }
