@@ -50,6 +50,53 @@ pub async fn rows(catalog: &str, name: &str) -> Option<Vec<Row>> {
     Some(batches.iter().flat_map(rows_of).collect())
 }
 
+/// Makes the table `namespace.name` as another writer would; `fields` are Iceberg's.
+///
+/// # Panics
+/// If the catalog does not answer, or refuses.
+pub async fn create(catalog: &str, namespace: &str, name: &str, fields: serde_json::Value) {
+    let client = reqwest::Client::new();
+    let url = format!("{catalog}/v1/namespaces");
+    let body = serde_json::json!({ "namespace": [namespace] });
+    let made = client.post(&url).json(&body).send().await.expect("the catalog answers");
+    assert!(made.status().is_success() || made.status() == 409, "{}", made.status());
+    let schema = serde_json::json!({ "type": "struct", "schema-id": 0, "fields": fields });
+    let body = serde_json::json!({ "name": name, "schema": schema });
+    let url = format!("{url}/{namespace}/tables");
+    let made = client.post(url).json(&body).send().await.expect("the catalog answers");
+    let (status, text) = (made.status(), made.text().await.unwrap());
+    assert!(status.is_success(), "{status} {text}");
+}
+
+/// A column of longs of `namespace.name`, without nulls, sorted.
+///
+/// # Panics
+/// If the catalog does not answer, or the table cannot be read.
+pub async fn longs(catalog: &str, namespace: &str, name: &str, column: &str) -> Vec<i64> {
+    let url = format!("{catalog}/v1/namespaces/{namespace}/tables/{name}");
+    let answer = reqwest::get(url).await.expect("the catalog answers");
+    let body: serde_json::Value = answer.json().await.expect("the answer is JSON");
+    let metadata: TableMetadata =
+        serde_json::from_value(body["metadata"].clone()).expect("the answer is a table");
+    let ident = TableIdent::new(NamespaceIdent::new(namespace.to_owned()), name.to_owned());
+    let table = Table::builder()
+        .identifier(ident)
+        .file_io(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build())
+        .metadata(Arc::new(metadata))
+        .runtime(iceberg::Runtime::current())
+        .build()
+        .unwrap();
+    let scan = table.scan().select([column]).build().unwrap();
+    let batches: Vec<RecordBatch> = scan.to_arrow().await.unwrap().try_collect().await.unwrap();
+    let mut found = Vec::new();
+    for batch in batches {
+        let array = batch.column_by_name(column).unwrap().clone();
+        found.extend(array.as_primitive::<Int64Type>().iter().flatten());
+    }
+    found.sort_unstable();
+    found
+}
+
 /// Metadata of `streams.<name>`; none if there is no such table.
 ///
 /// # Panics

@@ -146,7 +146,7 @@ impl Broker {
         let sockets = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, &components, &tasks).await?;
-        let Recovered { store, wal, log, topics, auth } = recovered;
+        let Recovered { store, wal, log, topics, auth, streams } = recovered;
         check_exposed(config, auth.is_set_up())?;
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
         let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
@@ -179,6 +179,8 @@ impl Broker {
             topics: topics.clone(),
             tiering: tiering.clone(),
             auth: auth.clone(),
+            streams,
+            catalog: Arc::clone(&catalog),
             store: store.clone(),
             clock: components.clock.clone(),
             metrics: components.metrics.clone(),
@@ -332,6 +334,7 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
         cluster_id,
         node_id: kafka::Options::default().node_id,
+        catalog_names: config.catalog_names.clone(),
     }
 }
 

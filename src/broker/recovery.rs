@@ -10,6 +10,7 @@ use crate::log::{Log, LogOpening, LogOptions, LogParts};
 use crate::runtime::Tasks;
 use crate::schema::partition_spec;
 use crate::store::{Change, Limits, OpenOptions, Opened, Opening, Store};
+use crate::stream::Streams;
 use crate::topic::{self, Topics};
 use crate::wal::{self, Directory, DirectoryOptions, Parts, Start, Wal, WalOptions};
 
@@ -20,6 +21,7 @@ pub(super) struct Recovered {
     pub(super) log: Log,
     pub(super) topics: Topics,
     pub(super) auth: Auth,
+    pub(super) streams: Streams,
 }
 
 /// What recovery found, before any thread runs.
@@ -81,8 +83,10 @@ pub(super) async fn open(
     let (anonymous, lifetime) = (config.anonymous_allowed, config.access_token_lifetime);
     let auth = Auth::open(store.clone(), clock, tasks.clone(), anonymous, lifetime)
         .map_err(|error| Error::new("tokens", error))?;
+    let streams = Streams::open(store.clone(), components.clock.clone(), tasks.clone())
+        .map_err(|error| Error::new("streams", error))?;
     let log = opening.attach(wal.clone(), topics.clone());
-    Ok(Recovered { store, wal, log, topics, auth })
+    Ok(Recovered { store, wal, log, topics, auth, streams })
 }
 
 /// Why the data directory cannot be used, and what to do.

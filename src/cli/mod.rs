@@ -7,6 +7,7 @@ mod demo;
 mod output;
 mod serve;
 mod settings;
+mod stream;
 mod table;
 mod token;
 mod topic;
@@ -41,6 +42,7 @@ fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(topic::command())
         .subcommand(table::command())
+        .subcommand(stream::command())
         .subcommand(token::command())
         .subcommand(bench::command())
 }
@@ -71,6 +73,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("demo", matches)) => demo::run(matches).await,
         Some(("topic", matches)) => topic::run(matches).await,
         Some(("table", matches)) => table::run(matches).await,
+        Some(("stream", matches)) => stream::run(matches).await,
         Some(("token", matches)) => token::run(matches).await,
         Some(("bench", matches)) => bench::run(matches).await,
         _ => Err(Failure::Usage("see floe --help".to_owned())),

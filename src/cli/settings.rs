@@ -26,7 +26,7 @@ pub(super) fn add_flags(mut command: Command) -> Command {
             .help_heading("Options"),
     );
     for spec in OPTIONS {
-        let repeatable = spec.kind == Kind::NamedAddress;
+        let repeatable = matches!(spec.kind, Kind::NamedAddress | Kind::Names);
         let default = match spec.default {
             "" => String::new(),
             default => format!(" [default: {default}]"),
@@ -150,7 +150,9 @@ fn key_of_variable(name: &str) -> Option<String> {
 }
 
 fn repeatable(key: &str) -> bool {
-    OPTIONS.iter().any(|spec| spec.key == key && spec.kind == Kind::NamedAddress)
+    OPTIONS
+        .iter()
+        .any(|spec| spec.key == key && matches!(spec.kind, Kind::NamedAddress | Kind::Names))
 }
 
 fn split(value: &str) -> Vec<String> {
@@ -163,6 +165,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Path => "PATH",
         Kind::Address => "ADDRESS",
         Kind::NamedAddress => "[NAME=]ADDRESS",
+        Kind::Names => "NAME",
         Kind::Bytes => "SIZE",
         Kind::Duration => "DURATION",
         Kind::Number => "NUMBER",

@@ -112,7 +112,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-fn options(matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {
+pub(super) fn options(matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {
     let mut options = Map::new();
     for pair in matches.get_many::<String>("option").into_iter().flatten() {
         let (key, value) = pair.split_once('=').ok_or_else(|| {

@@ -142,6 +142,8 @@ pub struct Config {
     pub catalog_token: Option<String>,
     /// Path element after `/v1` of its routes; none is what it says itself.
     pub catalog_prefix: Option<String>,
+    /// Names of the catalog in `catalog.namespace.table`, its own first.
+    pub catalog_names: Vec<String>,
     /// Properties for the warehouse's storage (`s3.*`).
     pub storage: BTreeMap<String, String>,
     /// Properties handed out to clients of the catalog.
@@ -221,6 +223,7 @@ impl Config {
             catalog_uri: read.optional_text("catalog.uri"),
             catalog_token: read.optional_text("catalog.token"),
             catalog_prefix: read.optional_text("catalog.prefix"),
+            catalog_names: read.catalog_names()?,
             storage,
             catalog_client,
             shutdown_timeout: read.duration("shutdown.timeout")?,
@@ -371,6 +374,19 @@ impl Reader<'_> {
 
     fn address(&self, key: &str) -> Result<SocketAddr, Error> {
         self.parsed(key, units::parse_address)
+    }
+
+    fn catalog_names(&self) -> Result<Vec<String>, Error> {
+        let mut names = vec!["floe".to_owned()];
+        for name in self.settings.get("catalog.alias").into_iter().flatten() {
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+            if name.is_empty() || !name.bytes().all(legal) {
+                let allowed = "allowed are letters, digits, _ and -";
+                return Err(Error(format!("catalog.alias = {name:?} is refused: {allowed}")));
+            }
+            names.push(name.clone());
+        }
+        Ok(names)
     }
 
     fn kafka_listeners(&self) -> Result<Vec<KafkaListener>, Error> {

@@ -11,6 +11,8 @@ pub enum Kind {
     Address,
     /// `[NAME=]ADDRESS`, may be given several times.
     NamedAddress,
+    /// A name, may be given several times.
+    Names,
     /// A size in bytes (`64MiB`).
     Bytes,
     /// A duration (`1s`).
@@ -110,6 +112,13 @@ pub const OPTIONS: &[OptionSpec] = &[
         "",
         "Address of an Iceberg REST catalog that keeps the tables. Default: the embedded one, \
          which /iceberg serves.",
+    ),
+    option(
+        "catalog.alias",
+        Kind::Names,
+        "",
+        "Another name of the catalog in the first part of `catalog.namespace.table`, as event streams \
+         name tables; repeatable. Its own name is floe.",
     ),
     option("catalog.token", Kind::Text, "", "Bearer token for the catalog at catalog.uri."),
     option(

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::ingest::body;
 use crate::http::problem::Problem;
-use crate::http::{Api, confluent, credentials, iceberg};
+use crate::http::{Api, confluent, credentials, iceberg, streams};
 use crate::runtime::metrics;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
@@ -108,7 +108,10 @@ pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Ne
             next.run(request).await
         }
         // Who comes while the server goes away should come back, whoever it is.
-        Err(problem) => refuse(request, api.draining().unwrap_or(problem), &api).await,
+        Err(problem) => {
+            let closed = streams::closed(&api, request.uri().path()).or_else(|| api.draining());
+            refuse(request, closed.unwrap_or(problem), &api).await
+        }
     }
 }
 
@@ -178,6 +181,9 @@ async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     }
     if confluent::is_route(parts.uri.path()) {
         return confluent::refusal(problem);
+    }
+    if streams::is_route(parts.uri.path()) {
+        return streams::refusal(problem, &parts.headers);
     }
     problem.into_response()
 }

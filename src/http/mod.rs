@@ -16,6 +16,7 @@ mod probes;
 pub mod problem;
 pub mod request_id;
 mod server;
+mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,8 @@ use crate::config::Flush;
 use crate::log::Log;
 use crate::runtime::{Clock, Tasks, metrics};
 use crate::store::{self, Store};
+use crate::stream::Streams;
+use crate::table::catalog::Catalog;
 use crate::tier::Tiering;
 use crate::topic::Topics;
 
@@ -63,6 +66,8 @@ pub struct Options {
     pub cluster_id: String,
     /// This node's id, as Kafka's clients see it.
     pub node_id: i32,
+    /// Names of the catalog in `catalog.namespace.table`.
+    pub catalog_names: Vec<String>,
 }
 
 /// The parts of the broker that the routes talk to.
@@ -75,6 +80,10 @@ pub struct Parts {
     pub tiering: Tiering,
     /// All tokens.
     pub auth: Auth,
+    /// All event streams.
+    pub streams: Streams,
+    /// The catalog of all tables.
+    pub catalog: Arc<dyn Catalog>,
     /// The state.
     pub store: Store,
     /// Wall-clock time.
@@ -92,6 +101,7 @@ pub struct Api {
     pub(crate) auth: Auth,
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
+    pub(crate) doors: streams::Doors,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: Arc<AtomicBool>,
 }
@@ -99,12 +109,13 @@ pub struct Api {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts, options: Options) -> Self {
-        let Parts { log, topics, tiering, auth, store, clock, metrics } = parts;
+        let Parts { log, topics, tiering, auth, streams, catalog, store, clock, metrics } = parts;
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
+        let doors = streams::Doors::new(streams, catalog);
         let draining = Arc::default();
-        Self { log, topics, tiering, auth, options, engine, metrics, draining }
+        Self { log, topics, tiering, auth, options, engine, doors, metrics, draining }
     }
 
     /// Reads back what is remembered of requests; before the first one.
@@ -162,6 +173,14 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .route("/api/v1/tables/{table}/resume", post(admin::tables::resume))
         .route("/api/v1/tokens", get(admin::tokens::list).post(admin::tokens::create))
         .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
+        .route("/api/v1/streams", get(streams::manage::list).post(streams::manage::create))
+        .route(
+            "/api/v1/streams/{stream}",
+            get(streams::manage::describe).delete(streams::manage::delete),
+        )
+        .route("/api/v1/streams/{stream}/terminate", post(streams::manage::terminate))
+        .route("/api/v1/streams/{stream}/start", post(streams::manage::start))
+        .merge(streams::routes())
         .route("/oauth/token", post(oauth::token))
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .merge(confluent::routes())

@@ -15,11 +15,19 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("invalid_topic", 400, "The topic name or its options are refused", false),
     ("invalid_idempotency_key", 400, "The key or token of the request is malformed", false),
     ("invalid_token_wish", 400, "The name, a rule or the time of a token is refused", false),
+    ("missing_table_header", 400, "The request names no table", false),
+    ("invalid_table_name", 400, "The table's name is refused", false),
+    ("expected_array", 400, "The body is not a JSON array of objects", false),
+    ("schema_mismatch", 400, "An event does not fit its table; nothing was stored", false),
+    ("table_unsupported", 400, "The table has a column that cannot be written", false),
+    ("invalid_stream", 400, "The name or an option of a stream is refused", false),
     ("invalid_partition", 400, "The topic has no such partition", false),
     ("missing_token", 401, "The request needs a token", false),
     ("invalid_token", 401, "The token is unknown here or was revoked", false),
     ("expired_token", 401, "The token has expired", false),
     ("forbidden", 403, "The token may not do this", false),
+    ("no_stream_access", 403, "The token may not send to the stream", false),
+    ("no_insert_permission", 403, "The token may not write to the table", false),
     ("foreign_origin", 403, "The request comes from another site", false),
     ("not_found", 404, "There is no such thing here", false),
     ("unknown_topic", 404, "There is no such topic", false),
@@ -27,12 +35,15 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("unknown_channel", 404, "There is no such channel", false),
     ("unknown_table", 404, "There is no such table", false),
     ("unknown_token", 404, "There is no such token", false),
+    ("stream_not_found", 404, "There is no such stream", false),
+    ("table_not_found", 404, "The catalog has no such table", false),
     ("method_not_allowed", 405, "The method is not allowed here", false),
     ("timeout", 408, "The request took too long to arrive", true),
     ("exists", 409, "It exists already", false),
     ("request_in_flight", 409, "The same request is under way; nothing was stored", true),
     ("wrong_state", 409, "The table is not in a state that allows this", false),
     ("too_large", 413, "The body or an event is too large", false),
+    ("payload_too_large", 413, "The body or an event is too large", false),
     ("unsupported_media_type", 415, "The content type or coding is not supported", false),
     ("idempotency_key_reused", 422, "The key was used for another request", false),
     (
@@ -46,6 +57,9 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("outcome_unknown", 500, "The events may or may not have been stored", true),
     ("draining", 503, "The server is shutting down; nothing was stored", true),
     ("storage_full", 503, "Storage is full; nothing was stored", true),
+    ("storage_unavailable", 503, "Storage is full; nothing was stored", true),
+    ("stream_stopped", 503, "The stream was terminated; nothing was stored", true),
+    ("catalog_unavailable", 503, "The catalog does not answer; nothing was stored", true),
     ("table_behind", 503, "The topic's table is too far behind; nothing was stored", true),
 ];
 
@@ -142,6 +156,26 @@ impl Problem {
     pub fn closing(mut self) -> Self {
         self.close = true;
         self
+    }
+
+    /// The same under another listed code.
+    #[must_use]
+    pub(crate) fn named(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The same with another text.
+    #[must_use]
+    pub(crate) fn detailed(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// Title and whether a later try may succeed.
+    pub(crate) fn listed(&self) -> (&'static str, bool) {
+        let listed = PROBLEMS.iter().find(|problem| problem.0 == self.code);
+        listed.map_or(("The server failed", true), |(_, _, title, again)| (title, *again))
     }
 
     /// Its code.

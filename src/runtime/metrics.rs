@@ -51,6 +51,7 @@ metrics! {
     HTTP_REQUESTS, Counter, "floe_http_requests_total", "HTTP requests, by route and status.";
     AUTH_FAILURES, Counter, "floe_auth_failures_total", "Requests refused for who sent them, by side (kafka, http) and reason (missing, invalid_token, expired_token, forbidden).";
     HTTP_EVENTS, Counter, "floe_http_events_total", "Events received over HTTP, by result (accepted, rejected).";
+    STREAM_NULLED, Counter, "floe_stream_nulled_values_total", "Values that became null because they do not fit their column (table.contract.coerce = lenient), by stream.";
     TABLE_ROWS, Counter, "floe_table_rows_total", "Rows committed, by table.";
     TABLE_COMMITS, Counter, "floe_table_commits_total", "Table commits, by table and result (ok, conflict, unknown, failed).";
     TABLE_COMMIT_SECONDS, Histogram, "floe_table_commit_duration_seconds", "Time of one table commit, by table.";

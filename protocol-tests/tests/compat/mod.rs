@@ -2,6 +2,7 @@
 
 mod cloudevents;
 mod confluent;
+mod streams;
 
 use protocol_tests::Floe;
 use protocol_tests::clients::{Stored, read_all};

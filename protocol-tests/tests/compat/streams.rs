@@ -1,0 +1,179 @@
+//! Event streams as their senders know them, and what a crash leaves of them.
+
+use std::time::Duration;
+
+use protocol_tests::{Floe, free_port, table};
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use super::{post, told};
+
+const SHOP: &str = "/data-plane/prod/event-stream/shop/ingest";
+const TABLE: (&str, &str) = ("table", "floe.events.sales");
+
+async fn make_stream(floe: &Floe, options: Value) {
+    let body = json!({ "name": "shop", "namespace": "prod", "options": options });
+    let made = Client::new().post(floe.url("/api/v1/streams")).json(&body).send().await.unwrap();
+    assert_eq!(made.status(), 201);
+}
+
+async fn make_table(floe: &Floe) {
+    let fields = json!([
+        { "id": 1, "name": "id", "required": true, "type": "long" },
+        { "id": 2, "name": "n", "required": false, "type": "int" },
+        { "id": 3, "name": "at", "required": false, "type": "timestamptz" },
+    ]);
+    table::create(&floe.url("/iceberg"), "events", "sales", fields).await;
+}
+
+async fn flush(floe: &Floe) -> Value {
+    let url = floe.url("/api/v1/tables/events.sales/flush");
+    told(Client::new().post(url).send().await.unwrap()).await.1
+}
+
+/// Sends as the client of the route's documentation does: again on anything but 200.
+async fn insist(floe_url: &str, id: i64) {
+    let body = format!("[{{\"id\":{id},\"n\":1}}]");
+    let client = Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let request = client.post(format!("{floe_url}{SHOP}")).header(TABLE.0, TABLE.1);
+        let request = request.header("idempotency-key", format!("event-{id}"));
+        if let Ok(answer) = request.body(body.clone()).send().await
+            && answer.status() == 200
+        {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_again_and_again_every_event_is_in_the_table_once() {
+    let mut floe = Floe::start(&["--table-target-lag=1s"]).await;
+    make_stream(&floe, json!({ "table.commit.min.interval.ms": 0 })).await;
+    make_table(&floe).await;
+    let url = floe.url("");
+    let sending = async {
+        for id in 0..150 {
+            insist(&url, id).await;
+        }
+    };
+    let killing = async {
+        for turn in 0..4 {
+            tokio::time::sleep(Duration::from_millis(700 + 150 * turn)).await;
+            floe.kill();
+            floe.restart().await;
+        }
+    };
+    tokio::join!(sending, killing);
+    let status = flush(&floe).await;
+    assert_eq!(status["dlq_rows"], 0, "{status}");
+    let found = table::longs(&floe.url("/iceberg"), "events", "sales", "id").await;
+    assert_eq!(found, (0..150).collect::<Vec<i64>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_that_is_away_is_told_as_such() {
+    let away = format!("--catalog-uri=http://127.0.0.1:{}", free_port());
+    let floe = Floe::start(&[&away]).await;
+    make_stream(&floe, json!({})).await;
+    let response = post(&floe, SHOP, &[TABLE], "[]").await;
+    assert!(response.headers().contains_key("retry-after"));
+    let (status, answer) = told(response).await;
+    assert_eq!((status, &answer["code"]), (503, &json!("catalog_unavailable")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_room_nobody_is_asked_anything() {
+    let floe = Floe::start_unready(&["--disk-free-min-bytes", "1000TiB"]).await;
+    let response = post(&floe, SHOP, &[], "{bad").await;
+    assert_eq!(response.headers()["retry-after"], "30");
+    let (status, answer) = told(response).await;
+    assert_eq!((status, &answer["code"]), (503, &json!("storage_unavailable")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_at_once_is_told_to_come_again() {
+    let floe = Floe::start(&["--http-in-bytes=1MiB"]).await;
+    make_stream(&floe, json!({})).await;
+    make_table(&floe).await;
+    let body = format!("[{}{{\"id\":1}}]", "{\"id\":1},".repeat(300_000));
+    assert!(body.len() < 5 << 20);
+    let response = post(&floe, SHOP, &[TABLE], body).await;
+    assert!(response.headers().contains_key("retry-after"));
+    let (status, answer) = told(response).await;
+    assert_eq!((status, &answer["error"]), (429, &json!("TOO_MANY_REQUESTS")), "{answer}");
+    assert_eq!(answer["code"], "overloaded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_of_a_stream_are_how_its_events_are_cast() {
+    let floe = Floe::start(&["--table-target-lag=1h"]).await;
+    let options = json!({
+        "table.contract.coerce": "lenient", "table.contract.match": "case_insensitive",
+        "table.contract.timestamp.unit": "s",
+    });
+    make_stream(&floe, options).await;
+    make_table(&floe).await;
+    let body = r#"[{"ID":"1","n":"none","at":"2"},{"Id":2.0,"N":"7","at":3}]"#;
+    let (status, answer) = told(post(&floe, SHOP, &[TABLE], body).await).await;
+    assert_eq!((status, &answer["accepted"], &answer["nulled"]), (200, &json!(2), &json!(1)));
+    let (status, answer) = told(post(&floe, SHOP, &[TABLE], r#"[{"id":1,"ID":2}]"#).await).await;
+    assert_eq!((status, &answer["code"]), (400, &json!("schema_mismatch")), "{answer}");
+    let status = flush(&floe).await;
+    assert_eq!((&status["rows"], &status["dlq_rows"]), (&json!(2), &json!(0)), "{status}");
+    let ids = table::longs(&floe.url("/iceberg"), "events", "sales", "id").await;
+    assert_eq!(ids, [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_by_key_is_answered_as_the_first_was() {
+    let floe = Floe::start(&[]).await;
+    make_stream(&floe, json!({})).await;
+    make_table(&floe).await;
+    let key = ("idempotency-key", "k-1");
+    let (_, first) = told(post(&floe, SHOP, &[TABLE, key], "[{\"id\":1}]").await).await;
+    let again = post(&floe, SHOP, &[TABLE, key], "[{\"id\":1}]").await;
+    assert_eq!(again.headers()["idempotency-replayed"], "true");
+    let (status, again) = told(again).await;
+    assert_eq!((status, &again["first_offset"]), (200, &first["first_offset"]));
+    let (status, other) = told(post(&floe, SHOP, &[TABLE, key], "[{\"id\":2}]").await).await;
+    assert_eq!((status, &other["code"]), (422, &json!("idempotency_key_reused")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_makes_ends_and_shows_streams() {
+    let floe = Floe::start(&[]).await;
+    let run = |arguments: &[&str]| {
+        let url = floe.url("");
+        let ran = std::process::Command::new(protocol_tests::binary())
+            .arg("stream")
+            .args(arguments)
+            .args(["--url", &url])
+            .env_remove("FLOE_TOKEN")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&ran.stderr).into_owned();
+        (ran.status.code(), text, errors)
+    };
+    let made = run(&["create", "shop", "--namespace", "prod", "-o", "table.target.lag.ms=5s"]);
+    assert_eq!(made.0, Some(0), "{}", made.2);
+    assert!(made.1.contains(SHOP), "{}", made.1);
+    assert_eq!(run(&["create", "shop"]).0, Some(1));
+    let refused = run(&["create", "x", "-o", "table.mode=auto"]);
+    assert!(
+        refused.0 == Some(1) && refused.2.contains("each request names its table"),
+        "{}",
+        refused.2
+    );
+    assert!(run(&["terminate", "shop"]).1.contains("Stopped"));
+    assert!(run(&["list"]).1.contains("Stopped"));
+    assert!(run(&["start", "shop"]).1.contains("Active"));
+    let shown = run(&["describe", "shop"]).1;
+    assert!(shown.contains("table.target.lag.ms=5s") && shown.contains(SHOP), "{shown}");
+    assert_eq!(run(&["delete", "shop"]).0, Some(0));
+    assert_eq!(run(&["describe", "shop"]).0, Some(1));
+}

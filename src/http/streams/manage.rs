@@ -1,0 +1,241 @@
+//! `/api/v1/streams`: make, list, describe, terminate, start, delete.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::auth::{Operation, Resource};
+use crate::http::Api;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
+use crate::stream::{self, NewStream, Stream};
+use crate::topic::option_value::definition;
+use crate::topic::{NewTopic, Topic};
+
+/// Options of its topics that the stream sets itself.
+const OWN_OPTIONS: [&str; 3] = ["table.mode", "table.namespace", "table.name"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: String,
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    options: BTreeMap<String, Value>,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// The topic that takes events of `stream` for a table that is there.
+pub(super) fn topic_of(stream: &Stream, name: &str, namespace: &str, table: &str) -> NewTopic {
+    bound(&stream.options, name, namespace, table)
+}
+
+fn bound(options: &BTreeMap<String, String>, name: &str, namespace: &str, table: &str) -> NewTopic {
+    let mut overrides = options.clone();
+    for (key, value) in OWN_OPTIONS.into_iter().zip(["contract", namespace, table]) {
+        overrides.insert(key.to_owned(), value.to_owned());
+    }
+    NewTopic { name: name.to_owned(), partitions: None, overrides }
+}
+
+/// Those that the caller may describe.
+pub(in crate::http) async fn list(State(api): State<Api>, caller: Caller) -> Json<Value> {
+    let streams = api.doors.streams.list().into_iter();
+    let seen = streams.filter(|one| caller.may(Operation::Describe, Resource::Stream(&one.name)));
+    let streams: Vec<Value> = seen.map(|stream| shown(&api, &stream)).collect();
+    Json(json!({ "streams": streams }))
+}
+
+pub(in crate::http) async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    if body.trim_ascii().is_empty() {
+        let detail = "the body is empty: send at least {\"name\": \"STREAM\"}";
+        return Err(Problem::new("bad_request", detail));
+    }
+    let wish: Create = serde_json::from_slice(&body)
+        .map_err(|error| Problem::new("bad_request", format!("the body is refused: {error}")))?;
+    caller.check(Operation::Create, Resource::Stream(&wish.name))?;
+    let options = options(wish.options)?;
+    let sample = bound(&options, "s.n.t", "n", "t");
+    let checked = api.topics.resolve(&sample.name, &sample.overrides);
+    checked.map_err(|error| Problem::new("invalid_stream", error.to_string()))?;
+    let new = NewStream { name: wish.name, namespace: wish.namespace, tags: wish.tags, options };
+    let made = api.doors.streams.create(new).await.map_err(|error| problem(&error))?;
+    tracing::info!(stream = made.name, by = caller.0.name(), "stream made");
+    Ok((StatusCode::CREATED, Json(shown(&api, &made))))
+}
+
+/// Plain values as text; keys that the stream sets itself are refused.
+fn options(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
+    let invalid = |detail: String| Problem::new("invalid_stream", detail);
+    let mut options = BTreeMap::new();
+    for (key, value) in given {
+        let def = definition(&key).map_err(|error| invalid(error.to_string()))?;
+        if OWN_OPTIONS.contains(&def.key) {
+            return Err(invalid(format!("{key} is refused: each request names its table")));
+        }
+        let text = match value {
+            Value::String(text) => text,
+            Value::Number(_) | Value::Bool(_) => value.to_string(),
+            _ => return Err(invalid(format!("option {key} must be a plain value"))),
+        };
+        options.insert(def.key.to_owned(), text);
+    }
+    Ok(options)
+}
+
+pub(in crate::http) async fn describe(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Describe, Resource::Stream(&name))?;
+    let stream = api.doors.streams.get(&name);
+    let unknown = || problem(&stream::Error::Unknown(name.clone()));
+    let stream = stream.ok_or_else(unknown)?;
+    Ok(Json(shown(&api, &stream)))
+}
+
+pub(in crate::http) async fn terminate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    switch(&api, &caller, &name, false).await
+}
+
+pub(in crate::http) async fn start(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    switch(&api, &caller, &name, true).await
+}
+
+async fn switch(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    running: bool,
+) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Alter, Resource::Stream(name))?;
+    let switched = api.doors.streams.switch(name, running).await;
+    let stream = switched.map_err(|error| problem(&error))?;
+    tracing::info!(stream = name, running, by = caller.0.name(), "stream switched");
+    Ok(Json(shown(api, &stream)))
+}
+
+/// Forgets the stream and deletes its topics: what they hold still goes to their tables.
+pub(in crate::http) async fn delete(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    caller.check(Operation::Delete, Resource::Stream(&name))?;
+    let deleted = api.doors.streams.delete(&name).await;
+    let stream = deleted.map_err(|error| problem(&error))?;
+    for topic in topics(&api, &stream.name) {
+        if let Err(error) = api.topics.delete_by_id(topic.id).await {
+            tracing::warn!(topic = %topic.name, %error, "topic of a deleted stream stays");
+        }
+    }
+    api.doors.ignored.lock().remove(&name);
+    tracing::info!(stream = name, by = caller.0.name(), "stream deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The topics behind a stream, by name.
+fn topics(api: &Api, stream: &str) -> Vec<std::sync::Arc<Topic>> {
+    let is_of = |topic: &Topic| {
+        let table = topic.contract_table();
+        table.is_some_and(|table| topic.name.as_str() == format!("{stream}.{table}"))
+    };
+    api.topics.list().into_iter().filter(|topic| is_of(topic)).collect()
+}
+
+fn shown(api: &Api, stream: &Stream) -> Value {
+    let topics = topics(api, &stream.name);
+    let tables: Vec<Value> = topics.iter().map(|topic| table(api, topic)).collect();
+    let is_fine = |table: &Value| table["state"] == "RUNNING" || table["state"] == "WAITING";
+    let degraded = api.log.admission().is_err() || !tables.iter().all(is_fine);
+    let state = match stream.running {
+        false => "Stopped",
+        true if api.draining().is_some() => "Draining",
+        true if degraded => "Degraded",
+        true => "Active",
+    };
+    let ignored = api.doors.ignored.lock().get(&stream.name).cloned().unwrap_or_default();
+    json!({
+        "name": stream.name,
+        "namespace": stream.namespace,
+        "tags": stream.tags,
+        "state": state,
+        "path": format!("/data-plane/{}/event-stream/{}/ingest", stream.namespace, stream.name),
+        "options": stream.options,
+        "created_ms": stream.created_ms,
+        "tables": tables,
+        "ignored_fields": ignored.names,
+        "ignored_fields_more": ignored.others,
+    })
+}
+
+fn table(api: &Api, topic: &Topic) -> Value {
+    let status = api.tiering.table(topic.name.as_str()).unwrap_or_default();
+    json!({
+        "table": topic.contract_table(),
+        "topic": topic.name,
+        "state": if status.state.is_empty() { "WAITING" } else { status.state.as_str() },
+        "reason": status.reason,
+        "rows": status.rows,
+        "dlq_rows": status.dlq_rows,
+        "pending_offsets": status.pending_offsets,
+        "lag_ms": status.lag_ms,
+        "last_commit_ms": status.last_commit_ms,
+    })
+}
+
+fn problem(error: &stream::Error) -> Problem {
+    let code = match error {
+        stream::Error::Invalid(_) => "invalid_stream",
+        stream::Error::Exists(_) | stream::Error::TooMany => "exists",
+        stream::Error::Unknown(_) => "stream_not_found",
+        stream::Error::Store(_) => "internal",
+    };
+    Problem::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_those_of_topics_but_for_the_table() {
+        let given = |key: &str, value: Value| options([(key.to_owned(), value)].into());
+        assert_eq!(
+            given("floe.table.target.lag.ms", json!(2_000)).unwrap()["table.target.lag.ms"],
+            "2000"
+        );
+        for (key, value) in [
+            ("table.mode", json!("auto")),
+            ("floe.table.name", json!("t")),
+            ("no.such", json!(1)),
+            ("retention.ms", json!([1])),
+        ] {
+            assert_eq!(given(key, value).unwrap_err().code(), "invalid_stream", "{key}");
+        }
+    }
+}

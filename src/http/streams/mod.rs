@@ -1,0 +1,125 @@
+//! Event streams over HTTP: the ingest route of IOMETE's, and `/api/v1/streams`.
+//! Source: IOMETE's documentation of Event Streams.
+//!
+//! Owns: the route's checks in their order, what a body must be, its answers. Does not own: the
+//! append (`ingest`), which value a column takes (`schema`), what streams there are (`stream`).
+//!
+//! A request names a table that is there. Its events are checked by the table's schema as it is
+//! known here, and go to a topic of the stream and the table, which tiering writes to that table
+//! (`table.mode = contract`). Both ends decode by the same code.
+
+mod answer;
+mod array;
+mod head;
+mod ingest;
+pub(super) mod manage;
+mod name;
+mod tables;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use parking_lot::Mutex;
+
+use crate::http::Api;
+use crate::http::problem::Problem;
+use crate::schema::json::contract::Ignored;
+use crate::stream::Streams;
+use crate::table::catalog::Catalog;
+
+use answer::Refused;
+use tables::Tables;
+
+/// The route, also served with a slash at its end.
+const INGEST: &str = "/data-plane/{namespace}/event-stream/{stream}/ingest";
+/// Methods of the route.
+const METHODS: HeaderValue = HeaderValue::from_static("POST, PUT, PATCH, OPTIONS");
+
+/// What the routes of streams need; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    pub(super) streams: Streams,
+    tables: Tables,
+    /// Fields that no column took, by stream; in memory only.
+    ignored: Arc<Mutex<HashMap<String, Ignored>>>,
+}
+
+impl Doors {
+    pub(super) fn new(streams: Streams, catalog: Arc<dyn Catalog>) -> Self {
+        Self { streams, tables: Tables::new(catalog), ignored: Arc::default() }
+    }
+
+    /// Counts fields that no column took.
+    fn ignore(&self, stream: &str, ignored: Ignored) {
+        if ignored != Ignored::default() {
+            self.ignored.lock().entry(stream.to_owned()).or_default().merge(ignored);
+        }
+    }
+}
+
+/// The ingest route.
+pub(super) fn routes() -> Router<Api> {
+    let route = || {
+        post(ingest::ingest)
+            .put(ingest::ingest)
+            .patch(ingest::ingest)
+            .options(async || (StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]))
+            .fallback(method_not_allowed)
+    };
+    Router::new().route(INGEST, route()).route(&format!("{INGEST}/"), route())
+}
+
+async fn method_not_allowed(headers: HeaderMap) -> Response {
+    let problem = Problem::new("method_not_allowed", "events are sent with POST");
+    let mut response = refusal(problem, &headers);
+    response.headers_mut().insert(header::ALLOW, METHODS);
+    response
+}
+
+/// True for the path of the route, whatever names it has.
+pub(super) fn is_route(path: &str) -> bool {
+    names(path).is_some()
+}
+
+/// Namespace and stream of a path of the route, as they stand there.
+fn names(path: &str) -> Option<(&str, &str)> {
+    let parts: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
+    match parts[..] {
+        ["", "data-plane", namespace, "event-stream", stream, "ingest"] => {
+            Some((namespace, stream))
+        }
+        _ => None,
+    }
+}
+
+/// A refusal in the route's form.
+pub(super) fn refusal(problem: Problem, headers: &HeaderMap) -> Response {
+    Refused::from(problem).told(headers).into_response()
+}
+
+/// What comes before the question who sends the request: the route is closed to everybody.
+pub(super) fn closed(api: &Api, path: &str) -> Option<Problem> {
+    let (_, stream) = names(path)?;
+    head::closed(api, stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_told_from_others() {
+        let path = "/data-plane/prod/event-stream/shop/ingest";
+        assert_eq!(names(path), Some(("prod", "shop")));
+        assert_eq!(names(&format!("{path}/")), Some(("prod", "shop")));
+        for other in
+            ["/data-plane/prod/event-stream/shop", "/data-plane/a/b/event-stream/shop/ingest", "/"]
+        {
+            assert_eq!(names(other), None, "{other}");
+        }
+    }
+}
