@@ -57,7 +57,7 @@ use crate::wal::Wal;
 use crate::wal::WalOptions;
 
 /// Longest wait for anything in these tests.
-pub(super) const BOUND: Duration = Duration::from_secs(30);
+pub(super) const BOUND: Duration = Duration::from_secs(120);
 
 struct ToWal(Wal);
 
