@@ -204,11 +204,13 @@ async fn a_token_that_ends_is_401_and_what_was_not_acknowledged_is_known() {
         made["token"].as_str().unwrap().to_owned()
     };
     let (brief, lasting) =
-        (make("brief", json!({"expires_in_ms": 400})).await, make("lasting", json!({})).await);
+        (make("brief", json!({"expires_in_ms": 900})).await, make("lasting", json!({})).await);
     // Few enough that who is refused often does not wait long.
     let mut runs = runs(&guarded.floe, BATCHES / 2);
     for run in &mut runs {
         run.token = Some(brief.clone());
+        // It is over in the middle.
+        run.pause = Duration::from_millis(60);
         run.be_impatient();
     }
     let ends = all(&mut runs).await;

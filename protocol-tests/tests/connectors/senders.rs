@@ -9,7 +9,7 @@ use serde_json::json;
 
 /// Between two attempts where the answer does not say when. Real senders wait a second and more.
 const BACKOFF: Duration = Duration::from_millis(120);
-/// Between two batches.
+/// Between two batches, unless a test takes its time.
 const PAUSE: Duration = Duration::from_millis(15);
 /// Events of a batch, where it is one.
 const BATCH_EVENTS: usize = 4;
@@ -147,6 +147,8 @@ pub(super) struct Run {
     batches: usize,
     /// This one is larger than any body may be.
     pub(super) oversize: Option<usize>,
+    /// Between two batches.
+    pub(super) pause: Duration,
     /// Batches that it is done with.
     next: usize,
     pub(super) delivered: BTreeSet<usize>,
@@ -169,6 +171,7 @@ impl Run {
             token: None,
             batches,
             oversize: None,
+            pause: PAUSE,
             next: 0,
             delivered: BTreeSet::new(),
             dropped: BTreeSet::new(),
@@ -240,7 +243,7 @@ impl Run {
                 (Sent::GaveUp(_), GivesUp::Returns) => continue,
             }
             self.next += 1;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.pause).await;
         }
         End::Done
     }
