@@ -1,6 +1,6 @@
 //! `floe token`, with and without a server, and what the first token changes.
 
-use protocol_tests::{Floe, refused_start};
+use protocol_tests::{Floe, eventually, refused_start};
 use serde_json::Value;
 
 use crate::{floe, local_token};
@@ -31,7 +31,9 @@ async fn the_first_token_is_made_without_a_server_and_is_in_force_from_its_start
     // Even when the state is lost: tokens are frames of the log.
     std::fs::remove_dir_all(data.join("state")).unwrap();
     let server = Floe::start_in(&data, &[]).await;
-    assert!(server.log().contains("every request needs a token"), "{}", server.log());
+    // The line comes after the server is ready.
+    let told = async || server.log().contains("every request needs a token").then_some(());
+    eventually("the line that tokens are needed", told).await;
     let url = server.url("");
     let list = |token| floe(&["topic", "list", "--url", &url], token);
     let without = list(None);
