@@ -1,10 +1,14 @@
-//! HTTP bodies: compression and splitting into events.
+//! HTTP bodies: compression, splitting into events, OpenTelemetry.
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::fuzzing::steer;
 use crate::http::ingest::body::{Coding, Share, inflate};
+use crate::http::ingest::event::Source;
 use crate::http::ingest::split::{DEPTH_MAX, Form, Split, split};
+use crate::http::otlp::encoding::Encoding;
+use crate::http::otlp::records::{Limits, Records, Signal};
 use crate::runtime::ByteBudget;
 
 /// A body is inflated to at most the limit, and holds memory for what comes out.
@@ -103,4 +107,36 @@ fn lines(found: &Split, text: &str, events_max: usize) {
     for (_, range) in &found.events {
         assert!(!text[range.clone()].contains('\n'), "an event of several lines");
     }
+}
+
+/// The first byte picks signal and encoding; the rest is a body.
+///
+/// # Panics
+/// If a property does not hold.
+pub fn otlp(data: &[u8]) {
+    let (first, body) = steer(data);
+    let signal = [Signal::Logs, Signal::Traces, Signal::Metrics][usize::from(first) % 3];
+    let encoding = [Encoding::Protobuf, Encoding::Json][usize::from(first) / 3 % 2];
+    let limits = Limits { events_max: 1_000, bytes_max: 1 << 20 };
+    let records = Records::new(Bytes::copy_from_slice(body), encoding, signal, limits);
+    let Ok(records) = records else { return };
+    let mut next = 0;
+    records.visit(&mut |record| {
+        match record {
+            Ok(record) => {
+                assert_eq!(record.index, next);
+                assert!(record.offset_bytes <= body.len());
+                let value = record.value.expect("a record has a value");
+                assert!(value.starts_with(b"{"), "a record is no object");
+                event(value);
+            }
+            Err(error) => {
+                assert_eq!(error.index, next);
+                assert!(records.raw(&error).len() <= body.len());
+            }
+        }
+        next += 1;
+    });
+    assert!(next <= limits.events_max);
+    assert_eq!(next == 0, records.is_empty());
 }

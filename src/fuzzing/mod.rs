@@ -20,6 +20,7 @@ mod wal;
 pub use auth::credential;
 pub use contract::contract_decoder;
 pub use http::json_splitter;
+pub use http::otlp;
 pub use kafka::kafka_request;
 pub use options::options;
 pub use record::batch_header;
@@ -61,6 +62,8 @@ pub const TARGETS: &[Target] = &[
     target("wal_frame", wal_frame, 64 << 10, 16),
     target("metadata_snapshot", metadata_snapshot, 1 << 20, 256),
     target("json_splitter", json_splitter, 1 << 20, 512),
+    // A record takes some thirty times its bytes once decoded, and its JSON some twenty times.
+    target("otlp", otlp, 1 << 20, 1024),
     target("json_decoder", json_decoder, 16 << 20, 4096),
     target("contract_decoder", contract_decoder, 16 << 20, 4096),
     target("rest_bodies", rest_bodies, 4 << 20, 4096),

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::ingest::body;
 use crate::http::problem::Problem;
-use crate::http::{Api, confluent, credentials, iceberg, streams};
+use crate::http::{Api, confluent, credentials, iceberg, otlp, streams};
 use crate::runtime::metrics;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
@@ -181,6 +181,9 @@ async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     }
     if confluent::is_route(parts.uri.path()) {
         return confluent::refusal(problem);
+    }
+    if otlp::is_route(parts.uri.path()) {
+        return otlp::refusal(&parts.headers, problem);
     }
     if streams::is_route(parts.uri.path()) {
         return streams::refusal(problem, &parts.headers);

@@ -12,6 +12,7 @@ pub mod ingest;
 pub(crate) mod oauth;
 pub mod openapi;
 mod origin;
+pub(crate) mod otlp;
 mod probes;
 pub mod problem;
 pub mod request_id;
@@ -184,6 +185,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .route("/oauth/token", post(oauth::token))
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .merge(confluent::routes())
+        .merge(otlp::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

@@ -120,9 +120,14 @@ mod tests {
     fn the_document_is_json_and_describes_every_native_route() {
         let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
-        let streams = include_str!("streams/mod.rs").split("#[cfg(test)]").next().unwrap();
-        let others = concat!(include_str!("mod.rs"), include_str!("confluent/mod.rs"));
-        let source = format!("{others}{streams}");
+        let sources = [
+            include_str!("mod.rs"),
+            include_str!("confluent/mod.rs"),
+            include_str!("otlp/mod.rs"),
+            include_str!("streams/mod.rs"),
+        ];
+        let code = |source: &&'static str| source.split("#[cfg(test)]").next();
+        let source: String = sources.iter().filter_map(code).collect();
         let routes = source.split("\"/").skip(1).map(|rest| rest.split('"').next().unwrap());
         let mut seen = 0;
         // The second stands before routes that are described without it.

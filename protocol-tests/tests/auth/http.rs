@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Guarded;
+use crate::{Guarded, senders};
 
 /// Every route with its methods, placeholders filled in, and whether it is open; without those of
-/// the REST proxy, whose answers have a form of their own.
+/// the REST proxy and of other senders, whose answers have a form of their own.
 async fn routes(guarded: &Guarded) -> Vec<(Method, String, bool)> {
     let mut routes = described(guarded).await;
     // Of the rights of this one `streams` tells.
-    routes.retain(|(_, path, _)| !is_proxy(path) && !path.starts_with("/data-plane"));
+    let own =
+        |path: &str| is_proxy(path) || senders::is_route(path) || path.starts_with("/data-plane");
+    routes.retain(|(_, path, _)| !own(path));
     assert!(routes.len() > 18, "{routes:?}");
     routes
 }

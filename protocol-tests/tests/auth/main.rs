@@ -6,6 +6,7 @@ mod cli;
 mod http;
 mod iceberg;
 mod kafka;
+mod senders;
 mod streams;
 
 use std::path::Path;

@@ -2,6 +2,7 @@
 
 mod cloudevents;
 mod confluent;
+mod otlp;
 mod streams;
 
 use protocol_tests::Floe;

@@ -1,0 +1,107 @@
+"""Senders that know other servers: OpenTelemetry's own exporters, protobuf with gzip."""
+
+import logging
+import threading
+
+from opentelemetry import trace
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+RESOURCE = Resource({"service.name": "shop", "replicas": 3})
+
+
+def attributes(pairs):
+    """What a struct column has of attributes: members that other rows brought are null."""
+    return {key: value for key, value in pairs.items() if value is not None}
+
+
+def sender(floe):
+    """Settings of an exporter whose token may write to the default topics and to nothing else."""
+    floe.make_token("admin")
+    token = floe.make_token("otel", "write:topic:otel_*", "create:topic:otel_*")
+    return {"headers": {"token": token}, "compression": Compression.Gzip, "timeout": 20}
+
+
+def test_spans_logs_and_points_of_the_exporters_are_rows(floe):
+    settings = sender(floe)
+    tracers = TracerProvider(resource=RESOURCE)
+    tracers.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{floe.url}/v1/traces", **settings)))
+    tracer = tracers.get_tracer("lib", "1.2")
+    with tracer.start_as_current_span("outer", kind=trace.SpanKind.SERVER) as outer:
+        link = trace.Link(outer.get_span_context(), {"why": "test"})
+        with tracer.start_as_current_span("inner", attributes={"n": 7, "list": [1, 2]}, links=[link]) as inner:
+            inner.add_event("happened", {"ok": True})
+            inner.set_status(trace.StatusCode.ERROR, "broken")
+    loggers = LoggerProvider(resource=RESOURCE)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(OTLPLogExporter(f"{floe.url}/v1/logs", **settings)))
+    loggers.get_logger("lib").emit(
+        LogRecord(
+            timestamp=1_700_000_000_123_456_789,
+            severity_number=SeverityNumber.WARN,
+            severity_text="WARN",
+            body="disk is full",
+            attributes={"disk": "sda", "free": 0.5},
+        )
+    )
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{floe.url}/v1/metrics", **settings))
+    meters = MeterProvider(resource=RESOURCE, metric_readers=[reader])
+    meters.get_meter("lib").create_counter("orders", "1", "orders that were made").add(7, {"kind": "a"})
+    meters.get_meter("lib").create_histogram("latency", "ms").record(12.5)
+    for provider in (tracers, loggers, meters):
+        provider.shutdown()
+
+    for topic in ("otel_traces", "otel_logs", "otel_metrics"):
+        floe.flush(topic)
+    spans = {row["name"]: row for row in floe.rows("streams.otel_traces").to_pylist()}
+    assert set(spans) == {"outer", "inner"}
+    assert spans["outer"]["kind"] == "SERVER" and spans["outer"]["status_code"] == "UNSET"
+    row = spans["inner"]
+    assert row["trace_id"] == spans["outer"]["trace_id"] == f"{outer.get_span_context().trace_id:032x}"
+    assert row["parent_span_id"] == spans["outer"]["span_id"] == f"{outer.get_span_context().span_id:016x}"
+    assert (row["status_code"], row["status_message"]) == ("ERROR", "broken")
+    assert attributes(row["attributes"]) == {"n": 7, "list": [1, 2]}
+    assert row["events"][0]["name"] == "happened" and row["events"][0]["attributes"]["ok"] is True
+    assert row["links"][0]["span_id"] == spans["outer"]["span_id"]
+    assert row["resource"] == {"service.name": "shop", "replicas": 3}
+    assert row["scope"] == {"name": "lib", "version": "1.2"}
+    assert row["timestamp"] <= row["end_timestamp"]
+    (log,) = floe.rows("streams.otel_logs").to_pylist()
+    assert log["timestamp"] == "2023-11-14T22:13:20.123456789Z"
+    assert (log["severity_number"], log["severity_text"], log["body"]) == (13, "WARN", "disk is full")
+    assert log["attributes"] == {"disk": "sda", "free": 0.5}
+    points = {row["metric_name"]: row for row in floe.rows("streams.otel_metrics").to_pylist()}
+    assert points["orders"]["value"] == 7.0 and points["orders"]["is_monotonic"] is True
+    assert points["orders"]["metric_type"] == "sum" and points["orders"]["aggregation_temporality"] == "CUMULATIVE"
+    assert attributes(points["orders"]["attributes"]) == {"kind": "a"}
+    assert (points["latency"]["count"], points["latency"]["sum"]) == (1, 12.5)
+    assert sum(points["latency"]["bucket_counts"]) == 1
+
+
+def test_an_exporter_drops_what_is_refused_and_keeps_what_may_pass(floe, caplog):
+    settings = sender(floe)
+    exporter = OTLPSpanExporter(f"{floe.url}/otlp/other/v1/traces", **settings)
+    tracers = TracerProvider(resource=RESOURCE)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    with caplog.at_level(logging.WARNING):
+        tracers.get_tracer("lib").start_span("refused").end()
+    assert "403" in caplog.text, caplog.text
+    # While the server is away the exporter waits, and its spans are stored once it is back.
+    floe.stop()
+    threading.Timer(2, floe.start).start()
+    exporter = OTLPSpanExporter(f"{floe.url}/v1/traces", **settings)
+    tracers = TracerProvider(resource=RESOURCE)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    tracers.get_tracer("lib").start_span("kept").end()
+    tracers.shutdown()
+    floe.flush("otel_traces")
+    assert [row["name"] for row in floe.rows("streams.otel_traces").to_pylist()] == ["kept"]
