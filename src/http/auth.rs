@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::ingest::body;
 use crate::http::problem::Problem;
-use crate::http::{Api, confluent, credentials, iceberg, otlp, streams};
+use crate::http::{Api, confluent, credentials, hec, iceberg, otlp, streams};
 use crate::runtime::metrics;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
@@ -24,6 +24,8 @@ const OPEN: &[&str] = &[
     "/problems",
     "/oauth/token",
     "/iceberg/v1/oauth/tokens",
+    "/services/collector/health",
+    "/services/collector/health/1.0",
 ];
 
 /// Who sends the request. The middleware puts it there; without it nobody may do anything.
@@ -184,6 +186,9 @@ async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     }
     if otlp::is_route(parts.uri.path()) {
         return otlp::refusal(&parts.headers, problem);
+    }
+    if hec::is_route(parts.uri.path()) {
+        return hec::refusal(problem);
     }
     if streams::is_route(parts.uri.path()) {
         return streams::refusal(problem, &parts.headers);

@@ -7,6 +7,7 @@ pub mod admin;
 mod auth;
 mod confluent;
 pub(crate) mod credentials;
+mod hec;
 pub mod iceberg;
 pub mod ingest;
 pub(crate) mod oauth;
@@ -186,6 +187,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .merge(confluent::routes())
         .merge(otlp::routes())
+        .merge(hec::routes(&api))
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

@@ -123,6 +123,7 @@ mod tests {
         let sources = [
             include_str!("mod.rs"),
             include_str!("confluent/mod.rs"),
+            include_str!("hec/mod.rs"),
             include_str!("otlp/mod.rs"),
             include_str!("streams/mod.rs"),
         ];

@@ -1,13 +1,13 @@
-//! Routes whose clients read refusals in a form of their own: OpenTelemetry.
+//! Routes whose clients read refusals in a form of their own: OpenTelemetry, Splunk.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Guarded;
 
 /// True for paths of these routes.
 pub(crate) fn is_route(path: &str) -> bool {
-    ["/v1/", "/otlp/"].iter().any(|start| path.starts_with(start))
+    ["/v1/", "/otlp/", "/services/"].iter().any(|start| path.starts_with(start))
 }
 
 const WRONG: &str = "floe_abcdefghij_0123456789012345678901234567890123456789";
@@ -41,4 +41,50 @@ async fn otlp_is_closed_in_its_own_form() {
     assert_eq!(sent.status(), 401);
     assert!(sent.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
     assert_eq!(sent.bytes().await.unwrap()[..2], [0x08, 16]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_event_collector_is_closed_in_its_own_form() {
+    let guarded = Guarded::start(&[]).await;
+    let strong = guarded.token("strong", &["write:topic:t", "create:topic:t"]).await;
+    let paths = ["", "/event", "/event/1.0", "/raw", "/raw/1.0"];
+    let send = async |path: &str, token: Option<&str>| -> (u16, Value) {
+        let request = reqwest::Client::new().post(guarded.floe.url(path));
+        let request = request.body(r#"{"event": 1}"#);
+        let request = match token {
+            Some(token) => request.header("authorization", format!("Splunk {token}")),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    };
+    for path in paths {
+        let path = format!("/services/collector{path}");
+        let (status, answer) = send(&path, None).await;
+        assert_eq!((status, &answer["code"]), (401, &json!(2)), "{path} {answer}");
+        assert_eq!(answer["text"], "Token is required");
+        let (status, answer) = send(&path, Some(WRONG)).await;
+        assert_eq!((status, &answer["code"]), (403, &json!(4)), "{path} {answer}");
+        let (status, answer) = send(&path, Some(&strong)).await;
+        assert_eq!((status, &answer["code"]), (403, &json!(7)), "{path} {answer}");
+        assert!(answer["detail"].as_str().unwrap().contains("write:topic:splunk"), "{answer}");
+        let (status, answer) = send(&format!("{path}?index=t"), Some(&strong)).await;
+        assert_eq!((status, &answer["text"]), (200, &json!("Success")), "{path} {answer}");
+    }
+    let (status, answer) = send("/services/collector/ack?channel=c", None).await;
+    assert_eq!((status, &answer["code"]), (401, &json!(2)));
+    // One index that the token may not write to refuses all.
+    let request = reqwest::Client::new().post(guarded.floe.url("/services/collector"));
+    let body = r#"{"event": 1, "index": "t"}{"event": 1, "index": "other"}"#;
+    let request = request.body(body).header("authorization", format!("Splunk {strong}"));
+    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["invalid-event-number"], 1, "{answer}");
+    let events = guarded.ask(Method::GET, "/api/v1/topics/t", Some(&guarded.admin), None).await.1;
+    let ends = events["partitions"].as_array().unwrap().iter();
+    let stored: i64 = ends.map(|it| it["high_watermark"].as_i64().unwrap()).sum();
+    assert_eq!(stored, 5);
+    for path in ["/services/collector/health", "/services/collector/health/1.0"] {
+        let (status, answer) = guarded.ask(Method::GET, path, None, None).await;
+        assert_eq!((status, &answer["code"]), (200, &json!(17)));
+    }
 }

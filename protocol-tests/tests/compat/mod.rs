@@ -2,6 +2,7 @@
 
 mod cloudevents;
 mod confluent;
+mod hec;
 mod otlp;
 mod streams;
 
@@ -46,4 +47,11 @@ fn text(bytes: Option<&Vec<u8>>) -> Option<&str> {
 fn header<'r>(record: &'r Stored, name: &str) -> Option<&'r str> {
     let found = record.headers.iter().find(|(own, _)| own == name)?;
     text(found.1.as_ref())
+}
+
+/// Seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "the server has no other clock either")]
+fn now_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_secs()
 }

@@ -82,7 +82,8 @@ impl BodyMemory {
         Self { budget: ByteBudget::new(bytes), small: ByteBudget::new(bytes / SMALL_SHARE) }
     }
 
-    fn share(&self) -> Share {
+    /// A share that holds nothing yet.
+    pub(crate) fn share(&self) -> Share {
         Share::new(self.budget.clone())
     }
 
