@@ -14,6 +14,7 @@ mod principal;
 mod registry;
 pub mod rule;
 pub(crate) mod token;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,7 @@ pub use rule::{Kind, Operation, Resource};
 use registry::Registry;
 use rule::{RuleError, Rules};
 use token::{Key, Parsed};
+use webhook::Webhooks;
 
 /// Most tokens that are kept, those that are over too; the oldest of these make room.
 pub const TOKENS_MAX: usize = 10_000;
@@ -111,6 +113,7 @@ pub struct Access {
 #[derive(Clone)]
 pub struct Auth {
     inner: Arc<Inner>,
+    webhooks: Webhooks,
 }
 
 struct Inner {
@@ -143,6 +146,7 @@ impl Auth {
         access_lifetime: Duration,
     ) -> Result<Self, Error> {
         let registry = Registry::load(&store)?;
+        let webhooks = Webhooks::open(store.clone(), clock.clone(), tasks.clone())?;
         let is_set_up = AtomicBool::new(registry.key().is_some());
         let (registry, changes) = (RwLock::new(registry), tokio::sync::Mutex::default());
         let access_lifetime_s = i64::try_from(access_lifetime.as_secs().max(1)).unwrap_or(i64::MAX);
@@ -156,7 +160,12 @@ impl Auth {
             registry,
             changes,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), webhooks })
+    }
+
+    /// Senders that sign what they send.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
     }
 
     /// True if a token was ever made in this data directory.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::Error;
 use crate::auth::rule::Rules;
 use crate::auth::token::{Hash, Key};
+use crate::auth::webhook;
 use crate::store::{self, Change, Space, Store};
 
 const VERSION: u32 = 1;
@@ -165,7 +166,7 @@ impl Registry {
                 check_version(stored.v)?;
                 let key = Key::from_hex(&stored.key).ok_or_else(|| malformed("its key"))?;
                 registry.key = Some(key);
-            } else {
+            } else if !key.starts_with(webhook::PREFIX) {
                 registry.put(Arc::new(token(decode(&value)?)?));
             }
         }

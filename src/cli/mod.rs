@@ -11,6 +11,7 @@ mod stream;
 mod table;
 mod token;
 mod topic;
+mod webhook;
 mod wire;
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ fn command() -> Command {
         .subcommand(table::command())
         .subcommand(stream::command())
         .subcommand(token::command())
+        .subcommand(webhook::command())
         .subcommand(bench::command())
 }
 
@@ -75,6 +77,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("table", matches)) => table::run(matches).await,
         Some(("stream", matches)) => stream::run(matches).await,
         Some(("token", matches)) => token::run(matches).await,
+        Some(("webhook", matches)) => webhook::run(matches).await,
         Some(("bench", matches)) => bench::run(matches).await,
         _ => Err(Failure::Usage("see floe --help".to_owned())),
     }

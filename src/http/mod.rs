@@ -19,6 +19,7 @@ pub mod problem;
 pub mod request_id;
 mod server;
 mod streams;
+mod webhooks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -183,6 +184,9 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .route("/api/v1/streams/{stream}/terminate", post(streams::manage::terminate))
         .route("/api/v1/streams/{stream}/start", post(streams::manage::start))
         .merge(streams::routes())
+        .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
+        .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
+        .route("/webhooks/{webhook}", post(webhooks::receive))
         .route("/oauth/token", post(oauth::token))
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .merge(confluent::routes())

@@ -5,6 +5,7 @@ mod confluent;
 mod hec;
 mod otlp;
 mod streams;
+mod webhooks;
 
 use protocol_tests::Floe;
 use protocol_tests::clients::{Stored, read_all};

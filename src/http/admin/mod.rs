@@ -1,8 +1,9 @@
-//! Administration of topics, tables and tokens.
+//! Administration of topics, tables, tokens and webhooks.
 
 pub(super) mod tables;
 pub(super) mod tokens;
 pub(super) mod topics;
+pub(super) mod webhooks;
 
 use axum::body::Bytes;
 use serde::de::DeserializeOwned;

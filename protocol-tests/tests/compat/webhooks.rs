@@ -1,0 +1,174 @@
+//! Webhooks: signed messages in, a Kafka consumer reads what they stored.
+
+use std::process::Command;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use protocol_tests::{Floe, binary};
+use reqwest::Client;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::{consumed, header, now_s, post, text, told};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().to_vec()
+}
+
+async fn make(floe: &Floe, wish: Value) -> Value {
+    let (status, made) =
+        told(post(floe, "/api/v1/webhooks", &[JSON], wish.to_string()).await).await;
+    assert_eq!(status, 201, "{made}");
+    made
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn github_is_stored_once_by_delivery_with_its_event() {
+    let mut floe = Floe::start(&[]).await;
+    let wish = json!({"name": "shop", "topic": "events", "scheme": "github"});
+    let made = make(&floe, wish.clone()).await;
+    let secret = made["secret"].as_str().unwrap().to_owned();
+    assert_eq!(made["path"], "/webhooks/shop");
+    let body = r#"{"action" : "opened"}"#;
+    let good = format!("sha256={}", hex(&hmac(secret.as_bytes(), &[body.as_bytes()])));
+    let send = async |floe: &Floe, delivery: &str, signature: &str, body: &str| {
+        let headers = [
+            JSON,
+            ("x-hub-signature-256", signature),
+            ("x-github-delivery", delivery),
+            ("x-github-event", "push"),
+        ];
+        told(post(floe, "/webhooks/shop", &headers, body).await).await
+    };
+    for duplicate in [false, true] {
+        let (status, answer) = send(&floe, "d-1", &good, body).await;
+        assert_eq!((status, &answer["duplicate"]), (200, &json!(duplicate)), "{answer}");
+    }
+    // Another body, another secret, none.
+    for (signature, body) in
+        [(&*good, "{}"), ("sha256=00", body), (&format!("sha256={}", "0".repeat(64)), body)]
+    {
+        let (status, answer) = send(&floe, "d-2", signature, body).await;
+        assert_eq!((status, &answer["code"]), (401, &json!("invalid_signature")), "{answer}");
+    }
+    let (status, answer) = told(post(&floe, "/webhooks/shop", &[JSON], body).await).await;
+    assert_eq!((status, &answer["code"]), (401, &json!("invalid_signature")));
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let signed = ("x-hub-signature-256", &*good);
+    for headers in [[form, signed], [("content-encoding", "gzip"), signed]] {
+        assert_eq!(told(post(&floe, "/webhooks/shop", &headers, body).await).await.0, 415);
+    }
+    let (status, answer) = told(post(&floe, "/webhooks/none", &[JSON, signed], body).await).await;
+    assert_eq!((status, &answer["code"]), (404, &json!("unknown_webhook")));
+    // The secret is told once, and a webhook survives what its tokens survive.
+    let (status, answer) =
+        told(post(&floe, "/api/v1/webhooks", &[JSON], wish.to_string()).await).await;
+    assert_eq!((status, &answer["code"]), (409, &json!("exists")));
+    let listed = floe.get("/api/v1/webhooks").await;
+    assert_eq!(listed["webhooks"][0]["topic"], "events");
+    assert!(!listed.to_string().contains(&secret) && !floe.log().contains(&secret));
+    floe.kill();
+    std::fs::remove_dir_all(floe.dir().join("data/state")).unwrap();
+    floe.restart().await;
+    let (status, answer) = send(&floe, "d-1", &good, body).await;
+    assert_eq!((status, &answer["duplicate"]), (200, &json!(true)), "{answer}");
+    assert_eq!(send(&floe, "d-3", &good, body).await.0, 200);
+    let found = consumed(&floe, "events", 4);
+    let values: Vec<_> = found.iter().map(|record| text(record.value.as_ref())).collect();
+    assert_eq!(values, [Some(body); 2]);
+    assert_eq!(
+        (header(&found[0], "x-github-event"), header(&found[0], "content-type")),
+        (Some("push"), Some("application/json"))
+    );
+    let ended = Client::new().delete(floe.url("/api/v1/webhooks/shop")).send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    assert_eq!(send(&floe, "d-4", &good, body).await.0, 404);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_webhooks_are_checked_by_id_time_and_body() {
+    let floe = Floe::start(&[]).await;
+    let key = [7; 32];
+    let secret = format!("whsec_{}", STANDARD.encode(key));
+    let made =
+        make(&floe, json!({"name": "s", "topic": "t", "scheme": "standard", "secret": secret}))
+            .await;
+    assert_eq!(made["secret"], json!(secret));
+    let body = "not even JSON";
+    let sign = |id: &str, time: u64| {
+        let before = format!("{id}.{time}.");
+        format!("v1,{}", STANDARD.encode(hmac(&key, &[before.as_bytes(), body.as_bytes()])))
+    };
+    let send = async |id: &str, time: u64, signature: &str| {
+        let time = time.to_string();
+        let headers =
+            [("webhook-id", id), ("webhook-timestamp", &*time), ("webhook-signature", signature)];
+        told(post(&floe, "/webhooks/s", &headers, body).await).await
+    };
+    let now = now_s();
+    let old = format!("v1,{}", STANDARD.encode([0; 32]));
+    for (id, time, signature, status) in [
+        ("m1", now, sign("m1", now), 200),
+        ("m2", now - 200, format!("{old} {}", sign("m2", now - 200)), 200),
+        ("m3", now, sign("m1", now), 401),
+        ("m3", now - 1, sign("m3", now), 401),
+        ("m3", now, old, 401),
+        ("m3", now - 400, sign("m3", now - 400), 401),
+        ("m3", now + 400, sign("m3", now + 400), 401),
+        ("m1", now, sign("m1", now), 200),
+    ] {
+        let (found, answer) = send(id, time, &signature).await;
+        assert_eq!(found, status, "{id} {time} {answer}");
+    }
+    let found = consumed(&floe, "t", 4);
+    let mut ids: Vec<_> =
+        found.iter().map(|record| header(record, "webhook-id").unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["m1", "m2"]);
+    for (wish, code) in [
+        (json!({"name": "a/b", "topic": "t", "scheme": "github"}), "invalid_webhook"),
+        (json!({"name": "a", "topic": "a b", "scheme": "github"}), "invalid_webhook"),
+        (json!({"name": "a", "topic": "t", "scheme": "sns"}), "invalid_webhook"),
+        (
+            json!({"name": "a", "topic": "t", "scheme": "github", "secret": "short"}),
+            "invalid_webhook",
+        ),
+        (json!({"name": "a", "topic": "t"}), "bad_request"),
+    ] {
+        let (status, answer) =
+            told(post(&floe, "/api/v1/webhooks", &[JSON], wish.to_string()).await).await;
+        assert_eq!((status, &answer["code"]), (400, &json!(code)), "{wish}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_makes_lists_and_deletes() {
+    let floe = Floe::start(&[]).await;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(arguments).args(["--url", &floe.url("")]).env_remove("FLOE_TOKEN");
+        let ran = tokio::task::block_in_place(|| command.output().unwrap());
+        let out = String::from_utf8(ran.stdout).unwrap();
+        (ran.status.code(), out, String::from_utf8(ran.stderr).unwrap())
+    };
+    let (code, secret, error) = run(&["webhook", "create", "w", "--topic", "t"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(secret.starts_with("whsec_") && secret.lines().count() == 1, "{secret}");
+    let (code, listed, _) = run(&["webhook", "list"]);
+    assert_eq!(code, Some(0));
+    assert!(listed.contains("/webhooks/w") && listed.contains("standard"), "{listed}");
+    assert!(!listed.contains(secret.trim()));
+    assert_eq!(run(&["webhook", "create", "w", "--topic", "t"]).0, Some(1));
+    assert_eq!(run(&["webhook", "create", "x", "--topic", "t", "--scheme", "sns"]).0, Some(2));
+    assert_eq!(run(&["webhook", "delete", "w"]).0, Some(0));
+    assert_eq!(run(&["webhook", "delete", "w"]).0, Some(1));
+}

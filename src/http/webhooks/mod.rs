@@ -1,0 +1,106 @@
+//! `POST /webhooks/{webhook}`: messages that their sender signs (GitHub, Standard Webhooks). The
+//! signature stands for a token, the id of a message for an idempotency key.
+//!
+//! Owns: the order of checks, what is stored. Does not own: webhooks and secrets (`auth::webhook`).
+
+mod signature;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::auth::webhook::{Scheme, Webhook};
+use crate::http::Api;
+use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::engine::off_worker;
+use crate::http::ingest::event::{Header, OwnedEvent, Stored, Terms};
+use crate::http::ingest::identity::Identity;
+use crate::http::ingest::keys;
+use crate::http::problem::Problem;
+use crate::http::request_id;
+
+use signature::Signed;
+
+pub(super) async fn receive(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    let (parts, body) = request.into_parts();
+    let stored = store(&api, &name, &parts, body).await?;
+    Ok(Json(json!({
+        "accepted": stored.accepted,
+        "topic": stored.topic,
+        "ack": stored.ack.as_str(),
+        "duplicate": stored.duplicate,
+        "request_id": request_id::current(),
+    })))
+}
+
+async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Stored, Problem> {
+    let limit = api.options.body_max_bytes;
+    let checked = head(api, name, &parts.headers);
+    let (webhook, signed) = match checked {
+        Ok(checked) => checked,
+        Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
+    };
+    let read = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
+    let Decoded { bytes, share } = read;
+    let (topic, principal) = (webhook.topic.clone(), format!("webhook:{}", webhook.name));
+    let event = event(bytes.clone(), &parts.headers, &signed);
+    let check = move || {
+        Ok(signed.check(&webhook, &bytes).map(|()| {
+            let identity = signed.id.clone().map_or(Identity::None, Identity::Key);
+            identity.once(&principal, || keys::hash(&[&bytes]))
+        }))
+    };
+    let size_bytes = event.value.as_ref().map_or(0, Bytes::len);
+    let once = off_worker(size_bytes, check).await??;
+    if size_bytes == 0 {
+        return Err(Problem::new("bad_request", "the body is empty: there is no event in it"));
+    }
+    api.engine.append(&topic, vec![event], share, Terms { once, ..Terms::new() }).await
+}
+
+/// What can be said before the body is read.
+fn head(
+    api: &Api,
+    name: &str,
+    headers: &HeaderMap,
+) -> Result<(std::sync::Arc<Webhook>, Signed), Problem> {
+    if let Some(problem) = api.not_ready() {
+        return Err(problem.closing());
+    }
+    let webhook = api.auth.webhooks().get(name);
+    let unknown = || Problem::new("unknown_webhook", format!("there is no webhook {name:?}"));
+    let webhook = webhook.ok_or_else(unknown)?;
+    let signed = Signed::of(webhook.scheme, headers, api.engine.now_ms().div_euclid(1_000))?;
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        let detail = "the signature is of the body as it comes: send it without content-encoding";
+        return Err(Problem::new("unsupported_media_type", detail));
+    }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_form = kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    if is_form && webhook.scheme == Scheme::Github {
+        let detail = "choose the content type application/json in the settings of the webhook";
+        return Err(Problem::new("unsupported_media_type", detail));
+    }
+    api.engine.topic(&webhook.topic)?;
+    Ok((webhook, signed))
+}
+
+/// The message as it came, with what its sender says of it as record headers.
+fn event(body: Bytes, headers: &HeaderMap, signed: &Signed) -> OwnedEvent {
+    let own_header = |name: &'static str, value: &[u8]| -> Header {
+        (Bytes::from_static(name.as_bytes()), Some(Bytes::copy_from_slice(value)))
+    };
+    let mut own: Vec<Header> =
+        signed.headers.iter().map(|(name, value)| own_header(name, value.as_bytes())).collect();
+    let kind = headers.get(header::CONTENT_TYPE);
+    own.extend(kind.map(|kind| own_header("content-type", kind.as_bytes())));
+    OwnedEvent { value: Some(body), headers: own, ..OwnedEvent::default() }
+}
