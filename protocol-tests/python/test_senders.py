@@ -1,8 +1,10 @@
 """Senders that know other servers: OpenTelemetry's own exporters, protobuf with gzip."""
 
+import importlib.metadata
 import logging
 import threading
 
+import pytest
 from opentelemetry import trace
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -16,6 +18,8 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+EXPORTERS = ("OpenTelemetry exporters (Python, OTLP/HTTP)", importlib.metadata.version("opentelemetry-exporter-otlp-proto-http"))
 
 RESOURCE = Resource({"service.name": "shop", "replicas": 3})
 
@@ -32,6 +36,7 @@ def sender(floe):
     return {"headers": {"token": token}, "compression": Compression.Gzip, "timeout": 20}
 
 
+@pytest.mark.compat("spans, logs and data points become rows, protobuf with gzip and a token", client=EXPORTERS)
 def test_spans_logs_and_points_of_the_exporters_are_rows(floe):
     settings = sender(floe)
     tracers = TracerProvider(resource=RESOURCE)
@@ -87,6 +92,7 @@ def test_spans_logs_and_points_of_the_exporters_are_rows(floe):
     assert sum(points["latency"]["bucket_counts"]) == 1
 
 
+@pytest.mark.compat("what is refused is dropped with a warning; a restart loses nothing", client=EXPORTERS)
 def test_an_exporter_drops_what_is_refused_and_keeps_what_may_pass(floe, caplog):
     settings = sender(floe)
     exporter = OTLPSpanExporter(f"{floe.url}/otlp/other/v1/traces", **settings)

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use protocol_tests::Floe;
 use protocol_tests::http1::request;
+use protocol_tests::{Floe, table};
 use serde_json::{Value, json};
 
 use super::aiven::Aiven;
@@ -93,6 +93,46 @@ async fn every_configuration_delivers_its_records_as_they_were() {
     for (topic, wanted) in sent {
         assert_eq!(stored(&guarded.floe, topic), wanted, "{topic}");
     }
+}
+
+/// A4: IOMETE's route, with the token and the table in headers of their own.
+fn a4(guarded: &Guarded) -> Value {
+    let route = json!({
+        "http.url": guarded.floe.url("/data-plane/ns/event-stream/s/ingest"),
+        "http.authorization.type": "none",
+        "http.headers.additional": format!("token:{},table:analytics.events.sales", guarded.token),
+        "max.retries": "60",
+    });
+    with(&a3(guarded, "unused"), route)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_takes_the_batches_of_a_connector_into_its_table() {
+    let mut guarded = Guarded::start(&[]).await;
+    guarded.open().await;
+    let fields = json!([
+        { "id": 1, "name": "id", "required": true, "type": "long" },
+        { "id": 2, "name": "nested", "required": false, "type": "string" },
+    ]);
+    table::create(&guarded.floe.url("/iceberg"), "events", "sales", fields).await;
+    let client = reqwest::Client::new();
+    let stream = client.post(guarded.floe.url("/api/v1/streams"));
+    let stream = stream.json(&json!({"name": "s", "namespace": "ns"})).send().await.unwrap();
+    assert_eq!(stream.status(), 201);
+    guarded.floe.stop().await;
+    let flags = ["--num-partitions", "1", "--catalog-alias", "analytics"];
+    guarded.floe.restart_with(&flags).await;
+
+    let config = a4(&guarded);
+    let mut task = Task::new(Aiven::new(&config), records(1_100, |i| Data::Map(event(i))));
+    assert_eq!(task.run().await, Ok(()));
+    assert_eq!(task.sink.seen, [200; 3], "batches of 500");
+    guarded.open().await;
+    assert_eq!(stored(&guarded.floe, "s.events.sales"), wanted(&task.records));
+    let flushed = client.post(guarded.floe.url("/api/v1/tables/events.sales/flush")).send().await;
+    assert_eq!(flushed.unwrap().status(), 200);
+    let ids = table::longs(&guarded.floe.url("/iceberg"), "events", "sales", "id").await;
+    assert_eq!(ids, (0..1_100).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
