@@ -1,7 +1,7 @@
 # The whole manual of the working tree. CI runs exactly these (.ci/run).
 
 # Everything CI runs.
-ci: fmt lint deny test protocol-tests fuzz
+ci: fmt lint deny test protocol-tests
 
 # Formatting is as rustfmt says.
 fmt:
@@ -28,7 +28,8 @@ protocol-tests:
 compatibility:
     protocol-tests/run --write-docs
 
-# Ten seconds of fuzzing for each decoder; needs a nightly toolchain.
+# Ten seconds of fuzzing for each decoder, after a build of ten minutes; needs a nightly toolchain. Every
+# test run has the short form of it: seeds and their mutations.
 fuzz:
     fuzz/run
 
