@@ -78,6 +78,15 @@ def test_json_logs_are_json_only_and_a_clean_stop_leaves_nothing_to_adopt(floe_f
     assert added[0]["names"] == "a"
 
 
+def test_who_sees_it_ready_may_end_it_at_once(floe):
+    floe.post("/api/v1/topics/t/events", b'{"a":1}')
+    floe.stop()
+    for _ in range(10):
+        floe.start()
+        floe.stop()
+    assert "adopted" not in floe.tail()
+
+
 def fetch(topic: str, partition: int, wait_ms: int, bytes_max: int) -> bytes:
     """A Fetch request of version 4 from offset 0."""
     name = topic.encode()

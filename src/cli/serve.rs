@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::client::Failure;
 use super::{output, settings};
@@ -76,9 +76,14 @@ pub(super) fn command() -> Command {
 pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     init_log(matches)?;
     let config = settings::config(matches).map_err(|error| Failure::Usage(error.0))?;
-    let broker = start(&config).await?;
+    // Before the ports are open: who sees it ready may end it at once, and it must drain then too.
+    let mut signals = Signals::new()?;
+    let Some(broker) = start_unless_ended(&config, &mut signals).await? else {
+        tracing::info!("ended before it was ready");
+        return Ok(());
+    };
     announce(&broker, &config);
-    wait_for_signal().await?;
+    signals.wait().await;
     tracing::info!("stopping: draining, then the last commit");
     stop(broker, &config).await;
     tracing::info!("stopped");
@@ -209,18 +214,62 @@ fn show_commands(kafka: &str, http: &str, needs_token: bool) {
     ));
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
-    let refused = |error: std::io::Error| Failure::Refused(format!("no signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-    let metrics = collect_metrics();
-    let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
-    loop {
+/// The signals that end the server, from when this is made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// One came already.
+    came: bool,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let of =
+            |kind| signal(kind).map_err(|error| Failure::Refused(format!("no signals: {error}")));
+        let (terminate, interrupt) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, came: false })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            // Samples of histograms are kept until somebody asks; nobody may.
-            _ = upkeep.tick() => if let Some(metrics) = &metrics { metrics.run_upkeep() },
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
+        self.came = true;
+    }
+
+    /// Waits for one, unless one came.
+    async fn wait(&mut self) {
+        let metrics = collect_metrics();
+        let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+        while !self.came {
+            tokio::select! {
+                () = self.next() => {}
+                // Samples of histograms are kept until somebody asks; nobody may.
+                _ = upkeep.tick() => if let Some(metrics) = &metrics { metrics.run_upkeep() },
+            }
+        }
+    }
+}
+
+/// Starts a broker. After a signal it is stopped as soon as it stands; none after a second one,
+/// which loses nothing: what was there is recovered again.
+async fn start_unless_ended(
+    config: &Config,
+    signals: &mut Signals,
+) -> Result<Option<Broker>, Failure> {
+    let mut starting = std::pin::pin!(start(config));
+    loop {
+        let again = signals.came;
+        tokio::select! {
+            biased;
+            broker = &mut starting => return broker.map(Some),
+            () = signals.next() => {}
+        }
+        if again {
+            return Ok(None);
+        }
+        tracing::info!("will stop once it has started; a second signal ends it at once");
     }
 }
