@@ -79,9 +79,8 @@ async fn of_a_long_run_no_part_is_read() {
     for _ in 0..3 {
         rig.append_batch(P, bytes.clone()).await.unwrap();
     }
-    let read = |limit| rig.log.read(P, 0, limit);
     for (limit, expected) in [(1, 1), (bytes.len() + 99_999, 1), (3 * 110_000, 3)] {
-        let slice = read(limit).await.unwrap();
+        let slice = rig.log.read(P, 0, limit).await.unwrap();
         assert_eq!((slice.batches.len(), slice.full), (expected, expected < 3), "{limit}");
     }
 }
