@@ -21,6 +21,7 @@ mod server;
 mod streams;
 mod webhooks;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -95,9 +96,20 @@ pub struct Parts {
     pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
-/// What the routes need; cheap to clone.
+/// What the routes need. Every layer that a request passes clones it, so it is one pointer.
 #[derive(Clone)]
-pub struct Api {
+pub struct Api(Arc<Shared>);
+
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What all clones of [`Api`] share.
+pub struct Shared {
     pub(crate) log: Log,
     pub(crate) topics: Topics,
     pub(crate) tiering: Tiering,
@@ -106,7 +118,7 @@ pub struct Api {
     pub(crate) engine: ingest::Engine,
     pub(crate) doors: streams::Doors,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
-    draining: Arc<AtomicBool>,
+    draining: AtomicBool,
 }
 
 impl Api {
@@ -117,8 +129,18 @@ impl Api {
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, catalog);
-        let draining = Arc::default();
-        Self { log, topics, tiering, auth, options, engine, doors, metrics, draining }
+        let draining = AtomicBool::default();
+        Self(Arc::new(Shared {
+            log,
+            topics,
+            tiering,
+            auth,
+            options,
+            engine,
+            doors,
+            metrics,
+            draining,
+        }))
     }
 
     /// Reads back what is remembered of requests; before the first one.
