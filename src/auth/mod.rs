@@ -24,7 +24,7 @@ use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
 use crate::runtime::{Clock, Tasks};
-use crate::store::{Change, Store};
+use crate::store::{self, Change, Store};
 
 pub use principal::Principal;
 pub use registry::{State, Token};
@@ -245,7 +245,9 @@ impl Auth {
     /// # Errors
     /// See [`Error`].
     pub async fn create(&self, new: NewToken) -> Result<Made, Error> {
-        self.in_task(move |inner| async move { inner.create(new).await }).await
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.create(new).await };
+        store::finish(&self.inner.tasks, "token-change", change).await
     }
 
     /// Revokes the token of this id, or else the one in force of this name; durable and in force
@@ -255,22 +257,9 @@ impl Auth {
     /// [`Error::Unknown`], [`Error::Store`].
     pub async fn revoke(&self, name_or_id: &str) -> Result<Arc<Token>, Error> {
         let wanted = name_or_id.to_owned();
-        self.in_task(move |inner| async move { inner.revoke(&wanted).await }).await
-    }
-
-    /// Runs a change to its end even if the caller goes away: between the durable change and the
-    /// registry there is no way back.
-    async fn in_task<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Inner>) -> F + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send,
-    {
         let inner = Arc::clone(&self.inner);
-        let done = self.inner.tasks.finish("token-change", async move { work(inner).await }).await;
-        done.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
+        let change = async move { inner.revoke(&wanted).await };
+        store::finish(&self.inner.tasks, "token-change", change).await
     }
 }
 

@@ -251,7 +251,9 @@ impl Webhooks {
     /// # Errors
     /// See [`Error`].
     pub async fn create(&self, new: NewWebhook) -> Result<(Arc<Webhook>, String), Error> {
-        self.in_task(move |inner| async move { inner.create(new).await }).await
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.create(new).await };
+        store::finish(&self.inner.tasks, "webhook-change", change).await
     }
 
     /// Forgets a webhook; durable and in force when it returns.
@@ -260,22 +262,9 @@ impl Webhooks {
     /// [`Error::Unknown`], [`Error::Store`].
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
-        self.in_task(move |inner| async move { inner.delete(&name).await }).await
-    }
-
-    /// Runs a change to its end even if the caller goes away.
-    async fn in_task<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Inner>) -> F + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send,
-    {
         let inner = Arc::clone(&self.inner);
-        let done =
-            self.inner.tasks.finish("webhook-change", async move { work(inner).await }).await;
-        done.unwrap_or(Err(Error::Store(store::Error::Closed)))
+        let change = async move { inner.delete(&name).await };
+        store::finish(&self.inner.tasks, "webhook-change", change).await
     }
 }
 

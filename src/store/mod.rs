@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::runtime::files::FileSystem;
-use crate::runtime::{Clock, FailPoints};
+use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::types::Lsn;
 
 pub mod codec;
@@ -176,6 +176,23 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+}
+
+/// Runs a change of state to its end even if the caller goes away: between the durable change and
+/// what memory has of it there is no way back.
+///
+/// # Errors
+/// The change's own, and [`Error::Closed`] where the tasks ended before it.
+pub(crate) async fn finish<T, E>(
+    tasks: &Tasks,
+    name: &'static str,
+    change: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tasks.finish(name, change).await.unwrap_or(Err(Error::Closed.into()))
 }
 
 /// The state of the broker; cheap to clone.

@@ -123,7 +123,9 @@ impl Streams {
     /// # Errors
     /// See [`Error`].
     pub async fn create(&self, new: NewStream) -> Result<Arc<Stream>, Error> {
-        self.in_task(move |inner| async move { inner.create(new).await }).await
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.create(new).await };
+        store::finish(&self.inner.tasks, "stream-change", change).await
     }
 
     /// Lets a stream take events, or ends that.
@@ -132,7 +134,9 @@ impl Streams {
     /// [`Error::Unknown`], [`Error::Store`].
     pub async fn switch(&self, name: &str, running: bool) -> Result<Arc<Stream>, Error> {
         let name = name.to_owned();
-        self.in_task(move |inner| async move { inner.switch(&name, running).await }).await
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.switch(&name, running).await };
+        store::finish(&self.inner.tasks, "stream-change", change).await
     }
 
     /// Forgets a stream.
@@ -141,22 +145,9 @@ impl Streams {
     /// [`Error::Unknown`], [`Error::Store`].
     pub async fn delete(&self, name: &str) -> Result<Arc<Stream>, Error> {
         let name = name.to_owned();
-        self.in_task(move |inner| async move { inner.delete(&name).await }).await
-    }
-
-    /// Runs a change to its end even if the caller goes away: between the durable change and the
-    /// map there is no way back.
-    async fn in_task<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Inner>) -> F + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send,
-    {
         let inner = Arc::clone(&self.inner);
-        let done = self.inner.tasks.finish("stream-change", async move { work(inner).await }).await;
-        done.unwrap_or(Err(Error::Store(store::Error::Closed)))
+        let change = async move { inner.delete(&name).await };
+        store::finish(&self.inner.tasks, "stream-change", change).await
     }
 }
 

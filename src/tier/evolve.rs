@@ -57,6 +57,17 @@ pub(super) async fn add_columns(
     Ok(loaded)
 }
 
+/// The table's schema with the columns of `ours` that it lacks; none if it has them all.
+fn with_columns(
+    base: &LoadedTable,
+    ours: Result<Schema, iceberg::Error>,
+) -> Result<Option<Schema>, Halt> {
+    let metadata = &base.metadata;
+    let stop = |error: iceberg::Error| Halt::Stop(StopState::ConfigError, error.to_string());
+    let ours = ours.map_err(stop)?;
+    restore::restore(metadata.current_schema(), metadata.last_column_id(), &ours).map_err(stop)
+}
+
 /// Gives the table back the columns of `ours` that it lacks.
 ///
 /// # Errors
@@ -66,11 +77,7 @@ pub(super) async fn restore_columns(
     base: LoadedTable,
     ours: Result<Schema, iceberg::Error>,
 ) -> Result<LoadedTable, Halt> {
-    let metadata = &base.metadata;
-    let stop = |error: iceberg::Error| Halt::Stop(StopState::ConfigError, error.to_string());
-    let ours = ours.map_err(stop)?;
-    let restored = restore::restore(metadata.current_schema(), metadata.last_column_id(), &ours);
-    let Some(schema) = restored.map_err(stop)? else {
+    let Some(schema) = with_columns(&base, ours)? else {
         return Ok(base);
     };
     tracing::warn!(table = %base.ident, "columns that Floe writes were gone and are made again");
@@ -87,11 +94,7 @@ pub(super) async fn ask_for_columns(
     base: LoadedTable,
     ours: Result<Schema, iceberg::Error>,
 ) -> Result<LoadedTable, Halt> {
-    let metadata = &base.metadata;
-    let stop = |error: iceberg::Error| Halt::Stop(StopState::ConfigError, error.to_string());
-    let ours = ours.map_err(stop)?;
-    let wanted = restore::restore(metadata.current_schema(), metadata.last_column_id(), &ours);
-    let Some(schema) = wanted.map_err(stop)? else {
+    let Some(schema) = with_columns(&base, ours)? else {
         return Ok(base);
     };
     match commit_or_reload(context, &base, schema_change(&base, schema)).await {

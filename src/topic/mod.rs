@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::runtime::{Clock, Tasks};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::types::{PartitionId, TopicId, TopicName};
 
 pub mod option_def;
@@ -24,6 +24,9 @@ mod registry;
 use change::{Exclusive, Ids};
 use options::{OptionView, Overrides};
 use registry::Registry;
+
+/// Name of the tasks that change topics.
+const CHANGE: &str = "topic-change";
 
 /// One topic as it is durably known; immutable, replaced on each change.
 #[derive(Debug, Clone, PartialEq)]
@@ -358,7 +361,9 @@ impl Topics {
     /// See [`Error`].
     pub async fn drained(&self, id: TopicId) -> Result<(), Error> {
         // The bulk goes in many changes that other topics need not wait for.
-        self.in_task(move |inner| async move { inner.empty(id).await }).await?;
+        let inner = Arc::clone(&self.inner);
+        let emptied = async move { inner.empty(id).await };
+        store::finish(&self.inner.tasks, CHANGE, emptied).await?;
         self.serial(move |inner| async move { inner.forget(id).await }).await
     }
 
@@ -376,22 +381,9 @@ impl Topics {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send,
     {
-        self.in_task(move |inner| async move { work(Exclusive::wait(inner).await).await }).await
-    }
-
-    /// Runs `work` to its end even if the caller goes away: between the durable change and the
-    /// registry there is no way back.
-    async fn in_task<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Inner>) -> F + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send,
-    {
         let inner = Arc::clone(&self.inner);
-        let done = self.inner.tasks.finish("topic-change", async move { work(inner).await }).await;
-        done.unwrap_or(Err(Error::Store(crate::store::Error::Closed)))
+        let change = async move { work(Exclusive::wait(inner).await).await };
+        store::finish(&self.inner.tasks, CHANGE, change).await
     }
 }
 
