@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use crate::wal::files::Files;
-use crate::wal::handle::{Context, Shared};
+use crate::wal::handle::Context;
+use crate::wal::shared::Shared;
 use crate::wal::sync::Durable;
 use crate::wal::{Apply, Done};
 

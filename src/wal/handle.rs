@@ -1,17 +1,14 @@
 //! [`Wal`]: the running log as the rest of the program sees it; starts and ends the threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Flush;
 use crate::config::units::human_bytes;
 use crate::runtime::files::{SyncPoint, read_exact_at};
-use crate::runtime::metrics;
 use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::types::{Lsn, Offset, PartitionId};
 use crate::wal::apply::Applier;
@@ -21,6 +18,7 @@ use crate::wal::group::{CONTROL_LEN, Current, Group, Identity, Layout, control, 
 use crate::wal::prepare::Preparer;
 use crate::wal::recovery::Recovered;
 use crate::wal::sequencer::{Command, Sequencer};
+use crate::wal::shared::Shared;
 use crate::wal::space::Floor;
 use crate::wal::sync::Syncer;
 use crate::wal::tail::Tail;
@@ -91,54 +89,6 @@ pub struct Context {
     pub clock: Clock,
     /// `wal.before_write`, `wal.before_sync`, `wal.after_sync`.
     pub fail_points: FailPoints,
-}
-
-/// State that the threads and the handle share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    written: AtomicU64,
-    durable: AtomicU64,
-    failed: AtomicBool,
-    running: Mutex<usize>,
-    ended: Condvar,
-}
-
-impl Shared {
-    fn new(durable: Lsn) -> Self {
-        Self {
-            written: AtomicU64::new(durable.0),
-            durable: AtomicU64::new(durable.0),
-            failed: AtomicBool::new(false),
-            running: Mutex::new(0),
-            ended: Condvar::new(),
-        }
-    }
-
-    pub(crate) fn durable(&self) -> Lsn {
-        Lsn(self.durable.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn set_durable(&self, end: Lsn) {
-        self.durable.store(end.0, Ordering::Release);
-    }
-
-    pub(crate) fn set_written(&self, end: Lsn) {
-        self.written.store(end.0, Ordering::Release);
-        self.count_unsynced();
-    }
-
-    pub(crate) fn count_unsynced(&self) {
-        let unsynced = self.written.load(Ordering::Acquire).saturating_sub(self.durable().0);
-        ::metrics::gauge!(metrics::WAL_UNSYNCED_BYTES).set(unsynced as f64);
-    }
-
-    pub(crate) fn fail(&self) {
-        self.failed.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
 }
 
 /// Counts a thread as running until it ends, by a panic too. Keeps the lock of the directory: a
@@ -257,8 +207,10 @@ impl Wal {
     /// [`Error::Closed`], [`Error::TooLarge`], [`Error::Refused`] for a malformed extension or a
     /// record batch without header; nothing is written then.
     pub async fn append(&self, request: Request) -> Result<(), Error> {
-        self.check(&request)?;
-        self.queue.send(Command::Append(request)).await.map_err(|_| Error::Closed)
+        let bytes = self.check(&request)?;
+        self.queue.send(Command::Append(request)).await.map_err(|_| Error::Closed)?;
+        self.shared.turn.queued(bytes);
+        Ok(())
     }
 
     /// [`Wal::append`] for threads that may block; panics on an async worker.
@@ -266,8 +218,10 @@ impl Wal {
     /// # Errors
     /// As [`Wal::append`].
     pub fn append_blocking(&self, request: Request) -> Result<(), Error> {
-        self.check(&request)?;
-        self.queue.blocking_send(Command::Append(request)).map_err(|_| Error::Closed)
+        let bytes = self.check(&request)?;
+        self.queue.blocking_send(Command::Append(request)).map_err(|_| Error::Closed)?;
+        self.shared.turn.queued(bytes);
+        Ok(())
     }
 
     /// Everything below is durable.
@@ -373,7 +327,8 @@ impl Wal {
         synced.await.map_err(|_| Error::Closed)
     }
 
-    fn check(&self, request: &Request) -> Result<(), Error> {
+    /// The bytes of a request that may be queued.
+    fn check(&self, request: &Request) -> Result<u64, Error> {
         if self.shared.failed() {
             return Err(Error::Closed);
         }
@@ -404,7 +359,7 @@ impl Wal {
         if bytes > limit {
             return Err(Error::TooLarge { bytes, limit });
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn thread(

@@ -21,11 +21,13 @@ pub(crate) mod reader;
 pub mod recovery;
 mod salvage;
 mod sequencer;
+mod shared;
 mod space;
 mod sync;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod walk;
 
 use std::path::PathBuf;

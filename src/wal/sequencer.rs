@@ -17,8 +17,10 @@ use crate::wal::files::{Files, WalFile};
 use crate::wal::group::{
     CONTROL_LEN, Current, Group, Identity, Layout, SyncStep, control, order, request_len,
 };
-use crate::wal::handle::{Context, Shared};
+use crate::wal::handle::Context;
+use crate::wal::shared::Shared;
 use crate::wal::tail::Tail;
+use crate::wal::turn::WRITE_AHEAD_BYTES;
 use crate::wal::{Ack, FrameKind, Publish, Request, Sequence, Verdict};
 
 /// A group is closed at this many bytes of frames,
@@ -125,8 +127,26 @@ impl Sequencer {
             if bytes >= GROUP_BYTES_MAX || requests.len() >= GROUP_REQUESTS_MAX {
                 return None;
             }
-            next = self.queue.try_recv().ok()?;
+            next = match self.queue.try_recv() {
+                Ok(next) => next,
+                Err(_) if bytes < WRITE_AHEAD_BYTES && self.wait_for_sync() => {
+                    self.queue.try_recv().ok()?
+                }
+                Err(_) => return None,
+            };
         }
+    }
+
+    /// Waits for a sync under way, or until enough is queued to write beside it. False if there
+    /// is none: then nothing could have come meanwhile. Where answers run ahead of syncs nobody
+    /// waits for them.
+    fn wait_for_sync(&self) -> bool {
+        let is_over = || self.shared.durable().0 >= self.position || self.shared.failed();
+        let waits = self.flush == Flush::Always && !is_over();
+        if waits {
+            self.shared.turn.wait(is_over);
+        }
+        waits
     }
 
     fn append(&mut self, requests: &mut Vec<Request>) -> Result<(), Stop> {

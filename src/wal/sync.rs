@@ -13,7 +13,8 @@ use crate::runtime::metrics;
 use crate::types::Lsn;
 use crate::wal::files::Files;
 use crate::wal::group::{Group, SyncStep};
-use crate::wal::handle::{Context, Shared};
+use crate::wal::handle::Context;
+use crate::wal::shared::Shared;
 use crate::wal::{Ack, Done, Publish, WrittenFrame};
 
 /// Groups covered by one sync.
