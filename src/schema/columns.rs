@@ -160,6 +160,9 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) name: String,
+    /// The name as most producers write it before a value: quoted, with its colon. Empty where it
+    /// would need an escape.
+    pub(crate) token: Box<[u8]>,
     pub(crate) kind: Kind,
     pub(crate) required: bool,
     pub(crate) role: Role,
@@ -189,6 +192,11 @@ pub(crate) struct Shape {
     folded: HashMap<Box<[u8]>, Option<u32>>,
     /// All names that are taken, in lower case.
     taken: HashSet<String>,
+}
+
+fn token(name: &str) -> Box<[u8]> {
+    let is_plain = name.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
+    if is_plain { format!("\"{name}\":").into_bytes().into() } else { Box::default() }
 }
 
 /// What inference needs to know of a struct.
@@ -359,6 +367,7 @@ impl Compiler {
         };
         Slot {
             name: field.name.clone(),
+            token: token(&field.name),
             mixed: matches!(kind, Kind::String) && field.doc.as_deref() == Some(MIXED_DOC),
             kind,
             required: field.required,

@@ -96,9 +96,16 @@ impl<O: Copy + TryFrom<usize> + TryInto<usize> + Default> Strings<O> {
     }
 
     fn take(&mut self) -> (Vec<O>, Vec<u8>) {
-        let ends = std::mem::replace(&mut self.ends, vec![O::default()]);
-        (ends, std::mem::take(&mut self.bytes))
+        let mut ends = Vec::with_capacity(self.ends.len());
+        ends.push(O::default());
+        (std::mem::replace(&mut self.ends, ends), renew(&mut self.bytes))
     }
+}
+
+/// Takes all items; there is room for as many again, for one block of rows is much like the next.
+fn renew<T>(items: &mut Vec<T>) -> Vec<T> {
+    let room = Vec::with_capacity(items.len());
+    std::mem::replace(items, room)
 }
 
 /// The columns of a struct and the order in which its fields usually come.
@@ -122,14 +129,24 @@ impl Fields {
         self.columns.len()
     }
 
+    /// The column that usually comes after the place `previous`, with its place.
+    #[inline]
+    pub(super) fn expected<'s>(
+        &self,
+        shape: &'s Shape,
+        previous: usize,
+    ) -> Option<(u32, &'s Slot)> {
+        let place = self.next[previous];
+        Some((place, shape.slots.get(place as usize)?))
+    }
+
     /// The place of the column named `name`, which comes after the place `previous`.
     #[inline]
     pub(super) fn find(&mut self, shape: &Shape, previous: usize, name: &[u8]) -> Option<u32> {
-        let guess = self.next[previous];
-        if let Some(slot) = shape.slots.get(guess as usize)
+        if let Some((place, slot)) = self.expected(shape, previous)
             && slot.name.as_bytes() == name
         {
-            return Some(guess);
+            return Some(place);
         }
         let found = shape.exact(name)?;
         self.next[previous] = found;
@@ -261,11 +278,11 @@ impl Column {
             Data::F64(values) => primitive::<Float64Type>(values, nulls, kind),
             Data::I128(values) => primitive::<Decimal128Type>(values, nulls, kind),
             Data::Uuid(values) => {
-                let bytes = Buffer::from_vec(std::mem::take(values));
+                let bytes = Buffer::from_vec(renew(values));
                 Arc::new(FixedSizeBinaryArray::try_new(16, bytes, nulls)?)
             }
             Data::Fixed(values, width) => {
-                let bytes = Buffer::from_vec(std::mem::take(values));
+                let bytes = Buffer::from_vec(renew(values));
                 let width = i32::try_from(*width).map_err(|_| mismatch(kind))?;
                 Arc::new(FixedSizeBinaryArray::try_new(width, bytes, nulls)?)
             }
@@ -342,7 +359,7 @@ fn primitive<T: ArrowPrimitiveType>(
     nulls: Option<NullBuffer>,
     kind: &DataType,
 ) -> ArrayRef {
-    let values = ScalarBuffer::from(std::mem::take(values));
+    let values = ScalarBuffer::from(renew(values));
     // The type carries what the values do not: precision and scale, the time zone.
     Arc::new(PrimitiveArray::<T>::new(values, nulls).with_data_type(kind.clone()))
 }

@@ -195,6 +195,19 @@ impl<'a> Lexer<'a> {
         Ok(key)
     }
 
+    /// Takes a member name with its colon if it is written as `token`, which starts and ends as
+    /// such: `"name":`.
+    #[inline]
+    pub fn key_if(&mut self, token: &[u8]) -> Option<Text> {
+        self.peek();
+        let matches = !token.is_empty() && self.bytes[self.pos..].starts_with(token);
+        matches.then(|| {
+            let start = self.pos + 1;
+            self.pos += token.len();
+            Text { start, end: self.pos - 2, escaped: false }
+        })
+    }
+
     /// Takes a literal: `true`, `false`, `null`.
     ///
     /// # Errors
@@ -458,6 +471,20 @@ mod tests {
         ] {
             assert!(accepts(bad, 64).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_key_is_taken_by_its_usual_spelling() {
+        let usual = |text| {
+            let mut lexer = Lexer::new(text, 1);
+            (lexer.key_if(b"\"ab\":"), lexer.pos())
+        };
+        let text = Text { start: 2, end: 4, escaped: false };
+        assert_eq!(usual(" \"ab\":1"), (Some(text), 6));
+        for other in ["\"ab\" :1", "\"abc\":1", "\"a\":1", "\"ab", ""] {
+            assert_eq!(usual(other), (None, 0), "{other}");
+        }
+        assert_eq!(Lexer::new("1", 1).key_if(b""), None);
     }
 
     #[test]

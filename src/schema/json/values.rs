@@ -52,14 +52,7 @@ impl Reader<'_> {
         let mut previous = fields.start();
         let mut more = !self.lexer.take_if(b'}');
         while more {
-            let key = self.lexer.key()?;
-            let found = if key.escaped {
-                self.scratch.clear();
-                self.lexer.unescape(key, self.scratch);
-                fields.find(shape, previous, self.scratch)
-            } else {
-                fields.find(shape, previous, &self.lexer.bytes()[key.start..key.end])
-            };
+            let (key, found) = self.key(shape, fields, previous)?;
             match found {
                 Some(place) => {
                     previous = place as usize;
@@ -72,6 +65,30 @@ impl Reader<'_> {
             more = self.lexer.more(b'}')?;
         }
         Ok(shape.required.iter().all(|place| fields.columns[*place as usize].len() > row))
+    }
+
+    /// Takes the next member name and finds its column.
+    #[inline]
+    fn key(
+        &mut self,
+        shape: &Shape,
+        fields: &mut Fields,
+        previous: usize,
+    ) -> Result<(Text, Option<u32>), Stop> {
+        if let Some((place, slot)) = fields.expected(shape, previous)
+            && let Some(key) = self.lexer.key_if(&slot.token)
+        {
+            return Ok((key, Some(place)));
+        }
+        let key = self.lexer.key()?;
+        let found = if key.escaped {
+            self.scratch.clear();
+            self.lexer.unescape(key, self.scratch);
+            fields.find(shape, previous, self.scratch)
+        } else {
+            fields.find(shape, previous, &self.lexer.bytes()[key.start..key.end])
+        };
+        Ok((key, found))
     }
 
     fn field(
