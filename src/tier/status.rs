@@ -111,6 +111,8 @@ struct Shown {
     oldest: Option<Oldest>,
     /// The table has series among the metrics.
     is_measured: bool,
+    /// The state that they show; empty at first.
+    measured_state: String,
 }
 
 impl Cell {
@@ -130,6 +132,12 @@ impl Cell {
         let mut shown = self.0.lock();
         shown.is_measured |= told;
         shown.is_measured
+    }
+
+    /// The state that the metrics showed before, if `state` is another one.
+    pub(super) fn turns_to(&self, state: &str) -> Option<String> {
+        let measured = &mut self.0.lock().measured_state;
+        (measured != state).then(|| std::mem::replace(measured, state.to_owned()))
     }
 
     /// Says since when something waits.

@@ -1,6 +1,8 @@
 //! The steps of a worker around its commits: what the log may give back, off and on again, the
 //! end of a deleted topic, status.
 
+use std::sync::Arc;
+
 use iceberg::spec::NestedFieldRef;
 use iceberg::spec::Type;
 
@@ -164,8 +166,9 @@ impl Worker {
         drained.map_err(|error| Halt::Later(error.to_string()))
     }
 
-    /// Shows where the table stands.
-    pub(super) fn publish(&self) {
+    /// Shows where the table stands. Tables with rows that wait do it every second: what changes
+    /// with commits alone is not made again.
+    pub(super) fn publish(&mut self) {
         let parts = self.parts();
         let lag_ms = self.oldest.map_or(0, |oldest| oldest.age_ms());
         let pending: i64 = parts.iter().map(Part::offsets).sum();
@@ -211,18 +214,26 @@ impl Worker {
             status.dlq_rolled_back_rows = self.entry.totals.dlq_rolled_back_rows;
             status.gap_offsets = self.entry.totals.gap_offsets;
             status.gaps.clone_from(&self.entry.gap_history);
-            if let Some(loaded) = &self.table {
-                let fields = loaded.metadata.current_schema().as_struct().fields();
-                status.columns = fields
-                    .iter()
-                    .map(|field| ColumnStatus {
-                        name: field.name.clone(),
-                        kind: type_text(&field.field_type),
-                    })
-                    .collect();
-            }
             status.table = table;
         });
+        self.show_columns();
+    }
+
+    fn show_columns(&mut self) {
+        let Some(loaded) = &self.table else {
+            return;
+        };
+        let schema = loaded.metadata.current_schema();
+        if self.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, schema)) {
+            return;
+        }
+        let column = |field: &NestedFieldRef| ColumnStatus {
+            name: field.name.clone(),
+            kind: type_text(&field.field_type),
+        };
+        let columns = schema.as_struct().fields().iter().map(column).collect();
+        self.cell.update(|status| status.columns = columns);
+        self.shown = Some(Arc::clone(schema));
     }
 
     /// One gauge per table and state: 1 for the state it is in, 0 for one that it was in.
@@ -231,8 +242,10 @@ impl Worker {
             let labels = [("table", table.to_owned()), ("state", state.to_owned())];
             ::metrics::gauge!(metrics::TABLE_STATE, &labels).set(value);
         };
-        let before = self.cell.get().state;
-        if !before.is_empty() && before != state {
+        let Some(before) = self.cell.turns_to(state) else {
+            return;
+        };
+        if !before.is_empty() {
             gauge(&before, 0.0);
         }
         gauge(state, 1.0);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iceberg::spec::SchemaRef;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -98,6 +99,8 @@ pub(super) struct Worker {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) closing: CancellationToken,
     pub(super) cell: Cell,
+    /// The schema whose columns the cell shows.
+    pub(super) shown: Option<SchemaRef>,
     pub(super) entry: Entry,
     pub(super) prepared: Option<Prepared>,
     pub(super) table: Option<LoadedTable>,
@@ -157,6 +160,7 @@ impl Worker {
             failures: 0,
             failure: None,
             pin,
+            shown: None,
             tried_at_limit: false,
             off_at: None,
             look: false,
