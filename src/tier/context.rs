@@ -15,6 +15,7 @@ use crate::table::catalog::Catalog;
 use crate::table::commit::Retry;
 use crate::table::sink;
 use crate::tier::Error;
+use crate::tier::evolve::Refusals;
 use crate::tier::ledger::Ledger;
 use crate::tier::ledger::StopState;
 use crate::tier::rows::RowsError;
@@ -71,6 +72,8 @@ pub(super) struct Context {
     pub(super) tasks: Tasks,
     /// Held while a free name is looked for and taken.
     pub(super) naming: Arc<Mutex<()>>,
+    /// Tables that get no columns of ours.
+    pub(super) refusals: Arc<Refusals>,
 }
 
 impl Context {

@@ -1,11 +1,17 @@
 //! Changes of a table's schema and partition spec: guarded commits of their own, before the
 //! rows that need them are written (rules 4.7).
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use iceberg::TableRequirement;
 use iceberg::TableUpdate;
 use iceberg::spec::Schema;
 use iceberg::spec::TableMetadata;
 use iceberg::spec::UnboundPartitionSpec;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::runtime::metrics;
 use crate::schema;
@@ -21,8 +27,38 @@ use crate::tier::context::Halt;
 use crate::tier::ledger::StopState;
 use crate::tier::restore;
 
+/// After a table's owner refused columns of ours they are asked for again when its schema changes,
+/// or after this.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
 /// Names of new columns in a log line; the count says how many there are.
 const NAMES_LOGGED_MAX: usize = 20;
+
+/// Tables whose owners refused columns of ours; one entry a table.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<HashMap<Uuid, Refused>>);
+
+#[derive(Debug)]
+struct Refused {
+    /// The schema that the table had, and keeps.
+    schema_id: i32,
+    at: Instant,
+}
+
+impl Refusals {
+    /// True if there is reason to ask: it was not refused for this schema of late.
+    fn may_ask(&self, table: Uuid, schema_id: i32, now: Instant) -> bool {
+        let refusals = self.0.lock();
+        let known = refusals.get(&table).filter(|refused| refused.schema_id == schema_id);
+        known.is_none_or(|refused| now - refused.at >= ASK_AGAIN)
+    }
+
+    /// Takes note of a refusal; true if it is the first one for this schema.
+    fn note(&self, table: Uuid, schema_id: i32, now: Instant) -> bool {
+        let before = self.0.lock().insert(table, Refused { schema_id, at: now });
+        before.is_none_or(|before| before.schema_id != schema_id)
+    }
+}
 
 /// Adds `columns` to the table and gives it as it is afterwards. After a conflict or an unknown
 /// answer it only reloads: the caller decodes again by what the table has then, which also takes
@@ -85,7 +121,7 @@ pub(super) async fn restore_columns(
 }
 
 /// Asks for the columns of `ours` that a table of others lacks. Where its owner forbids that, rows
-/// are written without them.
+/// are written without them; that is logged once, and not asked for with each commit.
 ///
 /// # Errors
 /// [`Halt`].
@@ -97,9 +133,16 @@ pub(super) async fn ask_for_columns(
     let Some(schema) = with_columns(&base, ours)? else {
         return Ok(base);
     };
+    let (table, schema_id) = (base.metadata.uuid(), base.metadata.current_schema_id());
+    if !context.refusals.may_ask(table, schema_id, Instant::now()) {
+        return Ok(base);
+    }
     match commit_or_reload(context, &base, schema_change(&base, schema)).await {
         Err(Halt::Stop(_, reason)) => {
-            tracing::info!(table = %base.ident, reason, "the table does not get columns of ours");
+            if context.refusals.note(table, schema_id, Instant::now()) {
+                let table = &base.ident;
+                tracing::info!(%table, reason, "the table does not get columns of ours");
+            }
             Ok(base)
         }
         done => done,
@@ -191,5 +234,25 @@ async fn commit_or_reload(
             Ok(context.catalog.load(&base.ident).await?)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_is_told_once_and_asked_about_again_when_something_changed() {
+        let (refusals, now) = (Refusals::default(), Instant::now());
+        let (table, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert!(refusals.may_ask(table, 0, now));
+        assert!(refusals.note(table, 0, now), "it is new");
+        let soon = now + ASK_AGAIN - Duration::from_secs(1);
+        assert!(!refusals.may_ask(table, 0, soon), "each commit would ask in vain");
+        assert!(refusals.may_ask(table, 1, soon) && refusals.may_ask(other, 0, soon));
+        assert!(refusals.may_ask(table, 0, now + ASK_AGAIN));
+        assert!(!refusals.note(table, 0, now + ASK_AGAIN), "it is known");
+        assert!(!refusals.may_ask(table, 0, now + ASK_AGAIN));
+        assert!(refusals.note(table, 1, now), "of another schema");
     }
 }

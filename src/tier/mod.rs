@@ -158,6 +158,7 @@ impl Tiering {
             options: Arc::new(options),
             tasks: parts.tasks,
             naming: Arc::default(),
+            refusals: Arc::default(),
         };
         Self { supervisor: Supervisor::start(context) }
     }
