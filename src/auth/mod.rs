@@ -6,10 +6,13 @@
 //! Authentication is in force from the first token on that was made in a data directory, also when
 //! all of them are revoked; `auth.anonymous = allow` lets requests without credentials do everything
 //! all the same. Credentials that are sent are always checked. A check needs no disk: all tokens
-//! are in memory, and access tokens are checked by their signature.
+//! are in memory, and access tokens are checked by their signature. So are JWTs of an issuer, for
+//! whose keys alone somebody may have to wait ([`Auth::prepare`]).
 //!
-//! Reading order: [`rule`] (what is allowed), `token` (texts), `registry` (layout), then here.
+//! Reading order: [`rule`] (what is allowed), `token` (texts), `registry` (layout), then here;
+//! `oidc` (whom others vouch for), `webhook`.
 
+mod oidc;
 mod principal;
 mod registry;
 pub mod rule;
@@ -23,14 +26,17 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
+use crate::config;
 use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Change, Store};
 
+pub use oidc::Identity;
 pub use principal::Principal;
 pub use registry::{State, Token};
 pub use rule::{Kind, Operation, Resource};
 
-use registry::Registry;
+use oidc::Oidc;
+use registry::{Proof, Registry};
 use rule::{RuleError, Rules};
 use token::{Key, Parsed};
 use webhook::Webhooks;
@@ -48,6 +54,29 @@ pub enum Refusal {
     /// Its time is over.
     #[error("the token has expired")]
     Expired,
+    /// It is a JWT that does not count, for this reason.
+    #[error("the JWT is refused: {0}")]
+    Jwt(&'static str),
+    /// Others vouch for whoever sends it, and nobody gave them rights here.
+    #[error(
+        "the {0} is good, but its subject has no rights here: make a token for it (floe token create)"
+    )]
+    NoRights(&'static str),
+    /// It is a JWT, and the keys of its issuer cannot be had.
+    #[error("the keys of the issuer (auth.oidc.issuer) cannot be fetched at the moment")]
+    Unavailable,
+}
+
+impl Refusal {
+    /// A short fixed name, for answers and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Invalid | Self::Jwt(_) => "invalid_token",
+            Self::Expired => "expired_token",
+            Self::NoRights(_) => "forbidden",
+            Self::Unavailable => "issuer_unavailable",
+        }
+    }
 }
 
 /// Why tokens cannot be changed.
@@ -61,6 +90,15 @@ pub enum Error {
     /// A rule is refused.
     #[error(transparent)]
     InvalidRule(#[from] RuleError),
+    /// The subject cannot be one.
+    #[error(
+        "the {0} is refused: 1 to 512 bytes of text without space around it are allowed, and one of \
+         subject and certificate"
+    )]
+    InvalidIdentity(&'static str),
+    /// Whoever others vouch for may do only what is said.
+    #[error("a token for a {0} needs a rule at least: allow all for everything")]
+    NoRule(&'static str),
     /// The token would be over at once, or end after the end of time.
     #[error("the time until a token expires must be longer than nothing and at most 100 years")]
     InvalidExpiry,
@@ -87,6 +125,8 @@ pub struct NewToken {
     pub allow: Vec<String>,
     /// How long it holds; none is for ever.
     pub expires_in: Option<Duration>,
+    /// Who has it by the word of others; none is whoever has its secret.
+    pub identity: Option<Identity>,
 }
 
 /// A token that was made, with what is told only once.
@@ -94,7 +134,7 @@ pub struct NewToken {
 pub struct Made {
     /// The token.
     pub token: Arc<Token>,
-    /// What its owner sends.
+    /// What its owner sends; empty for whom others vouch for.
     pub text: String,
     /// It is the first of the data directory and put authentication in force.
     pub enforces: bool,
@@ -114,6 +154,7 @@ pub struct Access {
 pub struct Auth {
     inner: Arc<Inner>,
     webhooks: Webhooks,
+    oidc: Option<Oidc>,
 }
 
 struct Inner {
@@ -160,7 +201,14 @@ impl Auth {
             registry,
             changes,
         };
-        Ok(Self { inner: Arc::new(inner), webhooks })
+        Ok(Self { inner: Arc::new(inner), webhooks, oidc: None })
+    }
+
+    /// The same, where JWTs of an issuer count too; its keys are fetched from now on.
+    #[must_use]
+    pub fn with_issuer(self, options: config::Oidc) -> Self {
+        let oidc = Some(Oidc::start(options, &self.inner.tasks));
+        Self { oidc, ..self }
     }
 
     /// Senders that sign what they send.
@@ -183,18 +231,61 @@ impl Auth {
         (!self.is_required()).then(Principal::anonymous)
     }
 
-    /// Who sends this token or access token. No disk, no wait.
+    /// Waits, bounded, for what [`Auth::authenticate`] needs to know of this credential. At once for
+    /// all but a JWT whose key is not known yet.
+    pub async fn prepare(&self, credential: &str) {
+        if let Some(oidc) = &self.oidc
+            && oidc::is_jwt(credential)
+        {
+            oidc.prepare(credential).await;
+        }
+    }
+
+    /// Who has this client certificate, which was checked; `subject` as RFC 4514 writes it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn certified(&self, subject: &str) -> Result<Principal, Refusal> {
+        let identity = Identity::Certificate(subject.to_owned());
+        let now_ms = self.inner.clock.now_ms();
+        let token = self.inner.registry.read().of(&identity).cloned();
+        let principal = Principal::of(token.ok_or(Refusal::NoRights(identity.kind_of_proof()))?);
+        principal.check(now_ms)?;
+        principal.used(now_ms);
+        Ok(principal)
+    }
+
+    /// Who sends this token, access token or JWT. No disk, no wait.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn authenticate(&self, credential: &str) -> Result<Principal, Refusal> {
         let now_ms = self.inner.clock.now_ms();
+        let principal = match &self.oidc {
+            Some(oidc) if oidc::is_jwt(credential) => {
+                let vouched = oidc.check(credential, now_ms)?;
+                let token = self.inner.registry.read().of(&vouched.identity).cloned();
+                let no_rights = Refusal::NoRights(vouched.identity.kind_of_proof());
+                Principal::passing(token.ok_or(no_rights)?, vouched.expires_ms)
+            }
+            _ => self.owner(credential)?,
+        };
+        principal.check(now_ms)?;
+        principal.used(now_ms);
+        Ok(principal)
+    }
+
+    /// Whose token or access token it is, over or not.
+    fn owner(&self, credential: &str) -> Result<Principal, Refusal> {
         let parsed = token::parse(credential).ok_or(Refusal::Invalid)?;
         let registry = self.inner.registry.read();
-        let principal = match parsed {
+        Ok(match parsed {
             Parsed::Token { id } => {
                 let token = registry.get(id).ok_or(Refusal::Invalid)?;
-                let is_same = bool::from(token.hash.ct_eq(&token::hash(credential)));
+                let is_same = match &token.proof {
+                    Proof::Secret(hash) => bool::from(hash.ct_eq(&token::hash(credential))),
+                    Proof::Identity(_) => false,
+                };
                 Principal::of(is_same.then(|| Arc::clone(token)).ok_or(Refusal::Invalid)?)
             }
             Parsed::Access { id, expires_s, signed, mac } => {
@@ -202,11 +293,7 @@ impl Auth {
                 let token = registry.get(id).filter(|_| is_ours).ok_or(Refusal::Invalid)?;
                 Principal::passing(Arc::clone(token), expires_s.saturating_mul(1_000))
             }
-        };
-        drop(registry);
-        principal.check(now_ms)?;
-        principal.used(now_ms);
-        Ok(principal)
+        })
     }
 
     /// True if `principal` may go on: its token is neither revoked nor over, and whoever has none
@@ -265,9 +352,15 @@ impl Auth {
 
 impl Inner {
     async fn create(&self, new: NewToken) -> Result<Made, Error> {
-        let NewToken { name, allow, expires_in } = new;
+        let NewToken { name, allow, expires_in, identity } = new;
         check_name(&name)?;
         let rules = Rules::parse(&allow)?;
+        if let Some(identity) = &identity {
+            identity.check()?;
+            if allow.is_empty() {
+                return Err(Error::NoRule(identity.kind()));
+            }
+        }
         let _alone = self.changes.lock().await;
         let now_ms = self.clock.now_ms();
         let expires_ms = expires_in.map(|time| expiry(now_ms, time)).transpose()?;
@@ -278,9 +371,19 @@ impl Inner {
         {
             return Err(Error::Exists(name));
         }
+        let of_same = |token: &&Arc<Token>| {
+            token.identity().is_some_and(|own| Some(own) == identity.as_ref())
+        };
+        if let Some(other) = tokens.iter().filter(is_active).find(of_same) {
+            return Err(Error::Exists(other.name.clone()));
+        }
         let spare = spare(&tokens, now_ms)?;
         let (id, text) = token::generate();
-        let token = Arc::new(Token::new(id, name, token::hash(&text), rules, now_ms, expires_ms));
+        let (proof, text) = match identity {
+            Some(identity) => (Proof::Identity(identity), String::new()),
+            None => (Proof::Secret(token::hash(&text)), text),
+        };
+        let token = Arc::new(Token::new(id, name, proof, rules, now_ms, expires_ms));
         let key = self.registry.read().key().is_none().then(Key::generate);
         let mut change = registry::put(Change::new(), &token)?;
         for id in &spare {

@@ -16,9 +16,9 @@ pub struct Principal {
 #[derive(Debug, Clone)]
 struct Identity {
     token: Arc<Token>,
-    /// That of the token, or of the access token if that is over before, milliseconds.
+    /// That of the token, or of the access token or JWT if that is over before, milliseconds.
     expires_ms: Option<i64>,
-    /// It came with an access token.
+    /// It came with an access token or a JWT.
     is_passing: bool,
 }
 
@@ -34,7 +34,7 @@ impl Principal {
         Self { identity: Some(Identity { token, expires_ms, is_passing: false }) }
     }
 
-    /// Whoever has an access token for `token` that is over at `at_ms`.
+    /// Whoever has an access token for `token`, or a JWT, that is over at `at_ms`.
     pub(crate) fn passing(token: Arc<Token>, at_ms: i64) -> Self {
         let expires_ms = Some(token.expires_ms.map_or(at_ms, |own| own.min(at_ms)));
         Self { identity: Some(Identity { token, expires_ms, is_passing: true }) }
@@ -55,7 +55,7 @@ impl Principal {
         self.identity.is_none()
     }
 
-    /// True for whoever came with an access token, and not with the token itself.
+    /// True for whoever came with what passes, and not with the token itself.
     pub fn is_passing(&self) -> bool {
         self.identity.as_ref().is_some_and(|identity| identity.is_passing)
     }

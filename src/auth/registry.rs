@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Token  "t/" id    JSON: v = 1, id, name, hash (hex of SHA-256), allow, created_ms,
-//!                   expires_ms and revoked_ms if there are such
+//!                   expires_ms and revoked_ms if there are such; v = 2 with subject or certificate
+//!                   instead of hash: its owner shows no secret of ours
 //! Token  "key"      JSON: v = 1, key (hex of 32 bytes): signs access tokens. It comes with the
 //!                   first token and stays: where it is, authentication was set up once
 //! ```
@@ -16,12 +17,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Error;
+use crate::auth::oidc::Identity;
 use crate::auth::rule::Rules;
 use crate::auth::token::{Hash, Key};
 use crate::auth::webhook;
 use crate::store::{self, Change, Space, Store};
 
 const VERSION: u32 = 1;
+/// Of tokens without a secret.
+const VERSION_OF_IDENTITY: u32 = 2;
 const TOKENS: &[u8] = b"t/";
 const KEY: &[u8] = b"key";
 
@@ -41,9 +45,18 @@ pub struct Token {
     pub created_ms: i64,
     /// From when on it is refused, milliseconds.
     pub expires_ms: Option<i64>,
-    pub(crate) hash: Hash,
+    pub(crate) proof: Proof,
     revoked_ms: AtomicI64,
     used_ms: AtomicI64,
+}
+
+/// How its owner shows who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// By a secret, of which this is the hash.
+    Secret(Hash),
+    /// By the word of others.
+    Identity(Identity),
 }
 
 /// What becomes of a token that is shown.
@@ -73,13 +86,21 @@ impl Token {
     pub(crate) fn new(
         id: String,
         name: String,
-        hash: Hash,
+        proof: Proof,
         rules: Rules,
         created_ms: i64,
         expires_ms: Option<i64>,
     ) -> Self {
         let (revoked_ms, used_ms) = (AtomicI64::new(NEVER), AtomicI64::new(NEVER));
-        Self { id, name, rules, created_ms, expires_ms, hash, revoked_ms, used_ms }
+        Self { id, name, rules, created_ms, expires_ms, proof, revoked_ms, used_ms }
+    }
+
+    /// Whose it is by the word of others, where it has no secret.
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.proof {
+            Proof::Identity(identity) => Some(identity),
+            Proof::Secret(_) => None,
+        }
     }
 
     /// When it was revoked, milliseconds.
@@ -112,11 +133,19 @@ impl Token {
     }
 
     fn stored(&self, revoked_ms: Option<i64>) -> Stored {
+        let (mut hash, mut subject, mut certificate) = (None, None, None);
+        match &self.proof {
+            Proof::Secret(bytes) => hash = Some(hex::encode(bytes)),
+            Proof::Identity(Identity::Subject(text)) => subject = Some(text.clone()),
+            Proof::Identity(Identity::Certificate(text)) => certificate = Some(text.clone()),
+        }
         Stored {
-            v: VERSION,
+            v: if hash.is_some() { VERSION } else { VERSION_OF_IDENTITY },
             id: self.id.clone(),
             name: self.name.clone(),
-            hash: hex::encode(self.hash),
+            hash,
+            subject,
+            certificate,
             allow: self.rules.texts().to_vec(),
             created_ms: self.created_ms,
             expires_ms: self.expires_ms,
@@ -134,7 +163,12 @@ struct Stored {
     v: u32,
     id: String,
     name: String,
-    hash: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    certificate: Option<String>,
     allow: Vec<String>,
     created_ms: i64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -153,6 +187,8 @@ struct StoredKey {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     by_id: HashMap<String, Arc<Token>>,
+    /// Of tokens without a secret the newest of each identity.
+    by_identity: HashMap<Identity, Arc<Token>>,
     key: Option<Key>,
 }
 
@@ -177,6 +213,11 @@ impl Registry {
         self.by_id.get(id)
     }
 
+    /// The token of somebody whom others vouch for.
+    pub(crate) fn of(&self, identity: &Identity) -> Option<&Arc<Token>> {
+        self.by_identity.get(identity)
+    }
+
     /// All tokens, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Token>> {
         let mut tokens: Vec<Arc<Token>> = self.by_id.values().cloned().collect();
@@ -193,6 +234,12 @@ impl Registry {
     }
 
     pub(crate) fn put(&mut self, token: Arc<Token>) {
+        if let Some(identity) = token.identity() {
+            let newest = self.by_identity.get(identity);
+            if newest.is_none_or(|newest| newest.created_ms <= token.created_ms) {
+                self.by_identity.insert(identity.clone(), Arc::clone(&token));
+            }
+        }
         self.by_id.insert(token.id.clone(), token);
     }
 
@@ -204,7 +251,12 @@ impl Registry {
     }
 
     pub(crate) fn forget(&mut self, id: &str) {
-        self.by_id.remove(id);
+        let Some(gone) = self.by_id.remove(id) else { return };
+        if let Some(identity) = gone.identity()
+            && self.by_identity.get(identity).is_some_and(|newest| newest.id == gone.id)
+        {
+            self.by_identity.remove(identity);
+        }
     }
 }
 
@@ -235,12 +287,21 @@ fn key_of(id: &str) -> Vec<u8> {
 }
 
 fn token(stored: Stored) -> Result<Token, Error> {
-    check_version(stored.v)?;
-    let hash = hex::decode(&stored.hash).ok().and_then(|bytes| bytes.try_into().ok());
-    let hash = hash.ok_or_else(|| malformed(&stored.name))?;
+    if stored.v != VERSION_OF_IDENTITY {
+        check_version(stored.v)?;
+    }
     let rules = Rules::parse(&stored.allow)?;
-    let Stored { id, name, created_ms, expires_ms, revoked_ms, .. } = stored;
-    let token = Token::new(id, name, hash, rules, created_ms, expires_ms);
+    let Stored { v, id, name, created_ms, expires_ms, revoked_ms, .. } = stored;
+    let hash = |text: String| -> Option<Hash> { hex::decode(text).ok()?.try_into().ok() };
+    let proof = match (v, stored.hash, stored.subject, stored.certificate) {
+        (VERSION, Some(text), None, None) => hash(text).map(Proof::Secret),
+        (VERSION, ..) => None,
+        (_, None, Some(text), None) => Some(Proof::Identity(Identity::Subject(text))),
+        (_, None, None, Some(text)) => Some(Proof::Identity(Identity::Certificate(text))),
+        _ => None,
+    };
+    let proof = proof.ok_or_else(|| malformed(&name))?;
+    let token = Token::new(id, name, proof, rules, created_ms, expires_ms);
     token.revoked_ms.store(revoked_ms.unwrap_or(NEVER), Ordering::Relaxed);
     Ok(token)
 }
@@ -275,7 +336,8 @@ mod tests {
     #[test]
     fn the_layout_is_the_golden_one() {
         let rules = Rules::parse(&["read:topic:a"]).unwrap();
-        let made = Token::new("abcdefghij".into(), "n".into(), [7; 32], rules, 5, Some(9));
+        let made =
+            Token::new("abcdefghij".into(), "n".into(), Proof::Secret([7; 32]), rules, 5, Some(9));
         let change = put(Change::new(), &made).unwrap();
         let hash = "07".repeat(32);
         let golden = format!(
@@ -285,12 +347,52 @@ mod tests {
         assert_eq!(change.ops[0].value.as_deref(), Some(golden.as_bytes()));
         let read = token(decode(golden.as_bytes()).unwrap()).unwrap();
         assert_eq!(
-            (read.hash, read.state(8), read.state(9)),
-            ([7; 32], State::Active, State::Expired)
+            (&read.proof, read.state(8), read.state(9)),
+            (&Proof::Secret([7; 32]), State::Active, State::Expired)
         );
         let revoked = revoke(&read, 7).unwrap().ops.remove(0).value.unwrap();
         let read = token(decode(&revoked).unwrap()).unwrap();
         assert_eq!((read.revoked_ms(), read.state(8)), (Some(7), State::Revoked));
+    }
+
+    #[test]
+    fn a_token_of_somebody_whom_others_vouch_for_has_no_secret() {
+        for (kind, identity) in [
+            ("subject", Identity::Subject("u".into())),
+            ("certificate", Identity::Certificate("CN=u".into())),
+        ] {
+            let text = identity.text().to_owned();
+            let golden = format!(
+                r#"{{"v":2,"id":"a","name":"n","{kind}":"{text}","allow":["all"],"created_ms":5}}"#
+            );
+            let read = token(decode(golden.as_bytes()).unwrap()).unwrap();
+            assert_eq!(read.identity(), Some(&identity));
+            let change = put(Change::new(), &read).unwrap();
+            assert_eq!(change.ops[0].value.as_deref(), Some(golden.as_bytes()));
+        }
+        let both = r#"{"v":2,"id":"a","name":"n","subject":"u","certificate":"u","allow":[],"created_ms":5}"#;
+        assert!(token(decode(both.as_bytes()).unwrap()).is_err());
+    }
+
+    #[test]
+    fn of_an_identity_the_newest_token_counts_in_whatever_order_they_are_read() {
+        let made = |id: &str, created_ms| {
+            let proof = Proof::Identity(Identity::Subject("u".into()));
+            let rules = Rules::default();
+            Arc::new(Token::new(id.into(), "n".into(), proof, rules, created_ms, None))
+        };
+        let of = |registry: &Registry| {
+            registry.of(&Identity::Subject("u".into())).map(|token| token.id.clone())
+        };
+        for order in [[1, 2], [2, 1]] {
+            let mut registry = Registry::default();
+            order.iter().for_each(|at| registry.put(made(&at.to_string(), *at)));
+            assert_eq!(of(&registry).as_deref(), Some("2"));
+            registry.forget("1");
+            assert_eq!(of(&registry).as_deref(), Some("2"));
+            registry.forget("2");
+            assert_eq!(of(&registry), None);
+        }
     }
 
     #[test]
@@ -303,7 +405,8 @@ mod tests {
             token(decode(text.as_bytes()).unwrap()).map(|_| ()).map_err(|error| error.to_string())
         };
         assert_eq!(with(1, &hash, "all"), Ok(()));
-        assert!(with(2, &hash, "all").unwrap_err().contains("version 2"));
+        assert!(with(3, &hash, "all").unwrap_err().contains("version 3"));
+        assert!(with(2, &hash, "all").is_err(), "a secret needs no identity");
         assert!(with(1, "07", "all").is_err());
         assert!(with(1, &hash, "fly:topic:a").is_err());
     }

@@ -12,7 +12,7 @@ fn open(rig: &Rig, anonymous_allowed: bool) -> Auth {
 
 fn new(name: &str, allow: &[&str], expires_in: Option<Duration>) -> NewToken {
     let allow = allow.iter().map(|rule| (*rule).to_owned()).collect();
-    NewToken { name: name.to_owned(), allow, expires_in }
+    NewToken { name: name.to_owned(), allow, expires_in, identity: None }
 }
 
 fn refusal(auth: &Auth, text: &str) -> Option<Refusal> {
@@ -166,7 +166,7 @@ async fn a_token_shows_when_it_was_used() {
 fn what_is_over_makes_room_and_what_is_in_force_does_not() {
     let token = |at: i64, expires_ms| {
         let (id, name) = (format!("{at:010}"), format!("n{at}"));
-        Arc::new(Token::new(id, name, [0; 32], Rules::default(), at, expires_ms))
+        Arc::new(Token::new(id, name, Proof::Secret([0; 32]), Rules::default(), at, expires_ms))
     };
     let mut tokens: Vec<_> = (0..TOKENS_MAX as i64 - 1).map(|at| token(at, None)).collect();
     assert_eq!(spare(&tokens, 50), Ok(vec![]));
@@ -175,4 +175,50 @@ fn what_is_over_makes_room_and_what_is_in_force_does_not() {
     tokens[7] = token(7, Some(50));
     tokens[9] = token(9, Some(50));
     assert_eq!(spare(&tokens, 50), Ok(vec!["0000000007".to_owned()]));
+}
+
+fn vouched(name: &str, allow: &[&str], identity: Identity) -> NewToken {
+    NewToken { identity: Some(identity), ..new(name, allow, None) }
+}
+
+#[tokio::test]
+async fn a_token_for_a_certificate_has_no_secret_and_ends_as_others_do() {
+    let rig = Rig::new();
+    let auth = open(&rig, false);
+    let shop = || Identity::Certificate("CN=shop,O=Example".to_owned());
+    let made = auth.create(vouched("shop", &["write:topic:a"], shop())).await.unwrap();
+    assert!(made.text.is_empty() && made.enforces && auth.is_required());
+    let principal = auth.certified("CN=shop,O=Example").unwrap();
+    assert_eq!(principal.name(), "shop");
+    assert!(principal.may(Operation::Write, Resource::Topic("a")));
+    assert!(!principal.may(Operation::Read, Resource::Topic("a")));
+    let other = auth.certified("CN=other,O=Example").err();
+    assert_eq!(other, Some(Refusal::NoRights("client certificate")));
+    let forged = format!("floe_{}_{}", made.token.id, "0".repeat(40));
+    assert_eq!(refusal(&auth, &forged), Some(Refusal::Invalid), "nobody has its secret");
+    let twice = auth.create(vouched("twice", &["all"], shop())).await.err();
+    assert_eq!(twice, Some(Error::Exists("shop".to_owned())));
+    auth.revoke("shop").await.unwrap();
+    assert!(auth.recheck(&principal).is_err());
+    assert_eq!(auth.certified("CN=shop,O=Example").err(), Some(Refusal::Invalid));
+    auth.create(vouched("again", &["all"], shop())).await.unwrap();
+    drop(auth);
+    let rig = rig.restart(|_, _| {});
+    assert_eq!(open(&rig, false).certified("CN=shop,O=Example").unwrap().name(), "again");
+}
+
+#[tokio::test]
+async fn a_token_for_somebody_whom_others_vouch_for_says_what_it_may_do() {
+    let rig = Rig::new();
+    let auth = open(&rig, false);
+    let subject = |text: &str| Identity::Subject(text.to_owned());
+    let none = auth.create(vouched("a", &[], subject("u"))).await.err();
+    assert_eq!(none, Some(Error::NoRule("subject")));
+    for bad in ["", " u", "a\nb", &"u".repeat(513)] {
+        let refused = auth.create(vouched("a", &["all"], subject(bad))).await.err();
+        assert_eq!(refused, Some(Error::InvalidIdentity("subject")), "{bad:?}");
+    }
+    assert!(!auth.is_required(), "nothing was made");
+    // Without an issuer a JWT is a wrong token.
+    assert_eq!(refusal(&auth, "eyJhbGciOiJFUzI1NiJ9.e30.AA"), Some(Refusal::Invalid));
 }

@@ -1,12 +1,13 @@
-//! Webhooks: senders that sign what they send instead of showing a token. Each may write to one
-//! topic, and to nothing else.
+//! Webhooks: senders that sign what they send instead of showing a token, and such that can do
+//! neither and have a secret in their URL. Each may write to one topic, and to nothing else.
 //!
 //! ```text
-//! Token  "w/" name  JSON: v = 1, name, topic, scheme, secret, created_ms
+//! Token  "w/" name  JSON: v = 1, name, topic, scheme, secret, created_ms; the secret of the scheme
+//!                   url is hex of its SHA-256
 //! ```
 //!
 //! A signature is checked by making it again, so the secret itself is kept, where a hash is enough
-//! for a token. It is told once, and neither listed nor logged.
+//! for a token and for a URL. It is told once, and neither listed nor logged.
 //!
 //! Owns: webhooks as state of the store, the check of a signature. Does not own: where signatures
 //! stand in a request (`http`).
@@ -20,8 +21,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::RwLock;
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
+use crate::auth::principal::Principal;
+use crate::auth::registry::{Proof, Token};
+use crate::auth::rule::{RuleError, Rules};
 use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Change, Space, Store};
 use crate::types::TopicName;
@@ -32,6 +37,9 @@ pub const WEBHOOKS_MAX: usize = 1_000;
 const NAME_BYTES_MAX: usize = 64;
 /// Length of a secret, bytes of its key.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+/// Length of a secret in a URL, in characters, and of one that is made here.
+const URL_SECRET_CHARS: std::ops::RangeInclusive<usize> = 32..=128;
+const URL_SECRET_MADE_CHARS: usize = 48;
 /// What secrets of Standard Webhooks begin with.
 const STANDARD_PREFIX: &str = "whsec_";
 
@@ -50,6 +58,8 @@ pub enum Scheme {
     Github,
     /// Standard Webhooks: `webhook-signature` over id, time and body.
     Standard,
+    /// A secret in the path of the URL.
+    Url,
 }
 
 impl Scheme {
@@ -58,12 +68,13 @@ impl Scheme {
         match self {
             Self::Github => "github",
             Self::Standard => "standard",
+            Self::Url => "url",
         }
     }
 
     /// The scheme of that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Github, Self::Standard].into_iter().find(|scheme| scheme.as_str() == text)
+        [Self::Github, Self::Standard, Self::Url].into_iter().find(|scheme| scheme.as_str() == text)
     }
 
     /// A new random secret.
@@ -73,16 +84,28 @@ impl Scheme {
             Self::Standard => {
                 format!("{STANDARD_PREFIX}{}", STANDARD.encode(rand::random::<[u8; 32]>()))
             }
+            Self::Url => Alphanumeric.sample_string(&mut rand::rng(), URL_SECRET_MADE_CHARS),
         }
     }
 
-    /// The key of a secret; none if it is no secret of this scheme.
+    /// What is stored of a secret; none if it is no secret of this scheme.
+    fn kept(self, secret: &str) -> Option<String> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        let is_url = URL_SECRET_CHARS.contains(&secret.len()) && secret.bytes().all(legal);
+        match self {
+            Self::Url => is_url.then(|| hex::encode(Sha256::digest(secret))),
+            Self::Github | Self::Standard => self.key(secret).map(|_| secret.to_owned()),
+        }
+    }
+
+    /// The key of what is stored of a secret; none if it is none of this scheme.
     fn key(self, secret: &str) -> Option<Key> {
         let bytes = match self {
             Self::Github => secret.as_bytes().to_vec(),
             Self::Standard => {
                 STANDARD.decode(secret.strip_prefix(STANDARD_PREFIX).unwrap_or(secret)).ok()?
             }
+            Self::Url => hex::decode(secret).ok()?,
         };
         KEY_BYTES.contains(&bytes.len()).then_some(Key(bytes))
     }
@@ -111,7 +134,8 @@ pub enum Error {
     InvalidTopic(String),
     /// The secret is none of its scheme.
     #[error(
-        "the secret is refused: for github 16 to 256 bytes of text, for standard those in base64 after whsec_"
+        "the secret is refused: for github 16 to 256 bytes of text, for standard those in base64 after \
+         whsec_, for url 32 to 128 letters, digits and _ -"
     )]
     InvalidSecret,
     /// There is one of that name.
@@ -153,9 +177,21 @@ pub struct Webhook {
     /// When it was made, milliseconds.
     pub created_ms: i64,
     key: Key,
+    owner: Arc<Token>,
 }
 
 impl Webhook {
+    /// Who sends to it: somebody who may write to its topic, and quarantine events of it.
+    pub(crate) fn principal(&self) -> Principal {
+        Principal::of(Arc::clone(&self.owner))
+    }
+
+    /// True if `secret` is the one of its URL; takes the same time whatever differs.
+    pub(crate) fn is_secret(&self, secret: &str) -> bool {
+        let is_same = Sha256::digest(secret)[..].ct_eq(&self.key.0);
+        self.scheme == Scheme::Url && bool::from(is_same)
+    }
+
     /// True if one of `signatures` is that of `parts`, one after another; takes the same time
     /// whichever it is and whatever differs.
     pub(crate) fn verifies(&self, parts: &[&[u8]], signatures: &[Signature]) -> bool {
@@ -183,8 +219,20 @@ impl Stored {
     fn webhook(&self) -> Option<Webhook> {
         let key = self.scheme.key(&self.secret)?;
         let (name, topic) = (self.name.clone(), self.topic.clone());
-        Some(Webhook { name, topic, scheme: self.scheme, created_ms: self.created_ms, key })
+        let owner = owner(&name, &topic, self.created_ms).ok()?;
+        let (scheme, created_ms) = (self.scheme, self.created_ms);
+        Some(Webhook { name, topic, scheme, created_ms, key, owner })
     }
+}
+
+/// A token that nobody can send, with what a webhook may do.
+fn owner(name: &str, topic: &str, created_ms: i64) -> Result<Arc<Token>, RuleError> {
+    let rules = ["write", "create"].map(|operation| {
+        [format!("{operation}:topic:{topic}"), format!("{operation}:topic:{topic}.quarantine")]
+    });
+    let rules = Rules::parse(rules.as_flattened())?;
+    let (name, proof) = (format!("webhook:{name}"), Proof::Secret([0; 32]));
+    Ok(Arc::new(Token::new(String::new(), name, proof, rules, created_ms, None)))
 }
 
 fn key_of(name: &str) -> Vec<u8> {
@@ -256,6 +304,20 @@ impl Webhooks {
         store::finish(&self.inner.tasks, "webhook-change", change).await
     }
 
+    /// Gives a webhook a new secret, which is told only now; the old one ends at once.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::InvalidSecret`], [`Error::Store`].
+    pub async fn rotate(
+        &self,
+        name: &str,
+        secret: Option<String>,
+    ) -> Result<(Arc<Webhook>, String), Error> {
+        let (name, inner) = (name.to_owned(), Arc::clone(&self.inner));
+        let change = async move { inner.rotate(&name, secret).await };
+        store::finish(&self.inner.tasks, "webhook-change", change).await
+    }
+
     /// Forgets a webhook; durable and in force when it returns.
     ///
     /// # Errors
@@ -276,7 +338,6 @@ impl Inner {
             return Err(Error::InvalidName(name.chars().take(NAME_BYTES_MAX + 1).collect()));
         }
         TopicName::parse(&topic).map_err(|error| Error::InvalidTopic(error.to_string()))?;
-        let secret = secret.unwrap_or_else(|| scheme.generate());
         let _alone = self.changes.lock().await;
         if self.by_name.read().contains_key(&name) {
             return Err(Error::Exists(name));
@@ -285,14 +346,40 @@ impl Inner {
             return Err(Error::TooMany);
         }
         let created_ms = self.clock.now_ms();
-        let stored = Stored { v: VERSION, name, topic, scheme, secret, created_ms };
+        self.put(name, topic, scheme, secret, created_ms).await
+    }
+
+    async fn rotate(
+        &self,
+        name: &str,
+        secret: Option<String>,
+    ) -> Result<(Arc<Webhook>, String), Error> {
+        let _alone = self.changes.lock().await;
+        let known = self.by_name.read().get(name).cloned();
+        let known = known.ok_or_else(|| Error::Unknown(name.chars().take(200).collect()))?;
+        let (name, topic) = (known.name.clone(), known.topic.clone());
+        self.put(name, topic, known.scheme, secret, known.created_ms).await
+    }
+
+    /// Stores a webhook with this secret, or a new one; `changes` is held.
+    async fn put(
+        &self,
+        name: String,
+        topic: String,
+        scheme: Scheme,
+        secret: Option<String>,
+        created_ms: i64,
+    ) -> Result<(Arc<Webhook>, String), Error> {
+        let secret = secret.unwrap_or_else(|| scheme.generate());
+        let kept = scheme.kept(&secret).ok_or(Error::InvalidSecret)?;
+        let stored = Stored { v: VERSION, name, topic, scheme, secret: kept, created_ms };
         let webhook = Arc::new(stored.webhook().ok_or(Error::InvalidSecret)?);
         let value = serde_json::to_vec(&stored)
             .map_err(|error| failed(format!("encode a webhook: {error}")))?;
         let change = Change::new().put(Space::Token, key_of(&webhook.name), value);
         self.store.commit(change).await?;
         self.by_name.write().insert(webhook.name.clone(), Arc::clone(&webhook));
-        Ok((webhook, stored.secret))
+        Ok((webhook, secret))
     }
 
     async fn delete(&self, name: &str) -> Result<(), Error> {
@@ -309,6 +396,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Operation, Resource};
     use crate::store::testing::Rig;
 
     fn open(rig: &Rig) -> Webhooks {
@@ -347,6 +435,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_secret_of_a_url_is_kept_as_a_hash_and_may_be_changed() {
+        let rig = Rig::new();
+        let webhooks = open(&rig);
+        let (made, first) = webhooks.create(new("a", Scheme::Url, None)).await.unwrap();
+        assert_eq!(first.len(), URL_SECRET_MADE_CHARS);
+        assert!(made.is_secret(&first) && !made.is_secret("") && !made.is_secret(&first[1..]));
+        assert!(!made.verifies(&[b"x"], &[]));
+        let (_, second) = webhooks.rotate("a", None).await.unwrap();
+        let chosen = "c".repeat(32);
+        let (github, _) = webhooks.create(new("g", Scheme::Github, Some(&chosen))).await.unwrap();
+        assert!(!github.is_secret(&chosen), "it is no secret of a URL");
+        assert_eq!(webhooks.rotate("b", None).await.unwrap_err(), Error::Unknown("b".to_owned()));
+        let short = webhooks.rotate("a", Some("short".to_owned())).await;
+        assert_eq!(short.unwrap_err(), Error::InvalidSecret);
+        drop(webhooks);
+        let rig = rig.restart(|_, _| {});
+        for (_, value) in rig.store().scan(Space::Token, PREFIX).unwrap() {
+            let text = String::from_utf8(value.to_vec()).unwrap();
+            assert!(!text.contains(&first) && !text.contains(&second), "{text}");
+        }
+        let known = open(&rig).get("a").unwrap();
+        assert!(known.is_secret(&second) && !known.is_secret(&first));
+        let principal = known.principal();
+        assert_eq!(principal.name(), "webhook:a");
+        let may = |operation, topic| principal.may(operation, Resource::Topic(topic));
+        assert!(may(Operation::Write, "t") && may(Operation::Create, "t.quarantine"));
+        assert!(!may(Operation::Write, "tt") && !may(Operation::Read, "t"));
+    }
+
+    #[tokio::test]
     async fn webhooks_hold_after_a_restart_and_after_the_state_was_lost() {
         let rig = Rig::new();
         let webhooks = open(&rig);
@@ -378,6 +496,8 @@ mod tests {
             (Scheme::Github, "short"),
             (Scheme::Standard, "whsec_AAAA"),
             (Scheme::Standard, "no base64 whatever length it has"),
+            (Scheme::Url, "31 characters are one too few.."),
+            (Scheme::Url, "no/part/of/a/path/0123456789012345"),
         ] {
             assert_eq!(refused(new("a", scheme, Some(secret))).await, Error::InvalidSecret);
         }

@@ -6,6 +6,7 @@
 //! and `listen` under `[kafka]`.
 
 mod options;
+mod security;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use options::{Kind, OPTIONS, OptionSpec};
+pub use security::{Oidc, Tls, check_issuer_url};
 
 /// Values by key as given; several for a repeatable key.
 pub type Settings = BTreeMap<String, Vec<String>>;
@@ -69,6 +71,10 @@ pub struct Config {
     pub kafka_listeners: Vec<KafkaListener>,
     /// Where HTTP listens.
     pub http_listen: SocketAddr,
+    /// HTTP over TLS; none is plain text.
+    pub http_tls: Option<Tls>,
+    /// JWTs count; none: they do not.
+    pub oidc: Option<Oidc>,
     /// Requests without credentials may do everything, from other machines too (rules 8.2).
     pub anonymous_allowed: bool,
     /// How long an access token holds, at most as long as the token that it was made with.
@@ -97,6 +103,8 @@ pub struct Config {
     pub http_events_max: usize,
     /// Memory for HTTP bodies, bytes.
     pub http_in_bytes: usize,
+    /// How many times what was sent an HTTP body of more than 1 MiB may be, decompressed.
+    pub http_inflation_max: usize,
     /// Most open HTTP connections.
     pub http_connections_max: usize,
     /// The idempotency key of a request is forgotten at this age.
@@ -187,6 +195,8 @@ impl Config {
             data_dir_network: read.one_of("data.dir.network")? == "allow",
             kafka_listeners: read.kafka_listeners()?,
             http_listen: read.address("http.listen")?,
+            http_tls: read.tls()?,
+            oidc: read.oidc()?,
             anonymous_allowed: read.one_of("auth.anonymous")? == "allow",
             access_token_lifetime: read.duration("auth.access.token.lifetime")?,
             num_partitions: read.number("num.partitions", 1, 100_000)?,
@@ -201,6 +211,7 @@ impl Config {
             http_body_max_bytes: read.size("http.body.max.bytes", 1024)?,
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
+            http_inflation_max: read.number("http.inflation.max", 1, u32::MAX)? as usize,
             http_connections_max: read.size("http.connections.max", 1)?,
             http_idempotency_age: read.duration("http.idempotency.age")?,
             http_idempotency_max: read.size("http.idempotency.max", 1)?,

@@ -88,6 +88,47 @@ pub const OPTIONS: &[OptionSpec] = &[
         "1h",
         "How long an access token of /oauth/token holds, in whole seconds.",
     ),
+    option(
+        "auth.oidc.issuer",
+        Kind::Text,
+        "",
+        "URL of an OpenID Connect issuer: the JWTs that it signs count as tokens that were made with \
+         --subject. Default: JWTs do not count.",
+    ),
+    option("auth.oidc.audience", Kind::Text, "", "What the aud of a JWT must name."),
+    option(
+        "auth.oidc.claim",
+        Kind::Text,
+        "sub",
+        "The claim of a JWT that is compared with the subject of a token.",
+    ),
+    option(
+        "auth.oidc.scope",
+        Kind::Text,
+        "",
+        "A scope that every JWT must have. Default: none is asked for.",
+    ),
+    option(
+        "auth.oidc.jwks.uri",
+        Kind::Text,
+        "",
+        "Where the keys of the issuer are. Default: where its description says.",
+    ),
+    option(
+        "http.tls.certificate",
+        Kind::Path,
+        "",
+        "PEM file with the certificate of the HTTP side, which speaks TLS then; read again when it \
+         changes. Default: no TLS.",
+    ),
+    option("http.tls.key", Kind::Path, "", "PEM file with the key of that certificate."),
+    option(
+        "http.tls.client.ca",
+        Kind::Path,
+        "",
+        "PEM file with authorities: a client certificate of theirs counts as the token that was made \
+         with --certificate. Default: clients are asked for none.",
+    ),
     option("num.partitions", Kind::Number, "4", "Partitions of a topic made without a number."),
     option(
         "auto.create.topics.enable",
@@ -135,6 +176,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("http.body.max.bytes", Kind::Bytes, "16MiB", "Largest HTTP body, decompressed."),
     option("http.events.max", Kind::Number, "100000", "Most events in one HTTP request."),
     option("http.in.bytes", Kind::Bytes, "32MiB", "Memory for HTTP bodies."),
+    option(
+        "http.inflation.max",
+        Kind::Number,
+        "100",
+        "How many times what was sent an HTTP body of more than 1 MiB may be, decompressed.",
+    ),
     option(
         "http.idempotency.age",
         Kind::Duration,
