@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Auth, Operation, Principal, Resource};
+use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::kafka::api::{self, Api};
 use crate::kafka::codec::{self, RequestHeader, ResponseFrame};
 use crate::kafka::connection::{Dispatch, Reply, Stage2, Standing};
@@ -21,7 +21,7 @@ use crate::kafka::fault::Fault;
 use crate::kafka::guard;
 use crate::kafka::handler::{self, ItemError};
 use crate::kafka::options::Options;
-use crate::kafka::sasl::{self, PlainError, Stage};
+use crate::kafka::sasl::{self, Mechanism, PlainError, Stage};
 use crate::log::Log;
 use crate::runtime::metrics as names;
 use crate::runtime::{ByteBudget, Clock};
@@ -210,7 +210,7 @@ impl Dispatcher {
             ApiKey::Produce => produce::start(&context, call, body).await,
             ApiKey::Fetch => fetch::start(&context, call, body),
             ApiKey::SaslHandshake => self.handshake(call, body),
-            ApiKey::SaslAuthenticate => self.authenticate(call, body),
+            ApiKey::SaslAuthenticate => self.authenticate(call, body).await,
             ApiKey::ListOffsets => Self::later(context, call, body, list_offsets::handle),
             ApiKey::Metadata => Self::later(context, call, body, metadata::handle),
             ApiKey::FindCoordinator => Self::later(context, call, body, find_coordinator::handle),
@@ -236,17 +236,22 @@ impl Dispatcher {
         state.stage = next;
         if next == Stage::Failed {
             let client = state.context.session.client;
-            tracing::warn!(%client, "kafka client asked for a SASL mechanism other than PLAIN");
+            tracing::warn!(%client, "kafka client asked for another SASL mechanism than PLAIN and OAUTHBEARER");
         }
         ready(codec::encode(call, &response))
     }
 
-    fn authenticate(&self, call: Call, body: Bytes) -> Result<Stage2, Fault> {
+    async fn authenticate(&self, call: Call, body: Bytes) -> Result<Stage2, Fault> {
         let request: SaslAuthenticateRequest = codec::decode(call.api, call.version, body)?;
-        if self.state.lock().stage == Stage::Done {
+        let stage = self.state.lock().stage;
+        let Stage::Chosen { mechanism, .. } = stage else {
             return ready(codec::encode(call, &handler::sasl_authenticate::out_of_turn()));
-        }
-        match self.check_password(&request.auth_bytes) {
+        };
+        match self.check_credential(mechanism, &request.auth_bytes).await {
+            // A refusal would be final for clients; whose connection ends comes again.
+            Err(error @ PlainError::Refused(Refusal::Unavailable)) => {
+                Err(Fault::WrongPassword(error))
+            }
             Ok(()) => ready(codec::encode(call, &handler::sasl_authenticate::accepted())),
             Err(error) => {
                 let client = self.state.lock().context.session.client;
@@ -261,10 +266,14 @@ impl Dispatcher {
         }
     }
 
-    /// The message of PLAIN without a header, after SaslHandshake version 0. The right one is
+    /// The message of a mechanism without a header, after SaslHandshake version 0. The right one is
     /// answered with nothing in a frame, a wrong one with the end.
-    async fn authenticate_bare(&self, message: &[u8]) -> Result<Stage2, Fault> {
-        match self.check_password(message) {
+    async fn authenticate_bare(
+        &self,
+        mechanism: Mechanism,
+        message: &[u8],
+    ) -> Result<Stage2, Fault> {
+        match self.check_credential(mechanism, message).await {
             Ok(()) => ready(Ok(ResponseFrame {
                 chunks: vec![Bytes::from_static(&[0; 4])],
                 permits: Vec::new(),
@@ -276,9 +285,15 @@ impl Dispatcher {
         }
     }
 
-    fn check_password(&self, message: &[u8]) -> Result<(), PlainError> {
+    async fn check_credential(
+        &self,
+        mechanism: Mechanism,
+        message: &[u8],
+    ) -> Result<(), PlainError> {
+        let auth = self.state.lock().context.deps.auth.clone();
+        let authenticated = sasl::authenticate(&auth, mechanism, message).await;
         let mut state = self.state.lock();
-        match sasl::authenticate(&state.context.deps.auth, message) {
+        match authenticated {
             Ok(principal) => {
                 let (deps, session) = (state.context.deps.clone(), state.context.session.clone());
                 state.context = Arc::new(Context { deps, session, principal });
@@ -319,8 +334,8 @@ pub(crate) fn admit(header: &RequestHeader) -> Result<(&'static Api, Call), Opti
 impl Dispatch for Dispatcher {
     async fn dispatch(&self, mut frame: Bytes) -> Result<Stage2, Fault> {
         let stage = self.state.lock().stage;
-        if stage == (Stage::Chosen { bare: true }) {
-            return self.authenticate_bare(&frame).await;
+        if let Stage::Chosen { mechanism, bare: true } = stage {
+            return self.authenticate_bare(mechanism, &frame).await;
         }
         let header = codec::peek_header(&frame)?;
         let call = match admit(&header) {
