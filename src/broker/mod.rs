@@ -130,6 +130,7 @@ struct Sockets {
     kafka_addresses: Vec<(String, SocketAddr)>,
     http: TcpListener,
     http_address: SocketAddr,
+    http_tls: Option<Arc<http::Tls>>,
 }
 
 impl Broker {
@@ -148,6 +149,7 @@ impl Broker {
         let recovered = recovery::open(config, &components, &tasks).await?;
         let Recovered { store, wal, log, topics, auth, streams } = recovered;
         check_exposed(config, auth.is_set_up())?;
+        let auth = trusting(auth, config);
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
         let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
         let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
@@ -236,9 +238,13 @@ impl Broker {
         let stop = self.listeners_stop.clone();
         kafka::KafkaServer::new(deps, self.tasks.clone(), stop.clone()).serve(sockets.kafka);
         let router = http::router(self.api.clone(), catalog_routes);
+        if let Some(tls) = &sockets.http_tls {
+            tls.spawn_chores(&self.tasks);
+        }
         let serve = http::serve(
             sockets.http,
             router,
+            sockets.http_tls,
             config.http_connections_max,
             self.tasks.clone(),
             stop,
@@ -319,6 +325,7 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         body_max_bytes: config.http_body_max_bytes,
         events_max: config.http_events_max,
         in_bytes: config.http_in_bytes,
+        inflation_max: config.http_inflation_max,
         auto_create_topics: config.auto_create_topics,
         once: http::OnceLimits {
             key_age_ms: millis(config.http_idempotency_age),
@@ -331,6 +338,7 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
             ids_max: config.http_dedup_max,
         },
         flush: config.log_flush,
+        is_tls: config.http_tls.is_some(),
         loopback_only: config.http_listen.ip().is_loopback() && !config.anonymous_allowed,
         cluster_id,
         node_id: kafka::Options::default().node_id,
@@ -340,6 +348,14 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The tokens, and JWTs where an issuer is configured.
+fn trusting(auth: Auth, config: &Config) -> Auth {
+    match &config.oidc {
+        Some(issuer) => auth.with_issuer(issuer.clone()),
+        None => auth,
+    }
 }
 
 /// Refuses to listen for other machines where nobody is asked who they are.
@@ -360,6 +376,8 @@ async fn bind(config: &Config) -> Result<Sockets, Error> {
         let bound = listener.local_addr().map_err(|error| Error::new("no local address", error))?;
         Ok((listener, bound))
     };
+    let http_tls = config.http_tls.clone().map(http::Tls::open).transpose();
+    let http_tls = http_tls.map_err(Error::Failed)?;
     let (http, http_address) = bind("HTTP", config.http_listen).await?;
     let mut kafka = Vec::new();
     let mut kafka_addresses = Vec::new();
@@ -369,5 +387,5 @@ async fn bind(config: &Config) -> Result<Sockets, Error> {
         let advertised = listener.advertise.clone();
         kafka.push(kafka::Listener { name: listener.name.clone(), socket, advertised });
     }
-    Ok(Sockets { kafka, kafka_addresses, http, http_address })
+    Ok(Sockets { kafka, kafka_addresses, http, http_address, http_tls })
 }

@@ -147,9 +147,10 @@ fn announce(broker: &Broker, config: &Config) {
     for (name, address) in broker.kafka_addresses() {
         output::line(format!("kafka    {address}  ({name})"));
     }
-    let http = broker.http_address();
-    output::line(format!("http     http://{http}"));
-    let own = format!("http://{http}/iceberg");
+    let scheme = if config.http_tls.is_some() { "https" } else { "http" };
+    let http = format!("{scheme}://{}", broker.http_address());
+    output::line(format!("http     {http}"));
+    let own = format!("{http}/iceberg");
     let catalog = config.catalog_uri.as_ref().unwrap_or(&own);
     output::line(format!("catalog  {catalog}"));
     output::line(format!("data     {}", broker.data_dir().display()));
@@ -159,14 +160,14 @@ fn announce(broker: &Broker, config: &Config) {
              take answered records"
         ));
     }
-    output::line(auth_line(broker, config, &format!("http://{http}")));
+    output::line(auth_line(broker, config, &http));
     output::line("");
     let kafka = broker.kafka_addresses().into_iter().next().map(|(_, address)| address);
     let kafka = kafka.map_or_else(String::new, |address| address.to_string());
     let needs_token = broker.auth().is_required();
     // A catalog of others has tokens of its own.
     let argument = if needs_token && *catalog == own { ", token='$FLOE_TOKEN'" } else { "" };
-    show_commands(&kafka, &format!("http://{http}"), needs_token);
+    show_commands(&kafka, &http, needs_token);
     output::line("query the table, first rows after a second (pip install 'pyiceberg[pyarrow]'):");
     output::line(format!(
         "  python3 -c \"from pyiceberg.catalog import load_catalog as c; \

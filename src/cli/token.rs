@@ -15,13 +15,15 @@ use crate::auth::rule::GRAMMAR;
 use crate::auth::{self, Auth, NewToken};
 use crate::broker::{self, Components, Offline};
 use crate::config::{Config, Settings, units};
-use crate::http::admin::shown_token;
+use crate::http::admin::{identity_of, shown_token};
 use crate::runtime::tasks::OnFatal;
 
 const EXAMPLES: &str = "\
 Examples:
   floe token create admin --data-dir floe-data           the first one, before the server runs
   floe token create shop --allow write:topic:orders-* --allow create:topic:orders-* --expires 30d
+  floe token create ci --subject 'repo:example/shop' --allow write:topic:*   for a JWT of the issuer
+  floe token create pos --certificate 'CN=pos,O=Example' --allow write:topic:sales
   floe token create spark --allow read:table:* --allow describe:cluster
   FLOE_TOKEN=$(floe token create admin --data-dir floe-data) floe serve";
 
@@ -52,6 +54,21 @@ pub(super) fn command() -> Command {
                     .value_name("RULE")
                     .action(ArgAction::Append)
                     .help("What it may do, repeatable; without any it may do everything"),
+            )
+            .arg(
+                Arg::new("subject").long("subject").value_name("SUBJECT").help(
+                    "Instead of a secret: whoever has a JWT of auth.oidc.issuer with this subject",
+                ),
+            )
+            .arg(
+                Arg::new("certificate")
+                    .long("certificate")
+                    .value_name("SUBJECT")
+                    .conflicts_with("subject")
+                    .help(
+                        "Instead of a secret: whoever has a client certificate with this subject, as \
+                         `openssl x509 -noout -subject -nameopt RFC2253` prints it",
+                    ),
             )
             .arg(
                 Arg::new("expires")
@@ -86,7 +103,10 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     };
     match verb {
         "create" => {
-            report(&client, &answer, || output::line(output::cell(&answer["token"])));
+            report(&client, &answer, || match answer["token"].as_str() {
+                Some(token) => output::line(token),
+                None => output::line(format!("token {} is made", name(matches))),
+            });
             if answer["enforces"] == true {
                 output::progress("from now on every request needs a token");
             }
@@ -101,6 +121,10 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 fn name(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("name").map_or("", String::as_str)
+}
+
+fn text(matches: &ArgMatches, key: &str) -> Option<String> {
+    matches.get_one::<String>(key).cloned()
 }
 
 fn allow(matches: &ArgMatches) -> Vec<String> {
@@ -127,6 +151,8 @@ async fn remote(client: &Client, verb: &str, matches: &ArgMatches) -> Result<Val
                 "name": name(matches),
                 "allow": allow(matches),
                 "expires_in_ms": expires_in_ms,
+                "subject": text(matches, "subject"),
+                "certificate": text(matches, "certificate"),
             });
             client.send(Method::POST, TOKENS, Some(body)).await
         }
@@ -143,11 +169,15 @@ async fn local(auth: &Auth, verb: &str, matches: &ArgMatches) -> Result<Value, F
     match verb {
         "create" => {
             let expires_in = expires_in(matches)?;
-            let new =
-                NewToken { name: name(matches).to_owned(), allow: allow(matches), expires_in };
+            let (subject, certificate) = (text(matches, "subject"), text(matches, "certificate"));
+            let identity = identity_of(subject, certificate).map_err(refused)?;
+            let (name, allow) = (name(matches).to_owned(), allow(matches));
+            let new = NewToken { name, allow, expires_in, identity };
             let made = auth.create(new).await.map_err(refused)?;
             let mut answer = shown_token(&made.token, auth.now_ms());
-            answer["token"] = made.text.into();
+            if made.token.identity().is_none() {
+                answer["token"] = made.text.into();
+            }
             // No server runs that could be surprised.
             answer["enforces"] = false.into();
             Ok(answer)
@@ -188,6 +218,10 @@ fn list(answer: &Value) {
     let keys = ["name", "id", "state", "created_ms", "expires_ms", "last_used_ms"];
     let row = |token: &Value| {
         let mut row: Vec<String> = keys.iter().map(|key| output::field(key, &token[key])).collect();
+        let identity = ["subject", "certificate"].into_iter();
+        let identity =
+            identity.filter_map(|kind| Some(format!("{kind} {}", token[kind].as_str()?)));
+        row.push(identity.collect());
         let rules: Vec<String> =
             token["allow"].as_array().into_iter().flatten().map(output::cell).collect();
         row.push(if rules.is_empty() { "all".to_owned() } else { rules.join(" ") });
@@ -195,5 +229,8 @@ fn list(answer: &Value) {
     };
     let rows: Vec<Vec<String>> =
         answer["tokens"].as_array().into_iter().flatten().map(row).collect();
-    output::table(&["TOKEN", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "ALLOW"], &rows);
+    output::table(
+        &["TOKEN", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "WHOSE", "ALLOW"],
+        &rows,
+    );
 }

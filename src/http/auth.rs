@@ -1,18 +1,22 @@
 //! Who sends a request, settled before anything else is looked at, and what they may do.
 //!
-//! Owns: which paths are open, the answers 401 and 403, for the native routes and for the Iceberg
-//! ones. Does not own: tokens and rules (`auth`), which right a route needs (its handler).
+//! Owns: which paths are open, the answers 401 and 403, and 500 after a panic, for the native routes
+//! and for the Iceberg ones. Does not own: tokens and rules (`auth`), which right a route needs (its handler).
+
+use std::panic::AssertUnwindSafe;
 
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
-use crate::http::ingest::body;
+use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
-use crate::http::{Api, confluent, credentials, hec, iceberg, otlp, streams};
+use crate::http::tls::Certificate;
+use crate::http::{Api, confluent, credentials, hec, iceberg, otlp, request_id, streams};
 use crate::runtime::metrics;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
@@ -28,7 +32,7 @@ const OPEN: &[&str] = &[
     "/services/collector/health/1.0",
 ];
 
-/// What lies below needs a signature instead of a token.
+/// What lies below needs a signature, or a secret in the path, instead of a token.
 const SIGNED: &str = "/webhooks/";
 
 /// Who sends the request. The middleware puts it there; without it nobody may do anything.
@@ -105,13 +109,15 @@ impl Caller {
 /// Middleware: settles who sends the request and puts [`Caller`] there, or answers 401.
 pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
+    let uri = request.uri().clone();
     if OPEN.contains(&path) || path.starts_with(SIGNED) {
-        return next.run(request).await;
+        return answered(uri.path(), next.run(request)).await;
     }
-    match identify(&api.auth, request.headers()) {
+    let certificate = request.extensions().get::<Certificate>().cloned();
+    match identify(&api.auth, request.headers(), certificate).await {
         Ok(principal) => {
             request.extensions_mut().insert(Caller(principal));
-            next.run(request).await
+            answered(uri.path(), next.run(request)).await
         }
         // Who comes while the server goes away should come back, whoever it is.
         Err(problem) => {
@@ -148,15 +154,32 @@ pub(super) fn may_write_events(api: &Api, caller: &Caller, topic: &str) -> Resul
     Ok(())
 }
 
-/// Who sends these headers.
+/// Who sends these headers; a token comes before the certificate of the connection.
 ///
 /// # Errors
-/// One of the problems with status 401.
-fn identify(auth: &Auth, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let Some(token) = credentials::presented(headers) else {
-        return auth.anonymous().ok_or_else(missing);
-    };
-    auth.authenticate(&token).map_err(unauthorized)
+/// One of the problems with status 401, `forbidden`, `issuer_unavailable`.
+async fn identify(
+    auth: &Auth,
+    headers: &HeaderMap,
+    certificate: Option<Certificate>,
+) -> Result<Principal, Problem> {
+    if let Some(token) = credentials::presented(headers) {
+        auth.prepare(&token).await;
+        return auth.authenticate(&token).map_err(|refusal| unauthorized(auth, refusal));
+    }
+    if let Some(Certificate(subject)) = certificate {
+        match auth.certified(&subject) {
+            Err(Refusal::NoRights(_)) if !auth.is_required() => {}
+            known => {
+                let shown = |problem: Problem| {
+                    let detail = format!("{}: {subject:?}", problem.detail());
+                    problem.detailed(detail)
+                };
+                return known.map_err(|refusal| shown(unauthorized(auth, refusal)));
+            }
+        }
+    }
+    auth.anonymous().ok_or_else(missing)
 }
 
 fn missing() -> Problem {
@@ -164,38 +187,91 @@ fn missing() -> Problem {
     Problem::new("missing_token", "send a token: `token: TOKEN` or `Authorization: Bearer TOKEN`")
 }
 
-fn unauthorized(refusal: Refusal) -> Problem {
-    let code = match refusal {
-        Refusal::Invalid => "invalid_token",
-        Refusal::Expired => "expired_token",
-    };
-    count(code);
-    Problem::new(code, refusal.to_string())
+fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
+    count(refusal.label());
+    match refusal {
+        Refusal::Invalid if !auth.is_set_up() => {
+            let detail = "no token was ever made here: send none, or make one (floe token create)";
+            Problem::new("invalid_token", detail)
+        }
+        Refusal::Unavailable => {
+            Problem::new("issuer_unavailable", refusal.to_string()).retry_after(5)
+        }
+        _ => Problem::new(refusal.label(), refusal.to_string()),
+    }
 }
 
 fn count(reason: &'static str) {
     ::metrics::counter!(metrics::AUTH_FAILURES, "side" => "http", "reason" => reason).increment(1);
 }
 
-/// Answers `problem` in the form that the route's clients read, without having read the body.
+/// The answer of a route; where it panics, which is a defect, 500 and not a connection that ends.
+async fn answered(path: &str, answer: impl Future<Output = Response>) -> Response {
+    // What the route held is dropped, and what others see of it is behind locks that do not poison.
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            let request_id = request_id::current();
+            tracing::error!(request_id, "a route panicked");
+            let detail = "the server failed; the events may be stored";
+            shaped(path, &HeaderMap::new(), Problem::new("internal", detail).closing())
+        }
+    }
+}
+
+/// Answers `problem` without having read the body.
 async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     let (parts, rest) = request.into_parts();
     let limit = api.options.body_max_bytes;
     let problem = body::refuse(&parts.headers, rest, limit, problem).await;
-    if parts.uri.path().starts_with("/iceberg/") {
+    shaped(parts.uri.path(), &parts.headers, problem)
+}
+
+/// A problem in the form that the route's clients read.
+fn shaped(path: &str, headers: &HeaderMap, problem: Problem) -> Response {
+    if path.starts_with("/iceberg/") {
         return iceberg::refusal(&problem);
     }
-    if confluent::is_route(parts.uri.path()) {
+    if confluent::is_route(path) {
         return confluent::refusal(problem);
     }
-    if otlp::is_route(parts.uri.path()) {
-        return otlp::refusal(&parts.headers, problem);
+    if otlp::is_route(path) {
+        return otlp::refusal(headers, problem);
     }
-    if hec::is_route(parts.uri.path()) {
+    if hec::is_route(path) {
         return hec::refusal(problem);
     }
-    if streams::is_route(parts.uri.path()) {
-        return streams::refusal(problem, &parts.headers);
+    if path == tinybird::ROUTE {
+        return tinybird::refusal(problem);
+    }
+    if streams::is_route(path) {
+        return streams::refusal(problem, headers);
     }
     problem.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_route_that_panics_answers_in_its_own_form() {
+        for (path, key, wanted) in [
+            ("/api/v1/topics/t/events", "code", Value::from("internal")),
+            ("/data-plane/n/event-stream/s/ingest", "error", "INTERNAL_SERVER_ERROR".into()),
+            ("/topics/t", "error_code", 50_002.into()),
+            ("/services/collector", "code", 8.into()),
+        ] {
+            let answer = answered(path, async { panic!("a defect") }).await;
+            assert_eq!(answer.status(), 500, "{path}");
+            let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body[key], wanted, "{path}: {body}");
+        }
+        let fine = answered("/", async { "fine".into_response() }).await;
+        assert_eq!(fine.status(), 200);
+    }
 }

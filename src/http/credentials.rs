@@ -13,8 +13,8 @@ use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Longest header that is looked at, in bytes.
-const HEADER_BYTES_MAX: usize = 4 << 10;
+/// Longest header that is looked at, in bytes: a JWT may be long.
+const HEADER_BYTES_MAX: usize = 16 << 10;
 
 /// Headers that hold a token and nothing else, in order of precedence around `Authorization`.
 const TOKEN: &str = "token";

@@ -7,6 +7,7 @@ pub mod admin;
 mod auth;
 mod confluent;
 pub(crate) mod credentials;
+mod distinguished_name;
 mod hec;
 pub mod iceberg;
 pub mod ingest;
@@ -19,6 +20,7 @@ pub mod problem;
 pub mod request_id;
 mod server;
 mod streams;
+mod tls;
 mod webhooks;
 
 use std::ops::Deref;
@@ -44,6 +46,7 @@ use crate::topic::Topics;
 
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
+pub use tls::Tls;
 
 use problem::Problem;
 
@@ -56,6 +59,8 @@ pub struct Options {
     pub events_max: usize,
     /// Memory for bodies, bytes.
     pub in_bytes: usize,
+    /// How many times what was sent a body of more than 1 MiB may be, decompressed.
+    pub inflation_max: usize,
     /// A topic that is not there is made by its first event.
     pub auto_create_topics: bool,
     /// How much is remembered of requests that count once.
@@ -66,6 +71,8 @@ pub struct Options {
     pub flush: Flush,
     /// Only requests meant for this machine are answered, as long as none needs a token.
     pub loopback_only: bool,
+    /// The routes are reached over TLS.
+    pub is_tls: bool,
     /// The cluster's id, as Kafka's clients see it.
     pub cluster_id: String,
     /// This node's id, as Kafka's clients see it.
@@ -208,9 +215,17 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .merge(streams::routes())
         .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
         .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
+        .route("/api/v1/webhooks/{webhook}/rotate", post(admin::webhooks::rotate))
         .route("/webhooks/{webhook}", post(webhooks::receive))
+        .route(
+            "/webhooks/{webhook}/{secret}",
+            post(webhooks::receive_by_url)
+                .put(webhooks::receive_by_url)
+                .patch(webhooks::receive_by_url),
+        )
         .route("/oauth/token", post(oauth::token))
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
+        .route("/v0/events", post(ingest::tinybird::events))
         .merge(confluent::routes())
         .merge(otlp::routes())
         .merge(hec::routes(&api))

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 
+use crate::http::Api;
 use crate::http::problem::PROBLEMS;
 
 /// The description of every native route, OpenAPI 3.1.
@@ -34,11 +36,15 @@ pub(super) async fn problems() -> Html<String> {
     ))
 }
 
-pub(super) async fn welcome(headers: HeaderMap) -> Html<String> {
-    let host = host(&headers);
+pub(super) async fn welcome(State(api): State<Api>, headers: HeaderMap) -> Html<String> {
+    first_page(if api.options.is_tls { "https" } else { "http" }, &headers)
+}
+
+fn first_page(scheme: &str, headers: &HeaderMap) -> Html<String> {
+    let host = host(headers);
     let send = format!(
         "<p>Streams in, Iceberg out.</p><pre>\
-         curl http://{host}/api/v1/topics/orders/events -d '{{\"id\": 1}}'</pre>\
+         curl {scheme}://{host}/api/v1/topics/orders/events -d '{{\"id\": 1}}'</pre>\
          <p>Kafka producers send to the address of <code>kafka.listen</code>.</p>"
     );
     let links = "<ul><li><a href=\"/api/v1/topics\">topics</a></li>\
@@ -74,20 +80,17 @@ mod tests {
 
     use crate::tier::TableStatus;
 
-    #[tokio::test]
-    async fn the_first_page_and_the_document_name_no_port_of_their_own() {
-        let page = async |host: &'static str| {
+    #[test]
+    fn the_first_page_and_the_document_name_no_port_of_their_own() {
+        let page = |host: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static(host));
-            super::welcome(headers).await.0
+            super::first_page("http", &headers).0
         };
-        assert!(page("box.local:38080").await.contains("curl http://box.local:38080/api/v1"));
-        assert!(!page("<script>").await.contains("<script>"));
+        assert!(page("box.local:38080").contains("curl http://box.local:38080/api/v1"));
+        assert!(!page("<script>").contains("<script>"));
         for fixed in ["8080", "9092"] {
-            assert!(
-                !page("h").await.contains(fixed) && !super::DOCUMENT.contains(fixed),
-                "{fixed}"
-            );
+            assert!(!page("h").contains(fixed) && !super::DOCUMENT.contains(fixed), "{fixed}");
         }
     }
 

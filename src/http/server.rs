@@ -7,24 +7,27 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::{BoxError, ServiceExt};
 
+use crate::http::tls::{Certificate, Tls};
 use crate::runtime::Tasks;
 
 /// A client must have sent its headers within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request line and headers, bytes.
 const HEADER_BYTES_MAX: usize = 24 << 10;
-/// Serves `router` on `listener` until `stop` fires, then drains: requests in flight get
+/// Serves `router` on `listener`, over TLS where `tls` is given, until `stop` fires, then drains: requests in flight get
 /// `drain_max`, and what is open after that is closed.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<Arc<Tls>>,
     connections_max: usize,
     tasks: Tasks,
     stop: CancellationToken,
@@ -52,27 +55,57 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = router.clone().map_request(move |mut request: hyper::Request<_>| {
-            request.extensions_mut().insert(axum::extract::ConnectInfo::<SocketAddr>(peer));
-            request
-        });
-        let connection = builder()
-            .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
-            .into_owned();
-        let watched = graceful.watch(connection);
-        let cut = cut.clone();
-        tasks.spawn_contained("http connection", async move {
-            if let Some(Err(error)) = cut.run_until_cancelled(watched).await {
-                tracing::debug!(%peer, %error, "http connection ended");
-            }
-            drop(slot);
-        });
+        let (router, cut) = (router.clone(), cut.clone());
+        if let Some(tls) = &tls {
+            let (tls, watcher) = (Arc::clone(tls), graceful.watcher());
+            let connection = async move {
+                let (stream, certificate) = tls.accept(stream).await?;
+                watcher.watch(connection(stream, router, peer, certificate)).await
+            };
+            tasks.spawn_contained("https connection", until(cut, connection, peer, slot));
+            continue;
+        }
+        let watched = graceful.watch(connection(stream, router, peer, None));
+        tasks.spawn_contained("http connection", until(cut, watched, peer, slot));
     }
     drop(listener);
     if let Some(graceful) = Arc::into_inner(graceful) {
         let _ = tokio::time::timeout(drain_max, graceful.shutdown()).await;
     }
     cut.cancel();
+}
+
+/// Runs a connection to its end, or until `cut`.
+async fn until(
+    cut: CancellationToken,
+    connection: impl Future<Output = Result<(), BoxError>>,
+    peer: SocketAddr,
+    slot: impl Send,
+) {
+    if let Some(Err(error)) = cut.run_until_cancelled(connection).await {
+        tracing::debug!(%peer, %error, "http connection ended");
+    }
+    drop(slot);
+}
+
+/// A connection of `peer`, whose requests name it, and its certificate if it has one.
+fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    peer: SocketAddr,
+    certificate: Option<Certificate>,
+) -> impl GracefulConnection<Error = BoxError> {
+    let service = router.map_request(move |mut request: hyper::Request<_>| {
+        let extensions = request.extensions_mut();
+        extensions.insert(axum::extract::ConnectInfo::<SocketAddr>(peer));
+        if let Some(certificate) = &certificate {
+            extensions.insert(certificate.clone());
+        }
+        request
+    });
+    builder()
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .into_owned()
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

@@ -139,3 +139,22 @@ async fn anonymous_may_do_everything_where_that_is_said_and_a_wrong_token_nothin
     let made = floe(&["token", "create", "b", "--url", &server.url("")], None);
     assert_eq!((made.code, made.err.as_str()), (Some(0), ""), "nothing changes for others");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_whom_others_vouch_prints_no_secret_and_needs_a_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("data");
+    let place = place.to_str().unwrap();
+    let run =
+        |arguments: &[&str]| floe(&[&["token"], arguments, &["--data-dir", place]].concat(), None);
+    let made = run(&["create", "ci", "--subject", "repo:shop", "--allow", "all:topic:a"]);
+    assert_eq!((made.code, made.out.as_str()), (Some(0), "token ci is made\n"), "{}", made.err);
+    let without = run(&["create", "x", "--certificate", "CN=x"]);
+    assert!(without.code == Some(1) && without.err.contains("needs a rule"), "{}", without.err);
+    let both = run(&["create", "x", "--certificate", "CN=x", "--subject", "x"]);
+    assert_eq!(both.code, Some(2), "{}", both.err);
+    let twice = run(&["create", "y", "--subject", "repo:shop", "--allow", "all"]);
+    assert!(twice.code == Some(1) && twice.err.contains("\"ci\" exists"), "{}", twice.err);
+    let listed = run(&["list"]).out;
+    assert!(listed.contains("subject repo:shop") && listed.contains("all:topic:a"), "{listed}");
+}

@@ -10,12 +10,14 @@ use tokio::net::TcpStream;
 use crate::{Guarded, senders};
 
 /// Every route with its methods, placeholders filled in, and whether it is open; without those of
-/// the REST proxy and of other senders, whose answers have a form of their own.
+/// the REST proxy and of other senders, whose answers have a form of their own, and those of events
+/// whose checks have another order.
 async fn routes(guarded: &Guarded) -> Vec<(Method, String, bool)> {
     let mut routes = described(guarded).await;
     // Of the rights of this one `streams` tells.
-    let own =
-        |path: &str| is_proxy(path) || senders::is_route(path) || path.starts_with("/data-plane");
+    let streams = ["/data-plane", "/api/v1/streams/t/events"];
+    let is_stream = |path: &str| streams.iter().any(|start| path.starts_with(start));
+    let own = |path: &str| is_proxy(path) || senders::is_route(path) || is_stream(path);
     routes.retain(|(_, path, _)| !own(path));
     assert!(routes.len() > 18, "{routes:?}");
     routes
@@ -65,6 +67,25 @@ async fn no_route_answers_without_a_token_but_those_that_are_open() {
     }
     let (status, _) = guarded.ask(Method::GET, "/no/such/path", None, None).await;
     assert_eq!(status, 401, "what is there is not told either");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_refused_where_none_was_ever_made_and_the_answer_says_so() {
+    let floe = protocol_tests::Floe::start(&[]).await;
+    let send = async |token: Option<&str>| {
+        let request = reqwest::Client::new().post(floe.url("/api/v1/topics/t/events")).body("{}");
+        let request = match token {
+            Some(token) => request.header("token", token),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    assert_eq!(send(None).await.0, 200);
+    let (status, answer) = send(Some("a-token-of-another-server")).await;
+    assert_eq!((status, &answer["code"]), (401, &json!("invalid_token")));
+    let detail = answer["detail"].as_str().unwrap();
+    assert!(detail.contains("no token was ever made here"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use crate::Guarded;
 
 /// True for paths of these routes.
 pub(crate) fn is_route(path: &str) -> bool {
-    ["/v1/", "/otlp/", "/services/"].iter().any(|start| path.starts_with(start))
+    ["/v1/", "/otlp/", "/services/", "/v0/"].iter().any(|start| path.starts_with(start))
 }
 
 const WRONG: &str = "floe_abcdefghij_0123456789012345678901234567890123456789";

@@ -172,3 +172,58 @@ async fn the_command_makes_lists_and_deletes() {
     assert_eq!(run(&["webhook", "delete", "w"]).0, Some(0));
     assert_eq!(run(&["webhook", "delete", "w"]).0, Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_the_url_lets_senders_in_that_can_set_no_header() {
+    let mut floe = Floe::start(&["--log", "debug"]).await;
+    let wish = json!({"name": "forms", "topic": "forms", "scheme": "url"});
+    let made = make(&floe, wish).await;
+    let secret = made["secret"].as_str().unwrap().to_owned();
+    let path = made["path"].as_str().unwrap().to_owned();
+    assert_eq!(path, format!("/webhooks/forms/{secret}"));
+    let listed =
+        told(Client::new().get(floe.url("/api/v1/webhooks")).send().await.unwrap()).await.1;
+    assert!(!listed.to_string().contains(&secret), "{listed}");
+    // What a page sends with sendBeacon, from any origin.
+    let beacon = [("content-type", "text/plain"), ("origin", "http://localhost")];
+    let response = post(&floe, &path, &beacon, r#"{"n":1}"#).await;
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert_eq!(told(response).await.1["accepted"], 1);
+    let lines = [("content-type", "application/x-ndjson"), ("idempotency-key", "k")];
+    let keyed = format!("{path}?key=$.n");
+    for duplicate in [false, true] {
+        let (status, answer) =
+            told(post(&floe, &keyed, &lines, "{\"n\":2}\n{\"n\":3}").await).await;
+        assert_eq!((status, &answer["duplicate"]), (200, &json!(duplicate)), "{answer}");
+    }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let (status, answer) = told(post(&floe, &path, &form, "n=0&tag=a&tag=b").await).await;
+    assert_eq!((status, &answer["accepted"]), (200, &json!(1)), "{answer}");
+    assert_eq!(post(&floe, &path, &form, "some text").await.status(), 415);
+    let other = format!("/webhooks/forms/{}", "0".repeat(48));
+    let elsewhere = format!("/webhooks/other/{secret}");
+    for wrong in [&*other, &elsewhere, "/webhooks/forms", "/webhooks/forms/"] {
+        let (status, answer) = told(post(&floe, wrong, &[], "{}").await).await;
+        assert_eq!(status, 404, "{wrong}: {answer}");
+    }
+    let mut found: Vec<_> = consumed(&floe, "forms", 4).into_iter().map(|it| it.value).collect();
+    found.sort();
+    let wanted = [r#"{"n":"0","tag":["a","b"]}"#, r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#];
+    assert_eq!(found, wanted.map(|value| Some(value.as_bytes().to_vec())));
+    // From now on all else needs a token.
+    let token = told(post(&floe, "/api/v1/tokens", &[JSON], r#"{"name":"admin"}"#).await).await.1;
+    let token = ("token", token["token"].as_str().unwrap());
+    let native = post(&floe, "/api/v1/topics/forms/events", &[], "{}").await;
+    assert_eq!(native.status(), 401);
+    let rotated = post(&floe, "/api/v1/webhooks/forms/rotate", &[token], "").await;
+    let rotated = told(rotated).await.1["path"].as_str().unwrap().to_owned();
+    assert_eq!(post(&floe, &path, &[], "{}").await.status(), 404, "the old one ended");
+    floe.kill();
+    floe.restart().await;
+    assert_eq!(told(post(&floe, &rotated, &[], r#"{"n":4}"#).await).await.0, 200);
+    let log = floe.log();
+    assert!(log.contains("DEBUG"), "the log has all there is");
+    for secret in [secret.as_str(), rotated.rsplit('/').next().unwrap()] {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
+}

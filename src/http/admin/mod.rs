@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::problem::Problem;
 
-pub(crate) use tokens::shown as shown_token;
+pub(crate) use tokens::{identity as identity_of, shown as shown_token};
 
 /// Parses a JSON body whatever its content type says; an empty body is `{}`.
 fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {

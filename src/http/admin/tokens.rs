@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
-use crate::auth::{self, NewToken, Operation, Resource, Token};
+use crate::auth::{self, Identity, NewToken, Operation, Resource, Token};
 use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
@@ -23,6 +23,8 @@ struct Create {
     #[serde(default)]
     allow: Vec<String>,
     expires_in_ms: Option<u64>,
+    subject: Option<String>,
+    certificate: Option<String>,
 }
 
 pub(in crate::http) async fn list(
@@ -47,14 +49,17 @@ pub(in crate::http) async fn create(
     }
     let wish: Create = parse(&body)?;
     let expires_in = wish.expires_in_ms.map(Duration::from_millis);
-    let new = NewToken { name: wish.name, allow: wish.allow, expires_in };
+    let identity = identity(wish.subject, wish.certificate).map_err(|error| problem(&error))?;
+    let new = NewToken { name: wish.name, allow: wish.allow, expires_in, identity };
     let made = api.auth.create(new).await.map_err(|error| problem(&error))?;
     tracing::info!(token = made.token.name, id = made.token.id, by = caller.0.name(), "token made");
     if made.enforces {
         tracing::info!("from now on every request needs a token");
     }
     let mut answer = shown(&made.token, api.auth.now_ms());
-    answer["token"] = made.text.into();
+    if made.token.identity().is_none() {
+        answer["token"] = made.text.into();
+    }
     answer["enforces"] = made.enforces.into();
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -70,9 +75,24 @@ pub(in crate::http) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Who has a token without a secret.
+///
+/// # Errors
+/// [`auth::Error::InvalidIdentity`] for both at once.
+pub(crate) fn identity(
+    subject: Option<String>,
+    certificate: Option<String>,
+) -> Result<Option<Identity>, auth::Error> {
+    match (subject, certificate) {
+        (Some(_), Some(_)) => Err(auth::Error::InvalidIdentity("subject")),
+        (subject, None) => Ok(subject.map(Identity::Subject)),
+        (None, certificate) => Ok(certificate.map(Identity::Certificate)),
+    }
+}
+
 /// A token without its secret.
 pub(crate) fn shown(token: &Token, now_ms: i64) -> Value {
-    json!({
+    let mut shown = json!({
         "id": token.id,
         "name": token.name,
         "allow": token.rules.texts(),
@@ -81,14 +101,20 @@ pub(crate) fn shown(token: &Token, now_ms: i64) -> Value {
         "expires_ms": token.expires_ms,
         "revoked_ms": token.revoked_ms(),
         "last_used_ms": token.last_used_ms(),
-    })
+    });
+    if let Some(identity) = token.identity() {
+        shown[identity.kind()] = identity.text().into();
+    }
+    shown
 }
 
 fn problem(error: &auth::Error) -> Problem {
     let code = match error {
-        auth::Error::InvalidName(_) | auth::Error::InvalidRule(_) | auth::Error::InvalidExpiry => {
-            "invalid_token_wish"
-        }
+        auth::Error::InvalidName(_)
+        | auth::Error::InvalidRule(_)
+        | auth::Error::InvalidIdentity(_)
+        | auth::Error::NoRule(_)
+        | auth::Error::InvalidExpiry => "invalid_token_wish",
         auth::Error::Exists(_) | auth::Error::TooMany => "exists",
         auth::Error::Unknown(_) => "unknown_token",
         auth::Error::Store(_) => "internal",

@@ -1,4 +1,4 @@
-//! `/api/v1/webhooks`: list, make, delete. All need the right to alter the cluster: a webhook
+//! `/api/v1/webhooks`: list, make, change the secret, delete. All need the right to alter the cluster: a webhook
 //! writes to its topic without a token.
 
 use axum::Json;
@@ -24,6 +24,12 @@ struct Create {
     secret: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    secret: Option<String>,
+}
+
 pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
@@ -42,7 +48,7 @@ pub(in crate::http) async fn create(
     caller.check(Operation::Alter, Resource::Cluster)?;
     let wish: Create = parse(&body)?;
     let scheme = Scheme::parse(&wish.scheme).ok_or_else(|| {
-        let detail = format!("scheme {:?} is not one of github and standard", wish.scheme);
+        let detail = format!("scheme {:?} is not one of github, standard and url", wish.scheme);
         Problem::new("invalid_webhook", detail)
     })?;
     let new = NewWebhook { name: wish.name, topic: wish.topic, scheme, secret: wish.secret };
@@ -50,9 +56,31 @@ pub(in crate::http) async fn create(
         api.auth.webhooks().create(new).await.map_err(|error| problem(&error))?;
     let (name, topic) = (&webhook.name, &webhook.topic);
     tracing::info!(name, topic, by = caller.0.name(), "webhook made");
-    let mut answer = shown(&webhook);
+    Ok((StatusCode::CREATED, Json(told(&webhook, secret))))
+}
+
+pub(in crate::http) async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Alter, Resource::Cluster)?;
+    let Rotate { secret } = parse(&body)?;
+    let rotated = api.auth.webhooks().rotate(&name, secret).await;
+    let (webhook, secret) = rotated.map_err(|error| problem(&error))?;
+    tracing::info!(name, by = caller.0.name(), "webhook has a new secret");
+    Ok(Json(told(&webhook, secret)))
+}
+
+/// A webhook with its secret, which is told only once.
+fn told(webhook: &Webhook, secret: String) -> Value {
+    let mut answer = shown(webhook);
+    if webhook.scheme == Scheme::Url {
+        answer["path"] = format!("/webhooks/{}/{secret}", webhook.name).into();
+    }
     answer["secret"] = secret.into();
-    Ok((StatusCode::CREATED, Json(answer)))
+    answer
 }
 
 pub(in crate::http) async fn delete(
@@ -72,7 +100,10 @@ fn shown(webhook: &Webhook) -> Value {
         "name": webhook.name,
         "topic": webhook.topic,
         "scheme": webhook.scheme.as_str(),
-        "path": format!("/webhooks/{}", webhook.name),
+        "path": match webhook.scheme {
+            Scheme::Url => format!("/webhooks/{}/SECRET", webhook.name),
+            Scheme::Github | Scheme::Standard => format!("/webhooks/{}", webhook.name),
+        },
         "created_ms": webhook.created_ms,
     })
 }

@@ -108,7 +108,8 @@ impl From<Problem> for Failure {
             "too_large" => 27,
             "method_not_allowed" => 405,
             // All of these say that nothing was stored and that it may be next time.
-            "overloaded" | "storage_full" | "table_behind" | "timeout" | "request_in_flight" => 9,
+            "overloaded" | "storage_full" | "table_behind" | "timeout" | "request_in_flight"
+            | "issuer_unavailable" => 9,
             "draining" => 23,
             "outcome_unknown" | "internal" => 8,
             _ => 6,

@@ -1,5 +1,6 @@
 //! Pages of other sites that send events: allowed where the topic lists their origin
-//! (`topic.cors.origins`), on every answer, refusals too. Elsewhere browsers keep them out.
+//! (`topic.cors.origins`), and for URLs with a secret, which are made for such senders; on every
+//! answer, refusals too. Elsewhere browsers keep them out.
 
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -11,6 +12,8 @@ use crate::http::problem::Problem;
 
 /// The route that pages may send to.
 const ROUTE: &str = "/api/v1/topics/{topic}/events";
+/// The route whose path has a secret.
+const SECRET_ROUTE: &str = "/webhooks/{webhook}/{secret}";
 const METHODS: HeaderValue = HeaderValue::from_static("POST, PUT, PATCH");
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "content-type, content-encoding, token, table, authorization, idempotency-key, \
@@ -45,12 +48,17 @@ pub(in crate::http) async fn layer(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_ours = path.is_some_and(|path| path.as_str() == ROUTE);
-    if !is_ours || !request.headers().contains_key(header::ORIGIN) {
+    let route = path.as_ref().map(MatchedPath::as_str);
+    if ![Some(ROUTE), Some(SECRET_ROUTE)].contains(&route)
+        || !request.headers().contains_key(header::ORIGIN)
+    {
         return next.run(request).await;
     }
     let topic = parameters.iter().find(|(name, _)| *name == "topic").map_or("", |(_, name)| name);
-    let allowed = allow(&api, topic, request.headers());
+    let allowed = match route {
+        Some(SECRET_ROUTE) => Some(HeaderValue::from_static("*")),
+        _ => allow(&api, topic, request.headers()),
+    };
     let mut response = match request.method() {
         &Method::OPTIONS => preflight(allowed.is_some()),
         _ => next.run(request).await,

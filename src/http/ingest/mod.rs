@@ -29,8 +29,10 @@ mod penalty;
 mod place;
 mod prefer;
 mod quarantine;
-mod request;
+pub(crate) mod request;
 pub(crate) mod split;
+pub(super) mod tinybird;
+mod urlencoded;
 
 use std::time::Duration;
 

@@ -1,20 +1,27 @@
 //! `POST /webhooks/{webhook}`: messages that their sender signs (GitHub, Standard Webhooks). The
 //! signature stands for a token, the id of a message for an idempotency key.
 //!
+//! `POST /webhooks/{webhook}/{secret}`: events of senders that can neither sign nor set a header, as
+//! the native route takes them. The path is neither logged nor measured.
+//!
 //! Owns: the order of checks, what is stored. Does not own: webhooks and secrets (`auth::webhook`).
 
 mod signature;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::auth::webhook::{Scheme, Webhook};
 use crate::http::Api;
+use crate::http::auth::Caller;
+use crate::http::ingest;
 use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Header, OwnedEvent, Stored, Terms};
@@ -66,6 +73,26 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
     api.engine.append(&topic, vec![event], share, Terms { once, ..Terms::new() }).await
 }
 
+/// Hands over to the native route, as somebody who may write to the webhook's topic. A wrong secret
+/// is answered as a webhook that is not there.
+pub(super) async fn receive_by_url(
+    State(api): State<Api>,
+    Path((name, secret)): Path<(String, String)>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let webhook = api.auth.webhooks().get(&name).filter(|webhook| webhook.is_secret(&secret));
+    let Some(webhook) = webhook else {
+        let unknown = || Problem::new("unknown_webhook", "there is no webhook with this URL");
+        let problem = api.not_ready().unwrap_or_else(unknown);
+        let limit = api.options.body_max_bytes;
+        return Err(body::refuse(&parts.headers, body, limit, problem).await);
+    };
+    let (caller, topic) = (Caller(webhook.principal()), webhook.topic.clone());
+    ingest::events(State(api), caller, Path(topic), query, parts.headers, body).await
+}
+
 /// What can be said before the body is read.
 fn head(
     api: &Api,
@@ -77,7 +104,7 @@ fn head(
     }
     let webhook = api.auth.webhooks().get(name);
     let unknown = || Problem::new("unknown_webhook", format!("there is no webhook {name:?}"));
-    let webhook = webhook.ok_or_else(unknown)?;
+    let webhook = webhook.filter(|webhook| webhook.scheme != Scheme::Url).ok_or_else(unknown)?;
     let signed = Signed::of(webhook.scheme, headers, api.engine.now_ms().div_euclid(1_000))?;
     if headers.contains_key(header::CONTENT_ENCODING) {
         let detail = "the signature is of the body as it comes: send it without content-encoding";

@@ -67,6 +67,7 @@ impl Signed {
         match scheme {
             Scheme::Github => Self::github(headers),
             Scheme::Standard => Self::standard(headers, now_s),
+            Scheme::Url => Err(refused("this webhook has a secret in its URL")),
         }
     }
 
