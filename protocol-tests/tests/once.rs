@@ -257,3 +257,57 @@ async fn a_channel_stores_each_token_once() {
     let (status, _, problem) = parts(missing).await;
     assert_eq!((status.as_u16(), &problem["code"]), (404, &json!("unknown_channel")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connector_that_repeats_byte_by_byte_is_stored_once_by_its_body() {
+    let mut floe = Floe::start(&[]).await;
+    let send = async |floe: &Floe, path: &str, body: &str| {
+        let url = floe.url(&format!("/api/v1/topics/{path}"));
+        let answer = Client::new().post(url).body(body.to_owned()).send().await.unwrap();
+        parts(answer).await
+    };
+    for duplicate in [false, true] {
+        let (status, headers, answer) = send(&floe, "a/events?dedup=body", "[{\"n\":1}]").await;
+        assert_eq!((status, &answer["duplicate"]), (StatusCode::OK, &json!(duplicate)));
+        assert_eq!(headers.contains_key("idempotency-replayed"), duplicate);
+    }
+    let (_, _, other) = send(&floe, "a/events?dedup=body", "[{\"n\":2}]").await;
+    assert_eq!(other["duplicate"], false);
+    // Without it each is stored, and a key of the sender's comes before.
+    assert_eq!(send(&floe, "a/events", "[{\"n\":1}]").await.2["duplicate"], false);
+    assert_eq!(stored(&floe, "a").await, 3);
+    let wish = json!({"name": "b", "options": {"topic.idempotency": "body"}});
+    let made = Client::new().post(floe.url("/api/v1/topics")).json(&wish).send().await.unwrap();
+    assert_eq!(made.status(), StatusCode::CREATED);
+    assert_eq!(send(&floe, "b/events", "{}").await.2["duplicate"], false);
+    floe.kill();
+    lose_state(&floe);
+    floe.restart().await;
+    assert_eq!(send(&floe, "b/events", "{}").await.2["duplicate"], true);
+    assert_eq!(stored(&floe, "b").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_may_take_no_request_without_a_key() {
+    let floe = Floe::start(&["--topic-idempotency", "required"]).await;
+    let refused = async |path: &str, body: &str| {
+        let answer = Client::new().post(floe.url(path)).body(body.to_owned()).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let (status, answer) = refused("/api/v1/topics/a/events", "{}").await;
+    assert_eq!((status, &answer["code"]), (400, &json!("missing_idempotency_key")));
+    let missing = Client::new().get(floe.url("/api/v1/topics/a")).send().await.unwrap();
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND, "what is refused makes no topic");
+    assert_eq!(refused("/topics/a", r#"{"records":[{"value":"AA=="}]}"#).await.0, 400);
+    let body = json!([{"n": 1}]);
+    for headers in [
+        &[("idempotency-key", "k")][..],
+        &[("x-channel", "c"), ("x-offset-token", "1")],
+        // A CloudEvent brings an id of its own.
+        &[("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")],
+    ] {
+        let (status, _, answer) = parts(send(&floe, "a", headers, &body).await).await;
+        assert_eq!(status, StatusCode::OK, "{headers:?}: {answer}");
+    }
+}

@@ -17,7 +17,7 @@ pub(super) fn inflated(steer: u8, wire: &[u8], limit: usize) {
     let coding = codings[usize::from(steer) % codings.len()];
     let budget = ByteBudget::new(1 << 20);
     let mut share = Share::new(budget.clone());
-    if let Ok(bytes) = inflate(coding, wire, limit, &mut share) {
+    if let Ok(bytes) = inflate(coding, wire, (limit, 100), &mut share) {
         assert!(bytes.len() <= limit, "{} bytes with a limit of {limit}", bytes.len());
         assert!(bytes.is_empty() || budget.used_bytes() >= bytes.len());
     }

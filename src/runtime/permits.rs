@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -14,13 +15,27 @@ const BYTES_PER_PERMIT: usize = 64;
 /// A budget is short of bytes for this long after it could not give some.
 const SHORT_FOR: Duration = Duration::from_secs(1);
 
+/// Shortest and longest time over which the rate of what is given back is told.
+const RATE_WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(10);
+
+/// Longest wait that is foretold, seconds.
+const BACK_IN_S_MAX: u64 = 30;
+
 /// A budget of bytes shared by many holders; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ByteBudget {
     semaphore: Arc<Semaphore>,
     capacity_bytes: usize,
-    used_bytes: Arc<AtomicUsize>,
+    flow: Arc<Flow>,
     demand: Arc<Demand>,
+}
+
+/// Bytes that are held, and all that were given back.
+#[derive(Debug, Default)]
+struct Flow {
+    used_bytes: AtomicUsize,
+    freed_bytes: AtomicU64,
 }
 
 /// Who did not get what they asked for.
@@ -30,6 +45,39 @@ struct Demand {
     began: Instant,
     /// When somebody went without, in milliseconds since `began`, plus one; 0 is never.
     last_ms: AtomicU64,
+    rate: Mutex<Rate>,
+}
+
+/// How fast bytes are given back, seen whenever somebody asks.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rate {
+    /// When it was seen last, and what had been given back by then.
+    seen: Option<(Instant, u64)>,
+    /// None until it was seen twice, not too far apart.
+    bytes_per_s: Option<f64>,
+}
+
+impl Rate {
+    /// Whole seconds, 1 to [`BACK_IN_S_MAX`], in which `used` bytes come back. `freed` is all that
+    /// came back so far.
+    fn back_in_s(&mut self, used: u64, freed: u64, now: Instant) -> u64 {
+        let since = self.seen.map(|(at, before)| (now.saturating_duration_since(at), before));
+        match since {
+            // Another look at the same moment tells nothing new.
+            Some((passed, _)) if passed < *RATE_WINDOW.start() => {}
+            Some((passed, before)) if RATE_WINDOW.contains(&passed) => {
+                let freed_bytes = freed.saturating_sub(before) as f64;
+                *self = Self {
+                    seen: Some((now, freed)),
+                    bytes_per_s: Some(freed_bytes / passed.as_secs_f64()),
+                };
+            }
+            _ => *self = Self { seen: Some((now, freed)), bytes_per_s: None },
+        }
+        let Some(rate) = self.bytes_per_s else { return 1 };
+        // What is not a number or too large ends at the bound.
+        ((used as f64 / rate).ceil() as u64).clamp(1, BACK_IN_S_MAX)
+    }
 }
 
 /// Counts one who waits, while it does.
@@ -62,7 +110,7 @@ impl Demand {
 pub struct BytePermit {
     _permit: OwnedSemaphorePermit,
     bytes: usize,
-    used_bytes: Arc<AtomicUsize>,
+    flow: Arc<Flow>,
 }
 
 impl ByteBudget {
@@ -72,11 +120,12 @@ impl ByteBudget {
         Self {
             semaphore: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             capacity_bytes: permits * BYTES_PER_PERMIT,
-            used_bytes: Arc::default(),
+            flow: Arc::default(),
             demand: Arc::new(Demand {
                 waiting: AtomicUsize::new(0),
                 began: Instant::now(),
                 last_ms: AtomicU64::new(0),
+                rate: Mutex::default(),
             }),
         }
     }
@@ -115,7 +164,14 @@ impl ByteBudget {
 
     /// Bytes held at this moment.
     pub fn used_bytes(&self) -> usize {
-        self.used_bytes.load(Ordering::Relaxed)
+        self.flow.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// In how many seconds, 1 to 30, what is held now will about be given back; 1 where nothing is
+    /// known. Whoever is refused can be told so.
+    pub fn back_in_s(&self) -> u64 {
+        let freed = self.flow.freed_bytes.load(Ordering::Relaxed);
+        self.demand.rate.lock().back_in_s(self.used_bytes() as u64, freed, Instant::now())
     }
 
     /// The whole budget.
@@ -135,8 +191,8 @@ impl ByteBudget {
     }
 
     fn permit(&self, permit: OwnedSemaphorePermit, bytes: usize) -> BytePermit {
-        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        BytePermit { _permit: permit, bytes, used_bytes: Arc::clone(&self.used_bytes) }
+        self.flow.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        BytePermit { _permit: permit, bytes, flow: Arc::clone(&self.flow) }
     }
 }
 
@@ -149,7 +205,8 @@ impl BytePermit {
 
 impl Drop for BytePermit {
     fn drop(&mut self) {
-        self.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.flow.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.flow.freed_bytes.fetch_add(self.bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -168,6 +225,24 @@ mod tests {
         let whole = budget.acquire(1 << 40).await;
         assert!(budget.try_acquire(1).is_none());
         drop(whole);
+    }
+
+    #[tokio::test]
+    async fn a_wait_is_foretold_by_what_came_back_of_late() {
+        let (mut rate, begin) = (Rate::default(), Instant::now());
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        assert_eq!(rate.back_in_s(1_000, 0, at(0)), 1, "nothing is known");
+        assert_eq!(rate.back_in_s(1_000, 900, begin + Duration::from_millis(900)), 1);
+        assert_eq!(rate.back_in_s(1_000, 200, at(2)), 10, "100 bytes a second");
+        assert_eq!(rate.back_in_s(250, 200, at(2)), 3, "the same rate");
+        assert_eq!(rate.back_in_s(1 << 40, 300, at(3)), BACK_IN_S_MAX);
+        assert_eq!(rate.back_in_s(1, 300, at(4)), BACK_IN_S_MAX, "nothing comes back");
+        assert_eq!(rate.back_in_s(0, 300, at(5)), 1);
+        assert_eq!(rate.back_in_s(1 << 40, 301, at(60)), 1, "that was long ago");
+        let budget = ByteBudget::new(1024);
+        drop(budget.acquire(1024).await);
+        assert_eq!(budget.flow.freed_bytes.load(Ordering::Relaxed), 1024);
+        assert_eq!(budget.back_in_s(), 1);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Store};
 use crate::types::{PartitionId, TopicId, TopicName};
 
+mod choices;
 pub mod option_def;
 pub mod option_table;
 pub mod option_value;

@@ -243,8 +243,14 @@ pub const OPTIONS: &[OptionDef] = &[
         "strict",
         Effect::Active,
         "With table.mode = contract: a value that its column does not take sends the record to the \
-         dead-letter table (strict), or text that spells the value is taken and the rest becomes \
-         null (lenient).",
+         dead-letter table (strict), or text that spells it is taken and the rest is null (lenient).",
+    ),
+    row(
+        "table.contract.id.field",
+        Kind::JsonPath,
+        "",
+        Effect::Active,
+        "With table.mode = contract: path of what events over HTTP have as __id__; empty makes ids.",
     ),
     row(
         "table.contract.match",
@@ -397,6 +403,14 @@ pub const OPTIONS: &[OptionDef] = &[
         "drain",
         Effect::Active,
         "What becomes of a deleted topic's rows that are not in the table yet.",
+    ),
+    row(
+        "topic.idempotency",
+        Kind::Choice(&["optional", "required", "body"]),
+        "optional",
+        Effect::Active,
+        "Whether an event request over HTTP may (optional) or must (required) have an \
+         Idempotency-Key or a channel; body: without one the same body counts once in 10 minutes.",
     ),
     row(
         "topic.overload.status",

@@ -10,6 +10,7 @@ use crate::topic::option_def::{Effect, Kind, OptionDef};
 use crate::topic::option_table;
 use crate::topic::option_value::{self, CheckSpec, invalid};
 
+pub use crate::topic::choices::{DeleteUntiered, Idempotency, PinOverflow, TypeConflict};
 pub use crate::topic::option_table::OPTIONS;
 
 /// Options as somebody set them: canonical key to value as given.
@@ -71,38 +72,6 @@ pub struct ContractOptions {
     pub write_id_of_request: bool,
 }
 
-/// What happens at the pin limit (`table.pin.overflow`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PinOverflow {
-    /// Producers of this topic are refused with a retriable error.
-    #[default]
-    Block,
-    /// The oldest records are given up as a recorded gap.
-    DropOldest,
-}
-
-/// Where a value goes that does not fit its column (`table.type.conflict`, rules 5.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TypeConflict {
-    /// To a typed sibling column.
-    #[default]
-    Suffix,
-    /// To `_rest`.
-    Rest,
-    /// The row goes to the dead-letter table.
-    Dlq,
-}
-
-/// What becomes of untiered rows of a deleted topic (`topic.delete.untiered`, rules 6.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeleteUntiered {
-    /// They are still committed, within a bound.
-    #[default]
-    Drain,
-    /// They are recorded drops.
-    Discard,
-}
-
 /// All options of one topic with their values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicOptions {
@@ -158,6 +127,10 @@ pub struct TopicOptions {
     pub delete_drain_max_ms: i64,
     /// `topic.dedup.field`: path of the id by which an event over HTTP counts once, with `$.`.
     pub dedup_field: Option<String>,
+    /// `table.contract.id.field`: path of what an event over HTTP has as id, with `$.`.
+    pub contract_id_field: Option<String>,
+    /// `topic.idempotency`.
+    pub idempotency: Idempotency,
     /// `topic.overload.status`: what too much in flight is answered with over HTTP.
     pub overload_status: u16,
     /// `topic.cors.origins`: whose pages may send events over HTTP.
@@ -194,6 +167,8 @@ impl Default for TopicOptions {
             delete_untiered: DeleteUntiered::Drain,
             delete_drain_max_ms: 3_600_000,
             dedup_field: None,
+            contract_id_field: None,
+            idempotency: Idempotency::Optional,
             overload_status: 429,
             cors_origins: Vec::new(),
         }
@@ -324,8 +299,14 @@ impl TopicOptions {
                 _ => None,
             })?,
             delete_drain_max_ms: layers.number("topic.delete.drain.max.ms")?,
-            dedup_field: Some(layers.raw("topic.dedup.field").0.trim().to_owned())
-                .filter(|path| !path.is_empty()),
+            dedup_field: layers.path("topic.dedup.field"),
+            contract_id_field: layers.path("table.contract.id.field"),
+            idempotency: layers.word("topic.idempotency", |word| match word {
+                "optional" => Some(Idempotency::Optional),
+                "required" => Some(Idempotency::Required),
+                "body" => Some(Idempotency::Body),
+                _ => None,
+            })?,
             overload_status: layers.word("topic.overload.status", |word| word.parse().ok())?,
             cors_origins: option_value::list(layers.raw("topic.cors.origins").0)
                 .map(str::to_owned)
@@ -438,6 +419,11 @@ impl<'a> Layers<'a> {
     fn word<T>(&self, key: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
         let value = self.raw(key).0;
         read(value.trim()).ok_or_else(|| invalid(key, value, "it is not an allowed word"))
+    }
+
+    /// A path with `$.`; none where it is empty.
+    fn path(&self, key: &str) -> Option<String> {
+        Some(self.raw(key).0.trim().to_owned()).filter(|path| !path.is_empty())
     }
 
     fn contract(&self) -> Result<ContractOptions, Error> {

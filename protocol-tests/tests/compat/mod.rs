@@ -5,6 +5,7 @@ mod confluent;
 mod hec;
 mod otlp;
 mod streams;
+mod tinybird;
 mod webhooks;
 
 use protocol_tests::Floe;

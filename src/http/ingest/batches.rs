@@ -7,6 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::http::ingest::event::{Event, Source};
+use crate::http::ingest::place;
 use crate::http::problem::EventError;
 use crate::record::{BatchBuilder, Codec, NewRecord, TimestampBounds};
 use crate::store::once::IDS_PER_FRAME_MAX;
@@ -18,6 +19,9 @@ pub(super) const WRITE_ID_HEADER: &[u8] = b"floe.write_id";
 
 /// Bodies from this size are compressed in the log: the sender's JSON is not compressed yet.
 const COMPRESS_FROM_BYTES: usize = 4 << 10;
+
+/// Longest id that an event brings, bytes.
+const ID_BYTES_MAX: usize = 255;
 
 /// Last millisecond of the year 9999, the last that RFC 3339 can write.
 const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;
@@ -38,6 +42,8 @@ pub(super) struct Target {
     pub(super) positions: bool,
     /// Where events count once by their id.
     pub(super) ids: Option<EventIdList>,
+    /// Path in each event of the id that it is stored with, with `$.`; none makes ids.
+    pub(super) id_field: Option<String>,
 }
 
 /// The ids of the events of a request.
@@ -111,9 +117,10 @@ impl Build<'_> {
             self.result.duplicates += 1;
             return;
         }
-        match check(event, self.target) {
-            Ok((partition, timestamp)) => {
-                if let Err(reason) = self.push(event, partition, timestamp) {
+        let checked = check(event, self.target).and_then(|at| Ok((at, id_of(event, self.target)?)));
+        match checked {
+            Ok((at, id)) => {
+                if let Err(reason) = self.push(event, at, &id) {
                     self.failed = Some(reason);
                 }
             }
@@ -133,8 +140,12 @@ impl Build<'_> {
         self.result.errors.push(EventError { index, offset_bytes, field, code, message });
     }
 
-    fn push(&mut self, event: &Event<'_>, partition: usize, timestamp: i64) -> Result<(), String> {
-        let id = Uuid::now_v7().to_string();
+    fn push(
+        &mut self,
+        event: &Event<'_>,
+        (partition, timestamp): (usize, i64),
+        id: &str,
+    ) -> Result<(), String> {
         let mut headers: Vec<(&[u8], Option<&[u8]>)> = vec![
             (ID_HEADER, Some(id.as_bytes())),
             (WRITE_ID_HEADER, Some(self.write_id.as_bytes())),
@@ -211,6 +222,23 @@ fn check<'e>(event: &Event<'e>, target: &Target) -> Result<(usize, i64), Refused
     }
 }
 
+/// The id that the event is stored with: a new one, or the text or number at the topic's path.
+fn id_of<'e>(event: &Event<'e>, target: &'e Target) -> Result<String, Refused<'e>> {
+    let Some(path) = target.id_field.as_deref() else { return Ok(Uuid::now_v7().to_string()) };
+    let found = event.value.and_then(|value| place::find(value, path.strip_prefix("$.")?));
+    let id = found.and_then(|found| match found.as_bytes().first()? {
+        b'"' => serde_json::from_str(found).ok(),
+        b'-' | b'0'..=b'9' => Some(found.to_owned()),
+        _ => None,
+    });
+    let id: Option<String> = id.filter(|id: &String| (1..=ID_BYTES_MAX).contains(&id.len()));
+    id.ok_or_else(|| {
+        let message =
+            format!("the event has no text of 1 to {ID_BYTES_MAX} bytes and no number at {path}");
+        (Some(path), "bad_id", message)
+    })
+}
+
 /// The time of an event: within 1970 to 9999, and within the topic's bounds as over Kafka.
 fn check_time(event: &Event<'_>, target: &Target) -> Result<i64, String> {
     let Some(ms) = event.timestamp_ms else { return Ok(target.now_ms) };
@@ -277,6 +305,7 @@ pub(super) mod tests {
             sticky: 2,
             positions: false,
             ids: None,
+            id_field: None,
         }
     }
 
@@ -316,6 +345,29 @@ pub(super) mod tests {
         let records = reader.records(&built.batches[0].bytes).unwrap().map(Result::unwrap);
         let values: Vec<_> = records.map(|record| record.value.map(<[u8]>::to_vec)).collect();
         assert_eq!(values, [Some(b"{\"a\": 1.10}".to_vec()), Some(b"x".to_vec()), None]);
+    }
+
+    #[test]
+    fn an_event_is_stored_with_the_id_that_it_brings_where_the_topic_says_so() {
+        let target = Target { id_field: Some("$.a.id".to_owned()), ..target() };
+        let long = format!(r#"{{"a":{{"id":"{}"}}}}"#, "x".repeat(ID_BYTES_MAX + 1));
+        let list = events(&[
+            r#"{"a":{"id":"order \u00e9"}}"#,
+            r#"{"a":{"id":7.10}}"#,
+            r#"{"a":{"id":""}}"#,
+            r#"{"a":{"id":null}}"#,
+            r#"{"a":1}"#,
+            "[1]",
+            &long,
+        ]);
+        let built = build(&list, &target).unwrap();
+        let mut reader = BatchReader::new();
+        let records = reader.records(&built.batches[0].bytes).unwrap().map(Result::unwrap);
+        let ids: Vec<Vec<u8>> =
+            records.map(|mut record| record.headers.next().unwrap().1.unwrap().to_vec()).collect();
+        assert_eq!(ids, ["order \u{e9}".as_bytes(), b"7.10"]);
+        let refused: Vec<_> = built.errors.iter().map(|error| (error.index, error.code)).collect();
+        assert_eq!(refused, [2, 3, 4, 5, 6].map(|index| (index, "bad_id")));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Reads a request body under limits: length checked before anything is read, memory taken from
-//! a budget as the bytes come, decompression capped, an unread rest drained so that the client sees
+//! a budget as the bytes come, decompression capped in size and ratio, an unread rest drained so that the client sees
 //! the answer.
 //!
 //! Bodies that are half there could hold the whole budget. So one that makes no progress is closed
@@ -31,6 +31,8 @@ const SMALL_BYTES: usize = 8 << 10;
 const SMALL_SHARE: usize = 8;
 /// A share of the memory budget grows by at least this.
 const SHARE_STEP_BYTES: usize = 256 << 10;
+/// A body up to this size may be as many times what was sent as it likes.
+const INFLATE_FREE_BYTES: usize = 1 << 20;
 /// Bytes that are decompressed between two looks at the limits.
 const INFLATE_STEP_BYTES: u64 = 64 << 10;
 
@@ -74,17 +76,26 @@ pub(crate) struct Decoded {
 pub(crate) struct BodyMemory {
     budget: ByteBudget,
     small: ByteBudget,
+    /// How many times what was sent a body may be, beyond [`INFLATE_FREE_BYTES`].
+    ratio_max: usize,
 }
 
 impl BodyMemory {
-    /// `bytes` for all bodies, and a part of it more for small ones.
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { budget: ByteBudget::new(bytes), small: ByteBudget::new(bytes / SMALL_SHARE) }
+    /// `bytes` for all bodies, and a part of it more for small ones. A large one may be `ratio_max`
+    /// times what was sent.
+    pub(crate) fn new(bytes: usize, ratio_max: usize) -> Self {
+        let (budget, small) = (ByteBudget::new(bytes), ByteBudget::new(bytes / SMALL_SHARE));
+        Self { budget, small, ratio_max }
     }
 
     /// A share that holds nothing yet.
     pub(crate) fn share(&self) -> Share {
         Share::new(self.budget.clone())
+    }
+
+    /// In how many seconds there is about room again.
+    pub(crate) fn back_in_s(&self) -> u64 {
+        self.budget.back_in_s()
     }
 
     /// The share of a body that needed none while it came: it is small, and whole. None if the
@@ -147,8 +158,8 @@ impl Share {
     }
 }
 
-fn overloaded() -> Problem {
-    Problem::new("overloaded", "too many bytes are in flight").retry_after(1)
+fn overloaded(budget: &ByteBudget) -> Problem {
+    Problem::new("overloaded", "too many bytes are in flight").retry_after(budget.back_in_s())
 }
 
 /// Reads and decodes the body of a request.
@@ -176,13 +187,15 @@ pub(crate) async fn read(
         }
     };
     if share.bytes == 0 {
-        share = memory.hold_small(wire.len()).await.ok_or_else(overloaded)?;
+        let held = memory.hold_small(wire.len()).await;
+        share = held.ok_or_else(|| overloaded(&memory.budget))?;
     }
     if coding == Coding::Identity {
         return Ok(Decoded { bytes: wire, share });
     }
+    let limits = (limit_bytes, memory.ratio_max);
     let inflated = tokio::task::spawn_blocking(move || {
-        let bytes = inflate(coding, &wire, limit_bytes, &mut share)?;
+        let bytes = inflate(coding, &wire, limits, &mut share)?;
         Ok(Decoded { bytes, share })
     });
     inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
@@ -231,7 +244,7 @@ async fn collect(
                 if wanted > SMALL_BYTES && !share.wait_for(wanted).await {
                     drop(bytes);
                     let rest = Body::from_stream(stream);
-                    return Err(drain(rest, limit, overloaded()).await);
+                    return Err(drain(rest, limit, overloaded(&share.budget)).await);
                 }
                 if wanted > bytes.capacity() {
                     let whole = declared.min(share.bytes.max(SMALL_BYTES)).max(wanted);
@@ -279,11 +292,12 @@ async fn drain(body: Body, limit: usize, problem: Problem) -> Problem {
     }
 }
 
-/// Decompresses the body `wire` to at most `limit` bytes; what it takes is held in `share`.
+/// Decompresses the body `wire` to at most `limit` bytes, and, beyond [`INFLATE_FREE_BYTES`], to at
+/// most `ratio_max` times its size; what it takes is held in `share`.
 pub(crate) fn inflate(
     coding: Coding,
     wire: &[u8],
-    limit: usize,
+    (limit, ratio_max): (usize, usize),
     share: &mut Share,
 ) -> Result<Bytes, Problem> {
     let mut decoder: Box<dyn Read + '_> = match coding {
@@ -305,9 +319,16 @@ pub(crate) fn inflate(
         if bytes.len() > limit {
             return Err(too_large(limit));
         }
+        if bytes.len() > INFLATE_FREE_BYTES && bytes.len() / ratio_max > wire.len() {
+            let detail = format!(
+                "the body is more than http.inflation.max = {ratio_max} times what was sent: send it \
+                 uncompressed, or in parts of less than 1 MiB"
+            );
+            return Err(Problem::new("too_large", detail));
+        }
         // The compressed body is held beside what comes out of it.
         if !share.grow_to(wire.len() + bytes.len()) {
-            return Err(overloaded());
+            return Err(overloaded(&share.budget));
         }
     }
 }
@@ -322,10 +343,19 @@ mod tests {
 
     use super::*;
 
+    const RATIO: usize = 100;
+
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    /// Text that compresses as the data of senders does.
+    fn text(bytes: usize) -> Vec<u8> {
+        let line =
+            |at: u64| format!("{{\"id\":{},\"note\":\"much the same each time\"}}\n", at * at);
+        (0_u64..).flat_map(|at| line(at).into_bytes()).take(bytes).collect()
     }
 
     fn share(capacity_bytes: usize) -> Share {
@@ -334,13 +364,16 @@ mod tests {
 
     #[test]
     fn what_a_body_grows_to_is_taken_from_the_budget() {
-        let body = gzip(&vec![b' '; 4 << 20]);
+        let body = gzip(&text(4 << 20));
         let mut small = share(1 << 20);
-        let refused = inflate(Coding::Gzip, &body, 16 << 20, &mut small).unwrap_err();
+        let refused = inflate(Coding::Gzip, &body, (16 << 20, RATIO), &mut small).unwrap_err();
         assert_eq!(refused.code(), "overloaded");
         assert!(small.budget.used_bytes() <= 1 << 20);
         let mut large = share(16 << 20);
-        assert_eq!(inflate(Coding::Gzip, &body, 16 << 20, &mut large).unwrap().len(), 4 << 20);
+        assert_eq!(
+            inflate(Coding::Gzip, &body, (16 << 20, RATIO), &mut large).unwrap().len(),
+            4 << 20
+        );
         assert!(large.budget.used_bytes() >= 4 << 20);
         let budget = large.budget.clone();
         drop(large);
@@ -349,7 +382,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_without_a_length_is_refused_when_it_outgrows_the_budget() {
-        let memory = BodyMemory::new(1 << 20);
+        let memory = BodyMemory::new(1 << 20, RATIO);
         let pieces = (0..64).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 64 << 10]));
         let body = Body::from_stream(futures::stream::iter(pieces));
         let refused = read(&HeaderMap::new(), body, 16 << 20, &memory).await.err().unwrap();
@@ -361,25 +394,31 @@ mod tests {
     fn codings_decode() {
         let text = b"{\"a\":1}".repeat(100);
         assert_eq!(
-            inflate(Coding::Gzip, &gzip(&text), 1 << 20, &mut share(8 << 20)).unwrap(),
+            inflate(Coding::Gzip, &gzip(&text), (1 << 20, RATIO), &mut share(8 << 20)).unwrap(),
             text
         );
         let zstd = zstd::encode_all(&text[..], 1).unwrap();
-        assert_eq!(inflate(Coding::Zstd, &zstd, 1 << 20, &mut share(8 << 20)).unwrap(), text);
         assert_eq!(
-            inflate(Coding::Gzip, b"nonsense", 1 << 20, &mut share(8 << 20)).unwrap_err().code(),
+            inflate(Coding::Zstd, &zstd, (1 << 20, RATIO), &mut share(8 << 20)).unwrap(),
+            text
+        );
+        assert_eq!(
+            inflate(Coding::Gzip, b"nonsense", (1 << 20, RATIO), &mut share(8 << 20))
+                .unwrap_err()
+                .code(),
             "bad_request"
         );
     }
 
     #[test]
-    fn the_limit_is_that_of_the_body_however_well_it_compresses() {
-        let text = b"{\"a\":1}\n".repeat(1 << 20);
-        let small = zstd::encode_all(&text[..], 19).unwrap();
-        assert!(small.len() * 1_000 < text.len());
-        let body = inflate(Coding::Zstd, &small, text.len(), &mut share(16 << 20)).unwrap();
+    fn the_limit_is_that_of_the_body_and_not_of_what_is_sent() {
+        let text = text(8 << 20);
+        let small = zstd::encode_all(&text[..], 3).unwrap();
+        assert!(small.len() * 2 < text.len() && small.len() * RATIO > text.len());
+        let body =
+            inflate(Coding::Zstd, &small, (text.len(), RATIO), &mut share(16 << 20)).unwrap();
         assert_eq!(body.len(), text.len());
-        let refused = inflate(Coding::Zstd, &small, text.len() - 1, &mut share(16 << 20));
+        let refused = inflate(Coding::Zstd, &small, (text.len() - 1, RATIO), &mut share(16 << 20));
         let refused = format!("{:?}", refused.unwrap_err());
         assert!(
             refused.contains(&format!("http.body.max.bytes = {}", text.len() - 1)),
@@ -388,17 +427,22 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_stops_at_the_cap() {
+    fn a_bomb_stops_at_a_hundred_times_what_was_sent() {
         let bomb = gzip(&vec![b' '; 64 << 20]);
-        assert_eq!(
-            inflate(Coding::Gzip, &bomb, 16 << 20, &mut share(64 << 20)).unwrap_err().code(),
-            "too_large"
-        );
+        let mut held = share(64 << 20);
+        let refused = inflate(Coding::Gzip, &bomb, (64 << 20, RATIO), &mut held).unwrap_err();
+        assert_eq!(refused.code(), "too_large");
+        assert!(refused.detail().contains("= 100 times"), "{}", refused.detail());
+        assert!(held.budget.used_bytes() < bomb.len() * (RATIO + 1) + (1 << 20));
+        // What is small anyway may be as regular as it likes.
+        let regular = gzip(&vec![b' '; INFLATE_FREE_BYTES]);
+        assert!(regular.len() * RATIO < INFLATE_FREE_BYTES);
+        assert!(inflate(Coding::Gzip, &regular, (16 << 20, RATIO), &mut share(64 << 20)).is_ok());
     }
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_with_and_without_its_length() {
-        let memory = BodyMemory::new(1 << 20);
+        let memory = BodyMemory::new(1 << 20, RATIO);
         let mut headers = HeaderMap::new();
         let body = || Body::from(vec![b'x'; 2000]);
         assert_eq!(read(&headers, body(), 1000, &memory).await.err().unwrap().code(), "too_large");
@@ -418,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_body_holds_what_came_and_gives_it_up_while_others_go_without() {
-        let memory = BodyMemory::new(1 << 20);
+        let memory = BodyMemory::new(1 << 20, RATIO);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, (900 << 10).into());
         let silent = read(&headers, endless(1), 16 << 20, &memory);

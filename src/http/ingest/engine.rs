@@ -15,7 +15,7 @@ use crate::http::ingest::batches::{self, Batch, Batches, EventIdList, Target};
 use crate::http::ingest::body::{BodyMemory, Share};
 use crate::http::ingest::claim::{Claim, Claimed, Sent};
 use crate::http::ingest::confirm::{Outcome, Queued, problem};
-use crate::http::ingest::event::{Ack, Event, OnError, OwnedEvent, Source, Stored, Terms};
+use crate::http::ingest::event::{Ack, Event, OnError, Once, OwnedEvent, Source, Stored, Terms};
 use crate::http::ingest::event_ids::{EventIds, IdHold};
 use crate::http::ingest::keys::{self, Keys, Marked};
 use crate::http::ingest::quarantine;
@@ -26,7 +26,7 @@ use crate::record::TimestampBounds;
 use crate::runtime::{Clock, metrics};
 use crate::store::{self, Store};
 use crate::tier::Tiering;
-use crate::topic::options::TableMode;
+use crate::topic::options::{Idempotency, Overrides, TableMode};
 use crate::topic::{self, NewTopic, Topic, Topics};
 use crate::types::TopicName;
 
@@ -58,7 +58,7 @@ impl Engine {
         options: Arc<Options>,
         clock: Clock,
     ) -> Self {
-        let memory = BodyMemory::new(options.in_bytes);
+        let memory = BodyMemory::new(options.in_bytes, options.inflation_max);
         let keys = Keys::new(store.clone(), clock.clone(), options.once);
         let ids = EventIds::new(store, clock.clone(), options.ids);
         Self { log, topics, tiering, options, memory, keys, ids, clock }
@@ -109,6 +109,18 @@ impl Engine {
         }
     }
 
+    /// What tells requests to a topic from their repeats; `known` is none if its first event would
+    /// make it.
+    pub(crate) fn idempotency(&self, name: &str, known: Option<&Topic>) -> Idempotency {
+        match known {
+            Some(topic) => topic.options.idempotency,
+            None => {
+                let made = self.topics.resolve(name, &Overrides::new());
+                made.map_or_else(|_| Idempotency::default(), |options| options.idempotency)
+            }
+        }
+    }
+
     /// Appends the events of one request to a topic: all of them, or as [`OnError`] says all
     /// valid ones, as one chain: a crash leaves all or none. Keyed events are partitioned by
     /// murmur2. `hold` is the memory of the body, kept until the events are in the log.
@@ -126,10 +138,11 @@ impl Engine {
         let queued = tokio::time::timeout_at(terms.until, self.queue(topic, source, &terms)).await;
         // What is dropped here was not queued.
         let late = || Problem::new("overloaded", "the request did not get its turn in time");
-        let queued = match queued.unwrap_or_else(|_| Err(late().retry_after(1)))? {
-            Outcome::Queued(queued) => queued,
-            Outcome::Repeat(stored) => return Ok(*stored),
-        };
+        let queued =
+            match queued.unwrap_or_else(|_| Err(late().retry_after(self.memory.back_in_s())))? {
+                Outcome::Queued(queued) => queued,
+                Outcome::Repeat(stored) => return Ok(*stored),
+            };
         if terms.ack == Ack::Accepted {
             return Ok(queued.accepted());
         }
@@ -149,6 +162,12 @@ impl Engine {
         terms: &Terms,
     ) -> Result<Outcome, Problem> {
         let known = self.topic(name)?;
+        let is_keyed = !matches!(terms.once, Once::No) || source.has_ids();
+        if !is_keyed && self.idempotency(name, known.as_deref()) == Idempotency::Required {
+            let detail = "topic.idempotency = required: send an Idempotency-Key, or X-Channel with \
+                          X-Offset-Token; nothing was stored";
+            return Err(Problem::new("missing_idempotency_key", detail));
+        }
         let keep = self.keep(name, terms)?;
         let refused = source.refused();
         if terms.on_error == OnError::Reject && !refused.is_empty() {
@@ -294,6 +313,10 @@ impl Engine {
             sticky: usize::from(high) << 8 | usize::from(low),
             positions: terms.positions,
             ids: None,
+            id_field: options
+                .contract_id_field
+                .clone()
+                .filter(|_| options.table_mode == TableMode::Contract),
         }
     }
 

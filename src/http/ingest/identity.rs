@@ -1,6 +1,6 @@
 //! What tells a request from its repeats, as headers: `Idempotency-Key` (compatible with
 //! draft-ietf-httpapi-idempotency-key-header-07) and its relatives, `X-Channel` with
-//! `X-Offset-Token`. Pure.
+//! `X-Offset-Token`; or the body, for senders that repeat it byte by byte and can send no key. Pure.
 
 use axum::http::{HeaderMap, HeaderName};
 
@@ -13,6 +13,9 @@ pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-rep
 
 /// Longest key, bytes.
 const KEY_BYTES_MAX: usize = 255;
+
+/// How long the body of a request is its key, milliseconds: longer than connectors repeat.
+const BODY_WINDOW_MS: i64 = 600_000;
 
 /// Headers that hold a key, in order of precedence. The last two are unique for each message of
 /// any sender by what defines them (Standard Webhooks, GitHub). `X-Batch-Id` is not among them:
@@ -28,6 +31,8 @@ pub(crate) enum Identity {
     Key(String),
     /// A place in a channel.
     Channel(Channel),
+    /// Its body is its key.
+    Body,
 }
 
 fn malformed(detail: impl Into<String>) -> Problem {
@@ -56,13 +61,27 @@ impl Identity {
         Ok(channel.map_or(Self::None, Self::Channel))
     }
 
+    /// The same; a request that says nothing counts by its body if `is_body_key`.
+    #[must_use]
+    pub(crate) fn or_body(self, is_body_key: bool) -> Self {
+        match self {
+            Self::None if is_body_key => Self::Body,
+            given => given,
+        }
+    }
+
     /// With who sent it and a function that gives the fingerprint of what was sent.
     pub(crate) fn once(self, principal: &str, fingerprint: impl FnOnce() -> u128) -> Once {
         match self {
             Self::None => Once::No,
             Self::Key(key) => {
                 let principal = principal.to_owned();
-                Once::Key(Key { principal, key, fingerprint: fingerprint() })
+                Once::Key(Key { principal, key, fingerprint: fingerprint(), window_ms: None })
+            }
+            Self::Body => {
+                let (principal, fingerprint) = (principal.to_owned(), fingerprint());
+                let (key, window_ms) = (format!("body:{fingerprint:032x}"), Some(BODY_WINDOW_MS));
+                Once::Key(Key { principal, key, fingerprint, window_ms })
             }
             Self::Channel(channel) => Once::Channel(channel),
         }
@@ -148,6 +167,20 @@ mod tests {
         assert_eq!(identity(&[("x-batch-id", "1")]), Ok(Identity::None));
         let both = [("webhook-id", "msg_1"), ("idempotency-key", "k")];
         assert_eq!(identity(&both), key("idempotency-key:k"));
+    }
+
+    #[test]
+    fn a_body_is_the_key_of_a_request_that_has_no_other() {
+        let once = |identity: Identity, body: u128| match identity.or_body(true).once("p", || body)
+        {
+            Once::Key(key) => (key.key, key.window_ms),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(once(Identity::None, 7), (format!("body:{:032x}", 7), Some(BODY_WINDOW_MS)));
+        assert_ne!(once(Identity::None, 7), once(Identity::None, 8));
+        let own = Identity::Key("idempotency-key:k".to_owned());
+        assert_eq!(once(own, 7), ("idempotency-key:k".to_owned(), None));
+        assert!(matches!(Identity::None.or_body(false).once("p", || 7), Once::No));
     }
 
     #[test]

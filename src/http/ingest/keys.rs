@@ -46,6 +46,8 @@ pub(crate) struct Key {
     pub(crate) key: String,
     /// [`hash`] of the decoded body, the target and the options.
     pub(crate) fingerprint: u128,
+    /// How long it counts, where that is shorter than for all keys, milliseconds.
+    pub(crate) window_ms: Option<i64>,
 }
 
 /// A sender's place in its own sequence: tokens rise, and those up to the last are not stored
@@ -154,7 +156,8 @@ impl Keys {
                 _ => Err(in_flight("idempotency key")),
             };
         };
-        if let Some(record) = self.remembered(scope).map_err(|error| failed(&error))? {
+        let remembered = self.remembered(scope, key.window_ms).map_err(|error| failed(&error))?;
+        if let Some(record) = remembered {
             return repeat(key, record);
         }
         if self.key_count.load(Ordering::Relaxed) >= self.limits.keys_max.saturating_mul(2) {
@@ -165,10 +168,15 @@ impl Keys {
         Ok(Begun::First(KeyHold { hold, scope, fingerprint, count }))
     }
 
-    fn remembered(&self, scope: u128) -> Result<Option<KeyRecord>, store::Error> {
+    fn remembered(
+        &self,
+        scope: u128,
+        window_ms: Option<i64>,
+    ) -> Result<Option<KeyRecord>, store::Error> {
         let stored = self.store.get(SPACE, &once::key_of(scope))?;
         let record = stored.map(|value| KeyRecord::decode(&value)).transpose()?;
-        let oldest_ms = self.clock.now_ms() - self.limits.key_age_ms;
+        let age_ms = window_ms.unwrap_or(i64::MAX).min(self.limits.key_age_ms);
+        let oldest_ms = self.clock.now_ms() - age_ms;
         Ok(record.filter(|record| record.created_ms > oldest_ms))
     }
 
@@ -388,4 +396,41 @@ fn repeat(key: &Key, record: KeyRecord) -> Result<Begun, Problem> {
     }
     let detail = "this idempotency key was used for other events, another topic or other options";
     Err(Problem::new("idempotency_key_reused", detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::Rig;
+
+    #[tokio::test]
+    async fn a_key_counts_for_its_own_time_where_that_is_shorter() {
+        let rig = Rig::new();
+        let limits =
+            OnceLimits { key_age_ms: 86_400_000, keys_max: 10, channel_age_ms: 1, channels_max: 1 };
+        let keys = Keys::new(rig.store(), rig.clock.clone(), limits);
+        let topic = TopicId(Uuid::from_u128(1));
+        let key = |window_ms| Key {
+            principal: String::new(),
+            key: "body:7".to_owned(),
+            fingerprint: 7,
+            window_ms,
+        };
+        let scope = hash(&[b"", topic.0.as_bytes(), b"body:7"]);
+        let Ok(Begun::First(hold)) = keys.begin(topic, &key(None)) else { panic!("it is new") };
+        let request = Marked { write_id: Uuid::nil(), accepted: 1, rejected: 0, partitions: 1 };
+        let record = KeyRecord::new(&hold.mark(&request, 0), rig.clock.now_ms());
+        drop(hold);
+        let change = Change::new().put(SPACE, once::key_of(scope), record.encode());
+        rig.store().commit(change).await.unwrap();
+        let is_repeat =
+            |window_ms| matches!(keys.begin(topic, &key(window_ms)), Ok(Begun::Repeat(_)));
+        rig.clock.advance(599_999);
+        assert!(is_repeat(Some(600_000)) && is_repeat(None));
+        rig.clock.advance(1);
+        assert!(!is_repeat(Some(600_000)) && is_repeat(None));
+        assert!(is_repeat(Some(i64::MAX)));
+        rig.clock.advance(86_400_000);
+        assert!(!is_repeat(Some(i64::MAX)), "no longer than all keys");
+    }
 }

@@ -22,8 +22,10 @@ use crate::http::ingest::prefer::Prefer;
 use crate::http::ingest::quarantine;
 use crate::http::ingest::request::{self, Parameters};
 use crate::http::ingest::split::{self, Form};
+use crate::http::ingest::urlencoded;
 use crate::http::problem::Problem;
 use crate::http::{Api, request_id};
+use crate::topic::options::Idempotency;
 
 /// Most refused events that an answer lists.
 const ERRORS_MAX: usize = 100;
@@ -76,7 +78,13 @@ async fn store(
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(empty());
     }
-    let form = request::form(&headers, &bytes)?;
+    let (bytes, form) = match urlencoded::event(&headers, &bytes) {
+        Some(event) => (event, Form::Json),
+        None => {
+            let form = request::form(&headers, &bytes)?;
+            (bytes, form)
+        }
+    };
     let minimal = head.minimal;
     let (source, terms) = take_apart(api, head, bytes, form).await?;
     if source.split.events.is_empty() && source.split.errors.is_empty() {
@@ -136,10 +144,13 @@ fn head(
     if let Some(problem) = api.not_ready() {
         return Err(problem.closing());
     }
-    let identity = Identity::of(headers)?;
+    let mut identity = Identity::of(headers)?;
     let mut placement = request::placement(&parameters, headers)?;
     let mode = Mode::of(headers)?;
-    if let Some(topic) = api.engine.topic(topic)? {
+    let known = api.engine.topic(topic)?;
+    let by_body = api.engine.idempotency(topic, known.as_deref()) == Idempotency::Body;
+    identity = identity.or_body(parameters.is_body_key || by_body);
+    if let Some(topic) = known {
         request::check_partition(&placement, &topic)?;
         // CloudEvents bring an id of their own.
         let own = || topic.options.dedup_field.clone().filter(|_| mode.is_none());

@@ -28,6 +28,8 @@ pub(super) struct Parameters {
     id: Option<String>,
     /// What the answer waits for, without the time; none is as the headers say.
     ack: Option<Ack>,
+    /// The body is the key of a request that has no other.
+    pub(super) is_body_key: bool,
     /// How long it waits for the table.
     wait: Option<Duration>,
     /// What becomes of valid events beside invalid ones; none is as the headers say.
@@ -70,6 +72,8 @@ impl Parameters {
             },
             ("timestamp", _) => self.timestamp = Some(path(name, value)?),
             ("dedup_field", _) => self.id = Some(path(name, value)?),
+            ("dedup", "body") => self.is_body_key = true,
+            ("dedup", text) => return Err(refused(name, text, "allowed is body")),
             ("on_error", "reject") => self.on_error = Some(OnError::Reject),
             ("on_error", "skip") => self.on_error = Some(OnError::Skip),
             ("on_error", "quarantine") => self.on_error = Some(OnError::Quarantine),
@@ -89,7 +93,7 @@ impl Parameters {
                 _ => return Err(refused(name, text, "seconds, from 0 to 25")),
             },
             _ => {
-                let known = "key, partition, timestamp, dedup_field, on_error, ack, wait";
+                let known = "key, partition, timestamp, dedup, dedup_field, on_error, ack, wait";
                 let detail = format!("parameter {name:?} is not known; there are {known}");
                 return Err(Problem::new("bad_request", detail));
             }
@@ -154,7 +158,7 @@ pub(super) fn check_partition(placement: &Placement, topic: &Topic) -> Result<()
 }
 
 /// How the body is to be read; JSON is recognised where the content type says nothing.
-pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
+pub(crate) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
     let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
     let essence = essence.map(str::to_ascii_lowercase);
@@ -221,6 +225,7 @@ mod tests {
             ("timestamp", "now", "$.time"),
             ("timestamp", "$.", "$.time"),
             ("dedup_field", "id", "$.time"),
+            ("dedup", "id", "allowed is body"),
             ("on_error", "x", "reject, skip and quarantine"),
             ("ack", "x", "accepted, durable and committed"),
             ("wait", "26", "0 to 25"),
