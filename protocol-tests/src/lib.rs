@@ -144,6 +144,11 @@ impl Floe {
         }
     }
 
+    /// Asks the process to end, and does not wait.
+    pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.expect("a child has a process id");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use futures::TryStreamExt;
 use iceberg::io::{FileIOBuilder, LocalFsStorageFactory};
 use iceberg::spec::TableMetadata;
@@ -73,6 +73,27 @@ pub async fn create(catalog: &str, namespace: &str, name: &str, fields: serde_js
 /// # Panics
 /// If the catalog does not answer, or the table cannot be read.
 pub async fn longs(catalog: &str, namespace: &str, name: &str, column: &str) -> Vec<i64> {
+    let arrays = arrays(catalog, namespace, name, column).await;
+    let longs = arrays.iter().flat_map(|array| array.as_primitive::<Int64Type>().iter().flatten());
+    let mut found: Vec<i64> = longs.collect();
+    found.sort_unstable();
+    found
+}
+
+/// The same of a column of text.
+///
+/// # Panics
+/// As [`longs`].
+pub async fn texts(catalog: &str, namespace: &str, name: &str, column: &str) -> Vec<String> {
+    let arrays = arrays(catalog, namespace, name, column).await;
+    let texts = arrays.iter().flat_map(|array| array.as_string::<i32>().iter().flatten());
+    let mut found: Vec<String> = texts.map(str::to_owned).collect();
+    found.sort_unstable();
+    found
+}
+
+/// A column of all rows, by batch.
+async fn arrays(catalog: &str, namespace: &str, name: &str, column: &str) -> Vec<ArrayRef> {
     let url = format!("{catalog}/v1/namespaces/{namespace}/tables/{name}");
     let answer = reqwest::get(url).await.expect("the catalog answers");
     let body: serde_json::Value = answer.json().await.expect("the answer is JSON");
@@ -88,13 +109,7 @@ pub async fn longs(catalog: &str, namespace: &str, name: &str, column: &str) -> 
         .unwrap();
     let scan = table.scan().select([column]).build().unwrap();
     let batches: Vec<RecordBatch> = scan.to_arrow().await.unwrap().try_collect().await.unwrap();
-    let mut found = Vec::new();
-    for batch in batches {
-        let array = batch.column_by_name(column).unwrap().clone();
-        found.extend(array.as_primitive::<Int64Type>().iter().flatten());
-    }
-    found.sort_unstable();
-    found
+    batches.iter().map(|batch| batch.column_by_name(column).unwrap().clone()).collect()
 }
 
 /// Metadata of `streams.<name>`; none if there is no such table.

@@ -49,8 +49,9 @@ metrics! {
     KAFKA_REQUESTS, Counter, "floe_kafka_requests_total", "Kafka requests, by api.";
     KAFKA_ERRORS, Counter, "floe_kafka_connection_errors_total", "Kafka connections closed for a fault of the client, by reason.";
     HTTP_REQUESTS, Counter, "floe_http_requests_total", "HTTP requests, by route and status.";
-    AUTH_FAILURES, Counter, "floe_auth_failures_total", "Requests refused for who sent them, by side (kafka, http) and reason (missing, invalid_token, expired_token, forbidden).";
-    HTTP_EVENTS, Counter, "floe_http_events_total", "Events received over HTTP, by result (accepted, rejected).";
+    AUTH_FAILURES, Counter, "floe_auth_failures_total", "Requests refused for who sent them, by side (kafka, http) and reason (missing, invalid_token, expired_token, forbidden, issuer_unavailable).";
+    HTTP_EVENTS, Counter, "floe_http_events_total", "Events received over HTTP, by result (accepted, rejected, quarantined, duplicate).";
+    STREAM_IGNORED, Counter, "floe_stream_ignored_fields_total", "Fields of events that no column of their table took, by stream; which ones is in the description of the stream.";
     STREAM_NULLED, Counter, "floe_stream_nulled_values_total", "Values that became null because they do not fit their column (table.contract.coerce = lenient), by stream.";
     TABLE_ROWS, Counter, "floe_table_rows_total", "Rows committed, by table.";
     TABLE_COMMITS, Counter, "floe_table_commits_total", "Table commits, by table and result (ok, conflict, unknown, failed).";

@@ -5,6 +5,8 @@ use std::time::Duration;
 use protocol_tests::{Floe, free_port, table};
 use reqwest::Client;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::{post, told};
 
@@ -176,4 +178,109 @@ async fn the_command_line_makes_ends_and_shows_streams() {
     assert!(shown.contains("table.target.lag.ms=5s") && shown.contains(SHOP), "{shown}");
     assert_eq!(run(&["delete", "shop"]).0, Some(0));
     assert_eq!(run(&["describe", "shop"]).0, Some(1));
+}
+
+/// A request that began before the server was asked to end, and comes whole after it.
+async fn answered_while_it_ends(floe: &Floe, requests: [(&str, &str); 3]) -> [String; 3] {
+    let mut streams = Vec::new();
+    for (head, _) in requests {
+        let mut stream = TcpStream::connect(floe.http_address()).await.unwrap();
+        stream.write_all(format!("{head}\r\nHost: localhost\r\n").as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    floe.terminate();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut answers = requests.map(|_| String::new());
+    for ((stream, (_, rest)), answer) in streams.iter_mut().zip(requests).zip(&mut answers) {
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        let read = stream.read_to_string(answer);
+        tokio::time::timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_ends_senders_are_told_to_come_again_and_the_stream_is_draining() {
+    let mut floe = Floe::start(&["--shutdown-timeout=40s"]).await;
+    make_stream(&floe, json!({})).await;
+    make_table(&floe).await;
+    let post = format!("POST {SHOP} HTTP/1.1");
+    let sent = "table: floe.events.sales\r\ncontent-length: 10\r\n\r\n[{\"id\":1}]";
+    // A token that nobody made: who comes now should come again, whoever it is.
+    let wrong = format!("token: wrong\r\n{sent}");
+    let requests =
+        [(&*post, sent), (&*post, &*wrong), ("GET /api/v1/streams/shop HTTP/1.1", "\r\n")];
+    let [refused, unknown, shown] = answered_while_it_ends(&floe, requests).await;
+    for answer in [refused, unknown] {
+        let lower = answer.to_ascii_lowercase();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(lower.contains("retry-after: 5\r\n") && lower.contains("connection: close"));
+        let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let told = (&body["code"], &body["error"], &body["retryable"]);
+        assert_eq!(told, (&json!("draining"), &json!("SERVICE_UNAVAILABLE"), &json!(true)));
+    }
+    assert!(shown.starts_with("HTTP/1.1 200"), "{shown}");
+    let shown: Value = serde_json::from_str(shown.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(shown["state"], "Draining", "{shown}");
+    assert_eq!(floe.stop().await, Some(0));
+    floe.restart().await;
+    assert_eq!(flush(&floe).await["code"], "unknown_table", "no event made a topic for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_the_native_path_events_come_in_every_form_of_json() {
+    const EVENTS: &str = "/api/v1/streams/shop/events";
+    let floe = Floe::start(&["--table-target-lag=1h"]).await;
+    make_stream(&floe, json!({ "topic.idempotency": "body" })).await;
+    make_table(&floe).await;
+    let lines = ("content-type", "application/x-ndjson");
+    let by_parameter = format!("{EVENTS}?table={}", TABLE.1);
+    for (path, headers, body, accepted) in [
+        (EVENTS, &[TABLE][..], r#"{"id":1}"#, 1),
+        (EVENTS, &[TABLE], r#"{"id":2} {"id":3}"#, 2),
+        (EVENTS, &[TABLE, lines], "{\"id\":4}\n\n{\"id\":5,\"other\":1}\n", 2),
+        (&by_parameter, &[], r#"[{"id":6},{"id":7}]"#, 2),
+        // The same body again counts once: the stream's topics go by it.
+        (&by_parameter, &[], r#"[{"id":6},{"id":7}]"#, 2),
+    ] {
+        let response = post(&floe, path, headers, body).await;
+        let ignored = response.headers().get("x-ignored-fields").cloned();
+        assert_eq!(ignored.is_some(), body.contains("other"), "{body}");
+        let (status, answer) = told(response).await;
+        assert_eq!((status, &answer["accepted"]), (200, &json!(accepted)), "{body}: {answer}");
+    }
+    for (path, headers, body, status, code) in [
+        (EVENTS, &[][..], "{}", 400, "missing_table_header"),
+        (EVENTS, &[TABLE], "", 400, "bad_request"),
+        (EVENTS, &[TABLE], "{\"id\":", 400, "invalid_json"),
+        (EVENTS, &[TABLE], "[{\"id\":8},9]", 400, "schema_mismatch"),
+        (EVENTS, &[TABLE], "{\"id\":\"x\"}", 400, "schema_mismatch"),
+        (EVENTS, &[TABLE, ("content-type", "text/csv")], "1", 415, "unsupported_media_type"),
+        ("/api/v1/streams/none/events", &[TABLE], "{}", 404, "stream_not_found"),
+    ] {
+        let (found, answer) = told(post(&floe, path, headers, body).await).await;
+        assert_eq!((found, &answer["code"]), (status, &json!(code)), "{body}: {answer}");
+    }
+    assert_eq!(flush(&floe).await["rows"], 7);
+    let ids = table::longs(&floe.url("/iceberg"), "events", "sales", "id").await;
+    assert_eq!(ids, (1..=7).collect::<Vec<i64>>());
+    let metrics = floe.metrics().await;
+    let ignored = r#"floe_stream_ignored_fields_total{stream="shop"} 1"#;
+    assert!(metrics.contains(ignored), "the fields without a column are counted: {metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_may_name_the_field_that_an_event_is_known_by() {
+    let floe = Floe::start(&["--table-target-lag=1h"]).await;
+    make_stream(&floe, json!({ "table.contract.id.field": "$.order" })).await;
+    make_table(&floe).await;
+    let body = r#"[{"id":1,"order":"o-1"},{"id":2,"order":17}]"#;
+    let (status, answer) = told(post(&floe, SHOP, &[TABLE], body).await).await;
+    assert_eq!((status, &answer["accepted"]), (200, &json!(2)), "{answer}");
+    let (status, answer) = told(post(&floe, SHOP, &[TABLE], r#"[{"id":3}]"#).await).await;
+    assert_eq!((status, &answer["errors"][0]["code"]), (400, &json!("bad_id")), "{answer}");
+    assert_eq!(flush(&floe).await["rows"], 2);
+    let ids = table::texts(&floe.url("/iceberg"), "events", "sales", "__id__").await;
+    assert_eq!(ids, ["17", "o-1"]);
 }

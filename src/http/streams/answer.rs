@@ -9,6 +9,7 @@ use crate::http::ingest::event::Stored;
 use crate::http::ingest::identity::REPLAYED;
 use crate::http::problem::Problem;
 use crate::http::request_id;
+use crate::http::streams::array::Fault;
 use crate::schema::json::contract::{Ignored, Mismatch};
 
 /// Names of left out fields that a header has.
@@ -21,6 +22,12 @@ const IGNORED_FIELDS: &str = "x-ignored-fields";
 pub(super) struct Refused {
     problem: Box<Problem>,
     errors: Vec<Value>,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Problem::new(fault.code, fault.message).into()
+    }
 }
 
 impl From<Problem> for Refused {

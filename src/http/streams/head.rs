@@ -22,8 +22,18 @@ pub(super) struct Head {
     pub(super) identity: Identity,
     /// Who sends it, as keys are kept apart by it.
     pub(super) principal: String,
-    /// Any body but an array is of another kind than the content type says.
+    /// Any body but an array is of another kind than the content type says. Only of the route whose
+    /// body is an array.
     pub(super) is_form: bool,
+}
+
+/// Which route a request came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door<'a> {
+    /// IOMETE's: its path has a namespace, its body is an array.
+    Array { namespace: &'a str },
+    /// Ours: every form of JSON.
+    Any,
 }
 
 /// Why nobody may send to the stream now.
@@ -43,21 +53,28 @@ pub(super) fn closed(api: &Api, stream: &str) -> Option<Problem> {
 pub(super) async fn head(
     api: &Api,
     caller: &Caller,
-    (namespace, name): (&str, &str),
+    (door, name): (Door<'_>, &str),
     parameter: Option<&str>,
     headers: &HeaderMap,
 ) -> Result<Head, Problem> {
     if let Some(problem) = closed(api, name) {
         return Err(problem);
     }
-    let stream = api.doors.streams.get(name).filter(|stream| stream.namespace == namespace);
+    let is_behind = |stream: &Arc<Stream>| match door {
+        Door::Array { namespace } => stream.namespace == namespace,
+        Door::Any => true,
+    };
+    let stream = api.doors.streams.get(name).filter(is_behind);
     let stream = stream.ok_or_else(|| {
-        let detail = format!("there is no stream {name:?} in namespace {namespace:?}");
-        Problem::new("stream_not_found", detail)
+        let place = match door {
+            Door::Array { namespace } => format!(" in namespace {namespace:?}"),
+            Door::Any => String::new(),
+        };
+        Problem::new("stream_not_found", format!("there is no stream {name:?}{place}"))
     })?;
-    let (write, door) = (Operation::Write, Resource::Stream(name));
-    if !caller.may(write, door) {
-        return Err(Problem::new("no_stream_access", caller.refusal_text(write, door)));
+    let (write, resource) = (Operation::Write, Resource::Stream(name));
+    if !caller.may(write, resource) {
+        return Err(Problem::new("no_stream_access", caller.refusal_text(write, resource)));
     }
     let table = TableName::of(headers, parameter)?;
     let (short, topic) = (table.short(), table.topic(name));
@@ -66,7 +83,7 @@ pub(super) async fn head(
         return Err(Problem::new("no_insert_permission", caller.refusal_text(write, of_table)));
     }
     let plan = plan(api, &table).await?;
-    let is_form = content_type(headers)?;
+    let is_form = door != Door::Any && content_type(headers)?;
     let identity = Identity::of(headers)?;
     Ok(Head { stream, table, plan, identity, principal: caller.key().to_owned(), is_form })
 }

@@ -1,5 +1,6 @@
-//! The ingest route: its head, its body, the append.
+//! The ingest routes: their head, their body, the append.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use super::answer::{Accepted, Refused};
-use super::head::{self, Head};
+use super::head::{self, Door, Head};
 use super::name::TableName;
 use super::{array, manage};
 use crate::http::Api;
@@ -20,15 +21,18 @@ use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Ack, Event, Source, Terms};
 use crate::http::ingest::keys;
+use crate::http::ingest::request;
+use crate::http::ingest::split::{self, Form};
 use crate::http::problem::{EventError, Problem};
 use crate::runtime::metrics;
 use crate::schema::columns::Plan;
 use crate::schema::json::contract::{Checker, Ignored, Misfit, Rules};
 use crate::stream::Stream;
 use crate::tier::rows::contract;
+use crate::topic::options::{Idempotency, TopicOptions};
 use crate::topic::{self, NewTopic, Topic};
 
-/// Largest body, decompressed, in bytes.
+/// Largest body of the route whose body is an array, decompressed, in bytes.
 const BODY_BYTES_MAX: usize = 5 << 20;
 
 pub(super) async fn ingest(
@@ -39,24 +43,46 @@ pub(super) async fn ingest(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let parameter = query.get("table").map(String::as_str);
-    let done = store(&api, &caller, (&names.0, &names.1), parameter, &headers, body).await;
+    let (namespace, stream) = names;
+    let door = (Door::Array { namespace: &namespace }, stream.as_str());
+    told(store(&api, &caller, door, &query, &headers, body).await, &headers)
+}
+
+/// `POST /api/v1/streams/{stream}/events`: the same in every form of JSON, up to the size of any
+/// body.
+pub(super) async fn events(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(stream): Path<String>,
+    query: Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let door = (Door::Any, stream.as_str());
+    told(store(&api, &caller, door, &query, &headers, body).await, &headers)
+}
+
+fn told(done: Result<Accepted, Refused>, headers: &HeaderMap) -> Response {
     match done {
         Ok(accepted) => accepted.told(),
-        Err(refused) => refused.told(&headers),
+        Err(refused) => refused.told(headers),
     }
 }
 
 async fn store(
     api: &Api,
     caller: &Caller,
-    names: (&str, &str),
-    parameter: Option<&str>,
+    (door, name): (Door<'_>, &str),
+    query: &BTreeMap<String, String>,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Accepted, Refused> {
-    let limit = BODY_BYTES_MAX.min(api.options.body_max_bytes);
-    let head = match head::head(api, caller, names, parameter, headers).await {
+    let limit = match door {
+        Door::Array { .. } => BODY_BYTES_MAX.min(api.options.body_max_bytes),
+        Door::Any => api.options.body_max_bytes,
+    };
+    let parameter = query.get("table").map(String::as_str);
+    let head = match head::head(api, caller, (door, name), parameter, headers).await {
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await.into()),
     };
@@ -65,14 +91,27 @@ async fn store(
     if head.is_form && bytes.trim_ascii_start().first() != Some(&b'[') {
         return Err(head::unsupported("application/x-www-form-urlencoded").into());
     }
+    let form = match door {
+        Door::Array { .. } => None,
+        Door::Any => Some(request::form(headers, &bytes)?),
+    };
     let target = target(api, &head.stream, &head.table)?;
     let Head { stream, table, plan, identity, principal, .. } = head;
-    let rules = target.rules(api)?;
+    let (rules, is_body_key) = {
+        let options = target.options(api)?;
+        (contract::rules(options.table_contract), options.idempotency == Idempotency::Body)
+    };
+    let identity = identity.or_body(is_body_key);
     let (events_max, name) = (api.options.events_max, table.topic(&stream.name));
     let checked = off_worker(bytes.len(), move || {
         let hash = || keys::hash(&[&b"event-stream"[..], name.as_bytes(), &bytes]);
         let once = identity.once(&principal, hash);
-        Ok(check(bytes, plan, rules, events_max).map(|checked| (checked, once)))
+        let ranges = match form {
+            None => array::split(&bytes, events_max).map_err(Refused::from),
+            Some(form) => split_any(&bytes, form, events_max),
+        };
+        let checked = ranges.and_then(|ranges| check(bytes, ranges, plan, rules));
+        Ok(checked.map(|checked| (checked, once)))
     });
     let (Checked { events, ignored, nulled }, once) = checked.await??;
     let mut accepted = Accepted { table: table.text, ignored, nulled, stored: None };
@@ -130,16 +169,15 @@ fn ours(topic: Arc<Topic>, table: &TableName) -> Result<Arc<Topic>, Problem> {
 }
 
 impl Target {
-    /// How its events are cast.
-    fn rules(&self, api: &Api) -> Result<Rules, Problem> {
-        let options = match self {
-            Self::There(topic) => topic.options.table_contract,
+    /// The options that it has, or will have.
+    fn options(&self, api: &Api) -> Result<Cow<'_, TopicOptions>, Problem> {
+        match self {
+            Self::There(topic) => Ok(Cow::Borrowed(&topic.options)),
             Self::New(new) => {
                 let resolved = api.topics.resolve(&new.name, &new.overrides);
-                resolved.map_err(|error| problem(&error))?.table_contract
+                resolved.map(Cow::Owned).map_err(|error| problem(&error))
             }
-        };
-        Ok(contract::rules(options))
+        }
     }
 
     async fn made(self, api: &Api) -> Result<Arc<Topic>, Problem> {
@@ -169,19 +207,41 @@ struct Checked {
     nulled: u64,
 }
 
+/// Where the events of a body of any form lie.
+fn split_any(body: &[u8], form: Form, events_max: usize) -> Result<Vec<Range<usize>>, Refused> {
+    let split = split::split(body, form, events_max);
+    match split.errors.first() {
+        Some(error) if error.code == "too_many_events" => {
+            Err(Problem::new("too_large", error.message.clone()).into())
+        }
+        Some(error) => {
+            let EventError { index, offset_bytes, message, .. } = error;
+            let detail = format!("events[{index}], at byte {offset_bytes}: {message}");
+            Err(Problem::new("invalid_json", detail).into())
+        }
+        None if split.events.is_empty() => {
+            let detail = "the body is empty: there is no event in it";
+            Err(Problem::new("bad_request", detail).into())
+        }
+        None => Ok(split.events.into_iter().map(|(_, range)| range).collect()),
+    }
+}
+
 fn check(
     body: Bytes,
+    ranges: Vec<Range<usize>>,
     plan: Arc<Plan>,
     rules: Rules,
-    events_max: usize,
 ) -> Result<Checked, Refused> {
-    let ranges = array::split(&body, events_max)
-        .map_err(|fault| Refused::from(Problem::new(fault.code, fault.message)))?;
     let mut checker = Checker::new(plan, rules);
     for (index, range) in ranges.iter().enumerate() {
         let event = std::str::from_utf8(&body[range.clone()]).unwrap_or_default();
         checker.check(event).map_err(|misfit| match misfit {
             Misfit::Value(value) => Refused::mismatch(index, &value),
+            Misfit::NotObject => {
+                let detail = format!("events[{index}] is not an object: a row is made of one");
+                Problem::new("schema_mismatch", detail).into()
+            }
             other => {
                 let detail = format!("events[{index}]: {}", other.bad_record().message);
                 Problem::new("invalid_json", detail).into()

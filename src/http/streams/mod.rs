@@ -1,4 +1,5 @@
-//! Event streams over HTTP: the ingest route of IOMETE's, and `/api/v1/streams`.
+//! Event streams over HTTP: the ingest route of IOMETE's, the same for every form of JSON under
+//! `/api/v1/streams`, and their management there.
 //! Source: IOMETE's documentation of Event Streams.
 //!
 //! Owns: the route's checks in their order, what a body must be, its answers. Does not own: the
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 
 use crate::http::Api;
 use crate::http::problem::Problem;
+use crate::runtime::metrics;
 use crate::schema::json::contract::Ignored;
 use crate::stream::Streams;
 use crate::table::catalog::Catalog;
@@ -56,6 +58,8 @@ impl Doors {
     /// Counts fields that no column took.
     fn ignore(&self, stream: &str, ignored: Ignored) {
         if ignored != Ignored::default() {
+            let (name, times) = (stream.to_owned(), ignored.total());
+            ::metrics::counter!(metrics::STREAM_IGNORED, "stream" => name).increment(times);
             self.ignored.lock().entry(stream.to_owned()).or_default().merge(ignored);
         }
     }
@@ -70,7 +74,11 @@ pub(super) fn routes() -> Router<Api> {
             .options(async || (StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]))
             .fallback(method_not_allowed)
     };
-    Router::new().route(INGEST, route()).route(&format!("{INGEST}/"), route())
+    let events = post(ingest::events).put(ingest::events).patch(ingest::events);
+    Router::new()
+        .route(INGEST, route())
+        .route(&format!("{INGEST}/"), route())
+        .route("/api/v1/streams/{stream}/events", events)
 }
 
 async fn method_not_allowed(headers: HeaderMap) -> Response {

@@ -157,6 +157,11 @@ impl Ignored {
         }
     }
 
+    /// How often any came.
+    pub fn total(&self) -> u64 {
+        self.names.values().sum::<u64>() + self.others
+    }
+
     /// Counts all of `other` too.
     pub fn merge(&mut self, other: Self) {
         self.others += other.others;
