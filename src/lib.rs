@@ -10,6 +10,7 @@
 //! - [`topic`]: topics and their options;
 //! - [`log`]: the stream: appends, reads, retention;
 //! - [`schema`]: JSON to Arrow; [`table`]: Arrow to Iceberg snapshots, and the catalog;
+//! - [`sink`]: tables of a topic with a mapping of their own;
 //! - [`tier`]: stream to table, exactly once;
 //! - [`stream`]: event streams over HTTP; [`auth`]: who may do what;
 //! - [`kafka`], [`http`]: how the world talks to it;
@@ -29,6 +30,8 @@ pub mod log;
 
 pub mod schema;
 pub mod table;
+
+pub mod sink;
 
 pub mod tier;
 

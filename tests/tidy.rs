@@ -17,11 +17,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("log", &["record", "wal", "store", "topic"]),
     ("schema", &[]),
     ("table", &["store"]),
-    ("tier", &["record", "store", "topic", "log", "schema", "table"]),
+    ("sink", &["store", "topic", "schema"]),
+    ("tier", &["record", "store", "topic", "log", "schema", "table", "sink"]),
     ("auth", &["store"]),
     ("stream", &["store"]),
     ("kafka", &["record", "topic", "log", "auth"]),
-    ("http", &["record", "store", "topic", "log", "schema", "table", "tier", "auth", "stream"]),
+    (
+        "http",
+        &["record", "store", "topic", "log", "schema", "table", "sink", "tier", "auth", "stream"],
+    ),
 ];
 
 /// Modules that anyone may import and that import only each other.

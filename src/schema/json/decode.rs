@@ -39,6 +39,8 @@ pub enum BadCode {
     TooLarge,
     /// It needs a column that the table cannot get.
     IncompatibleSchema,
+    /// Its content type cannot be read.
+    MediaType,
 }
 
 impl BadCode {
@@ -51,6 +53,7 @@ impl BadCode {
             Self::TooDeep => "TOO_DEEP",
             Self::TooLarge => "TOO_LARGE",
             Self::IncompatibleSchema => "INCOMPATIBLE_SCHEMA",
+            Self::MediaType => "MEDIA_TYPE",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! column takes is in `cast`. Does not own: which columns are not made from values.
 
 mod cast;
+pub mod cells;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -428,7 +428,7 @@ struct MapCells<'c> {
 
 /// The column with exactly `row` cells: nulls before it, and nothing of an earlier field with that
 /// name.
-fn at_row(column: &mut Column, row: usize) -> &mut Column {
+pub(super) fn at_row(column: &mut Column, row: usize) -> &mut Column {
     if column.len() > row {
         column.truncate(row);
     }
@@ -436,7 +436,7 @@ fn at_row(column: &mut Column, row: usize) -> &mut Column {
     column
 }
 
-fn mismatch(slot: &Slot, got: &'static str, shown: &str) -> Misfit {
+pub(super) fn mismatch(slot: &Slot, got: &'static str, shown: &str) -> Misfit {
     let expected = match slot.kind {
         Kind::Opaque => "nothing: JSON has no such values".to_owned(),
         _ => slot.kind.name(),

@@ -1,0 +1,282 @@
+//! From an event to a row: what a sink's mapping says.
+//!
+//! Owns: the columns of a mapping and their JSON form ([`column`]), what fills them ([`Mapper`]).
+//! Pure functions over plain state. Does not own: where events come from, where rows go. The model
+//! and the names are those of Keboola's Data Streams.
+
+mod body;
+pub mod column;
+mod headers;
+mod mapper;
+pub mod path;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use iceberg::spec::NestedField;
+use iceberg::spec::Schema;
+use iceberg::spec::Type;
+use serde_json::Value;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::schema;
+use crate::schema::columns::Mode;
+use crate::schema::columns::Options;
+use crate::schema::columns::Plan;
+use crate::schema::json::decode::BadCode;
+use crate::schema::json::decode::BadRecord;
+
+pub use column::Column;
+pub use column::Kind;
+pub use headers::Header;
+pub use mapper::Mapper;
+
+/// Most columns of a mapping.
+pub const COLUMNS_MAX: usize = 100;
+
+/// What a row is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// Its id, the same on every replay of the log ([`crate::types::TopicId::record_id`]).
+    pub id: Uuid,
+    /// When it was received, milliseconds from 1970 on.
+    pub received_ms: i64,
+    /// Address of the peer that sent it.
+    pub ip: Option<&'a str>,
+    /// Its headers, without those of the caller's own.
+    pub headers: &'a [Header<'a>],
+    /// Its body: the record's value.
+    pub body: &'a [u8],
+}
+
+/// What is wrong with one column of a mapping, or with all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Place of the column, counted from 0.
+    pub index: Option<usize>,
+    /// Its name, if it has one.
+    pub column: Option<String>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.column, self.index) {
+            (Some(name), _) => write!(f, "column {name:?}: {}", self.reason),
+            (None, Some(index)) => write!(f, "column {}: {}", index + 1, self.reason),
+            (None, None) => f.write_str(&self.reason),
+        }
+    }
+}
+
+/// Everything that is wrong with a mapping; at least one fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, fault) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "; " };
+            write!(f, "{comma}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// Why an event has no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldErrorKind {
+    /// Its content type cannot be read.
+    Media,
+    /// Its body is not what the content type says, or not UTF-8.
+    Body,
+    /// Its body nests too deep.
+    TooDeep,
+    /// The path leads nowhere and has no default.
+    Missing,
+    /// The column does not take the value.
+    Mismatch,
+    /// It does not go into one batch; one of its own may take it.
+    TooLarge,
+}
+
+/// A column that an event cannot fill.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("column {column:?}: {reason}")]
+pub struct FieldError {
+    /// Its name.
+    pub column: String,
+    /// What kind of fault.
+    pub kind: FieldErrorKind,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl FieldError {
+    /// What the dead-letter table says of it.
+    pub fn bad_record(&self) -> BadRecord {
+        let code = match self.kind {
+            FieldErrorKind::Media => BadCode::MediaType,
+            FieldErrorKind::Body => BadCode::JsonParse,
+            FieldErrorKind::TooDeep => BadCode::TooDeep,
+            FieldErrorKind::Missing => BadCode::RequiredFieldNull,
+            FieldErrorKind::Mismatch => BadCode::TypeMismatch,
+            FieldErrorKind::TooLarge => BadCode::TooLarge,
+        };
+        let end = self.reason.floor_char_boundary(1_000);
+        let message = self.reason[..end].to_owned();
+        BadRecord { code, message, field_path: self.column.clone() }
+    }
+}
+
+/// Checked columns of a sink. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    columns: Arc<Vec<Column>>,
+    schema: Arc<Schema>,
+    plan: Arc<Plan>,
+}
+
+impl Mapping {
+    /// Reads `{"columns": [...]}`.
+    ///
+    /// # Errors
+    /// [`Faults`]: all that is wrong with it.
+    pub fn parse(value: &Value) -> Result<Self, Faults> {
+        let members = value.as_object().filter(|members| members.keys().eq(["columns"]));
+        let columns = members.and_then(|members| members["columns"].as_array());
+        let columns = columns.ok_or_else(|| {
+            whole("a mapping is an object with the array \"columns\" and no more".to_owned())
+        })?;
+        if columns.is_empty() || columns.len() > COLUMNS_MAX {
+            return Err(whole(format!(
+                "a mapping has 1 to {COLUMNS_MAX} columns, not {}",
+                columns.len()
+            )));
+        }
+        let mut faults = Vec::new();
+        let mut parsed = Vec::with_capacity(columns.len());
+        for (index, column) in columns.iter().enumerate() {
+            match Column::deserialize_from(column) {
+                Ok(column) => parsed.push(column),
+                Err(reason) => {
+                    let column = column["name"].as_str().map(str::to_owned);
+                    faults.push(Fault { index: Some(index), column, reason });
+                }
+            }
+        }
+        match Self::new(parsed) {
+            Ok(mapping) if faults.is_empty() => Ok(mapping),
+            Ok(_) => Err(Faults(faults)),
+            Err(Faults(more)) => {
+                faults.extend(more);
+                faults.sort_by_key(|fault| fault.index);
+                Err(Faults(faults))
+            }
+        }
+    }
+
+    /// Checks columns.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn new(columns: Vec<Column>) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let mut names = HashSet::new();
+        for (index, column) in columns.iter().enumerate() {
+            let mut reasons = column.faults();
+            if !names.insert(column.name.to_lowercase()) {
+                reasons.push("another column has this name, ignoring case".to_owned());
+            }
+            let name = Some(column.name.clone());
+            let fault = |reason| Fault { index: Some(index), column: name.clone(), reason };
+            faults.extend(reasons.into_iter().map(fault));
+        }
+        if !faults.is_empty() {
+            return Err(Faults(faults));
+        }
+        let defect =
+            |error: &dyn fmt::Display| whole(format!("the columns make no table: {error}"));
+        let schema = schema_of(&columns).map_err(|error| defect(&error))?;
+        let plan = plan_of(&schema).map_err(|error| defect(&error))?;
+        let mapping =
+            Self { columns: Arc::new(columns), schema: Arc::new(schema), plan: Arc::new(plan) };
+        mapping.try_defaults()?;
+        Ok(mapping)
+    }
+
+    /// Its columns, in order.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// Its JSON form, which [`Self::parse`] reads.
+    pub fn to_json(&self) -> Value {
+        json!({ "columns": &*self.columns })
+    }
+
+    /// The schema of a new table: all columns optional, without identifier fields, ids from 1 on.
+    pub fn schema(&self) -> Arc<Schema> {
+        Arc::clone(&self.schema)
+    }
+
+    /// True if a row needs the body read, and so a content type that can be.
+    pub fn reads_body(&self) -> bool {
+        self.columns.iter().any(|column| column.kind == Kind::Path)
+    }
+
+    /// What makes rows by it.
+    pub fn compile(&self) -> Mapper {
+        Mapper::new(self)
+    }
+
+    /// Checks that columns take their defaults.
+    fn try_defaults(&self) -> Result<(), Faults> {
+        let mut mapper = self.compile();
+        let mut faults = Vec::new();
+        for (index, column) in self.columns.iter().enumerate() {
+            if let Some(default) = column.default_json()
+                && let Err(error) = mapper.try_value(index, &default)
+            {
+                let reason = format!("the default value does not fit: {}", error.reason);
+                faults.push(Fault {
+                    index: Some(index),
+                    column: Some(column.name.clone()),
+                    reason,
+                });
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+}
+
+fn whole(reason: String) -> Faults {
+    Faults(vec![Fault { index: None, column: None, reason }])
+}
+
+fn schema_of(columns: &[Column]) -> Result<Schema, String> {
+    let mut fields = Vec::with_capacity(columns.len());
+    for (id, column) in (1..).zip(columns) {
+        let kind = Type::Primitive(column.iceberg_type()?);
+        fields.push(NestedField::optional(id, &column.name, kind).into());
+    }
+    Schema::builder().with_fields(fields).build().map_err(|error| error.to_string())
+}
+
+fn plan_of(schema: &Schema) -> Result<Plan, schema::Error> {
+    let options = Options { mode: Mode::Contract, system: Vec::new(), ..Options::default() };
+    Plan::new(schema, options)
+}
