@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use sha2::{Digest, Sha256};
+use uuid::{Builder, Uuid};
 
 /// An offset of a record in a partition, counted from 0 (Kafka's meaning).
 pub type Offset = i64;
@@ -94,9 +95,33 @@ impl TopicId {
         // The random part of a version 4 id starts at its first digit.
         hex[..digits.min(hex.len())].to_owned()
     }
+
+    /// A version 7 UUID for one of the topic's records: of `millis` (from 1970 on; negative counts
+    /// as 0) and of the record's place, so that a replay of the log gives it again.
+    pub fn record_id(self, partition: i32, offset: Offset, millis: i64) -> Uuid {
+        let mut hash = Sha256::new();
+        hash.update(self.0.as_bytes());
+        hash.update(partition.to_be_bytes());
+        hash.update(offset.to_be_bytes());
+        let mut place = [0; 10];
+        place.copy_from_slice(&hash.finalize()[..10]);
+        let millis = u64::try_from(millis).unwrap_or(0);
+        Builder::from_unix_timestamp_millis(millis, &place).into_uuid()
+    }
 }
 
 impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The identity of a sink; one that is made again gets a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SinkUid(pub Uuid);
+
+impl fmt::Display for SinkUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -145,6 +170,38 @@ pub struct Lsn(pub u64);
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// What a caller knows of what it changes (RFC 9110, 13.1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Expected {
+    /// Nothing: it is made or replaced.
+    #[default]
+    Any,
+    /// There is none.
+    None,
+    /// Some version of it is there.
+    Some,
+    /// It is in the version of one of these tags.
+    Tags(Vec<String>),
+}
+
+impl Expected {
+    /// Checks it against the tag of what is there, if there is something.
+    ///
+    /// # Errors
+    /// What is not as expected.
+    pub fn check(&self, now: Option<&str>) -> Result<(), String> {
+        let refused = match (self, now) {
+            (Self::None, Some(_)) => "it is there already",
+            (Self::Some | Self::Tags(_), None) => "it is not there",
+            (Self::Tags(tags), Some(now)) if !tags.iter().any(|tag| tag == now) => {
+                "it is in another version by now: read it again"
+            }
+            _ => return Ok(()),
+        };
+        Err(refused.to_owned())
     }
 }
 

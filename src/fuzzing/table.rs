@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::table::commit::ends;
-use crate::table::commit::marker::{self, Ends, Gap, Range, Seen, Source, Statement};
+use crate::table::commit::marker::{self, Ends, Gap, Range, Seen, Source, Statement, Writer};
 use crate::tier::ledger::{self, Entry, Prepared};
 use crate::types::TopicId;
 
@@ -24,7 +24,7 @@ pub fn table_ends(data: &[u8]) {
         assert!(ends.iter().all(|(partition, end)| *partition >= 0 && *end >= 0));
         assert_eq!(ends::unpack(&ends::pack(&ends)), Some(ends));
     }
-    let source = Source { topic_id: TopicId(Uuid::from_u128(7)), generation: 1 };
+    let source = Source { writer: Writer::topic(TopicId(Uuid::from_u128(7))), generation: 1 };
     let mut summary: HashMap<String, String> = text
         .lines()
         .filter_map(|line| line.split_once('='))
@@ -32,10 +32,10 @@ pub fn table_ends(data: &[u8]) {
         .collect();
     properties(&summary, source);
     // No mutation finds the id of the topic.
-    summary.insert(marker::TOPIC_ID.to_owned(), source.topic_id.to_string());
+    summary.insert(marker::TOPIC_ID.to_owned(), source.writer.topic_id.to_string());
     match marker::read_summary(&summary, source) {
         Seen::Ours(seen) => {
-            let any = marker::read_any(&summary, source.topic_id);
+            let any = marker::read_any(&summary, source.writer);
             assert_eq!(any, Seen::Ours(seen.clone()));
             repeated(source, seen.commit_id, &seen.ends);
         }

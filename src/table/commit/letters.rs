@@ -7,9 +7,8 @@ use iceberg::spec::{SnapshotRef, TableMetadata};
 use uuid::Uuid;
 
 use super::marker;
-use super::marker::Seen;
+use super::marker::{Seen, Writer};
 use super::newest::{branch, is_append, is_of, newest_property};
-use crate::types::TopicId;
 
 /// Commits of ours that are not on the branch of a dead-letter table any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +23,11 @@ pub struct TakenAway {
 /// commit: their rows are written again and are not lost.
 pub fn taken_away(
     metadata: &TableMetadata,
-    topic_id: TopicId,
+    writer: Writer,
     attempts: &[Uuid],
 ) -> Option<TakenAway> {
     // The property is not rolled back with the branch.
-    let newest = newest_property(metadata, topic_id)?.commit_id;
+    let newest = newest_property(metadata, writer)?.commit_id;
     let mut seen = HashSet::new();
     let mut oldest = i64::MAX;
     let (mut at_root, mut shows_ours) = (true, false);
@@ -37,7 +36,7 @@ pub fn taken_away(
             return None;
         }
         let summary = &snapshot.summary().additional_properties;
-        shows_ours |= marker::read_any(summary, topic_id) != Seen::Nothing;
+        shows_ours |= marker::read_any(summary, writer) != Seen::Nothing;
         at_root = snapshot.parent_snapshot_id().is_none();
         oldest = snapshot.sequence_number();
         seen.insert(snapshot.snapshot_id());
@@ -57,16 +56,16 @@ pub fn taken_away(
         .take(metadata.snapshots().len())
         .take_while(|one| !seen.contains(&one.snapshot_id()))
         .filter(|one| is_append(one))
-        .filter_map(|one| rows_of(one, topic_id))
+        .filter_map(|one| rows_of(one, writer))
         .filter(|(commit_id, _)| !attempts.contains(commit_id));
     lost.reduce(|(newest, rows), (_, more)| (newest, rows + more))
         .map(|(newest, rows)| TakenAway { newest, rows })
 }
 
 /// Commit id and dead letters of a snapshot of the topic.
-fn rows_of(snapshot: &SnapshotRef, topic_id: TopicId) -> Option<(Uuid, u64)> {
+fn rows_of(snapshot: &SnapshotRef, writer: Writer) -> Option<(Uuid, u64)> {
     let summary = &snapshot.summary().additional_properties;
-    let Seen::Ours(marker) = marker::read_any(summary, topic_id) else { return None };
+    let Seen::Ours(marker) = marker::read_any(summary, writer) else { return None };
     let rows = summary.get(marker::DLQ_ROWS).and_then(|text| text.parse().ok());
     Some((marker.commit_id, rows.unwrap_or(0)))
 }

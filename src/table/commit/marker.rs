@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ends;
-use crate::types::{Offset, TopicId};
+use crate::types::{Offset, SinkUid, TopicId};
 
 /// Summary keys of a marker. They are on disk: never change one.
 pub const COMMIT_ID: &str = "floe.commit-id";
@@ -15,6 +15,8 @@ pub const COMMIT_ID: &str = "floe.commit-id";
 pub const CLUSTER_ID: &str = "floe.cluster-id";
 /// Id of the topic.
 pub const TOPIC_ID: &str = "floe.topic-id";
+/// Id of the topic's sink; not there in a topic's own table.
+pub const SINK_ID: &str = "floe.sink-id";
 /// Generation of the writer; raised by `resume`.
 pub const GENERATION: &str = "floe.generation";
 /// Name of the topic at that time.
@@ -37,11 +39,41 @@ pub const PREFIX: &str = "floe.";
 /// Ends by partition index, exclusive.
 pub type Ends = BTreeMap<i32, Offset>;
 
-/// Who writes to a table: a topic, in one generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
+/// Whose rows they are: a topic's in its own table, or in the table of one of its sinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Writer {
     /// The topic.
     pub topic_id: TopicId,
+    /// Its sink; none for its own table.
+    pub sink: Option<SinkUid>,
+}
+
+impl Writer {
+    /// The topic with its own table.
+    pub fn topic(topic_id: TopicId) -> Self {
+        Self { topic_id, sink: None }
+    }
+
+    /// What the names of its table properties begin with; the generation follows.
+    pub(crate) fn property_prefix(self) -> String {
+        match self.sink {
+            None => format!("floe.state.{}.", self.topic_id),
+            Some(sink) => format!("floe.state.{}.{sink}.", self.topic_id),
+        }
+    }
+
+    /// True if a snapshot with this summary is one of its own, of whatever generation.
+    fn wrote(self, summary: &HashMap<String, String>) -> bool {
+        summary.get(TOPIC_ID) == Some(&self.topic_id.to_string())
+            && summary.get(SINK_ID) == self.sink.map(|sink| sink.to_string()).as_ref()
+    }
+}
+
+/// Who writes to a table, in one generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Whose rows.
+    pub writer: Writer,
     /// Raised by every `resume`.
     pub generation: u32,
 }
@@ -49,7 +81,7 @@ pub struct Source {
 impl Source {
     /// The table property that repeats the newest marker.
     pub fn property(self) -> String {
-        format!("floe.state.{}.{}", self.topic_id, self.generation)
+        format!("{}{}", self.writer.property_prefix(), self.generation)
     }
 }
 
@@ -119,11 +151,14 @@ impl Statement<'_> {
         summary.extend([
             (COMMIT_ID.to_owned(), self.commit_id.to_string()),
             (CLUSTER_ID.to_owned(), self.cluster_id.to_owned()),
-            (TOPIC_ID.to_owned(), self.source.topic_id.to_string()),
+            (TOPIC_ID.to_owned(), self.source.writer.topic_id.to_string()),
             (GENERATION.to_owned(), self.source.generation.to_string()),
             (TOPIC_NAME.to_owned(), self.topic_name.to_owned()),
             (RANGES.to_owned(), ranges_json(self.ranges)),
         ]);
+        if let Some(sink) = self.source.writer.sink {
+            summary.insert(SINK_ID.to_owned(), sink.to_string());
+        }
         if self.ends.len() > ends::PLAIN_MAX {
             summary.insert(ENDS_PACKED.to_owned(), ends::pack(self.ends));
         } else {
@@ -158,11 +193,11 @@ pub fn ranges_json(ranges: &[Range]) -> String {
 /// What the summary of one snapshot says about `source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// Nothing of this topic, or of an older generation.
+    /// Nothing of this writer, or of an older generation.
     Nothing,
     /// A marker of this generation.
     Ours(Marker),
-    /// A marker of a newer generation of the same topic.
+    /// A marker of a newer generation of the same writer.
     Newer(u32),
     /// It has our keys, but they cannot be read.
     Unreadable(String),
@@ -170,7 +205,7 @@ pub(crate) enum Seen {
 
 /// Reads the marker of `source` in a snapshot summary.
 pub(crate) fn read_summary(summary: &HashMap<String, String>, source: Source) -> Seen {
-    if summary.get(TOPIC_ID) != Some(&source.topic_id.to_string()) {
+    if !source.writer.wrote(summary) {
         return Seen::Nothing;
     }
     let field = |key: &str| summary.get(key).map(String::as_str).unwrap_or_default();
@@ -187,16 +222,16 @@ pub(crate) fn read_summary(summary: &HashMap<String, String>, source: Source) ->
     }
 }
 
-/// Reads the marker of a topic in a snapshot summary, of whatever generation.
-pub(crate) fn read_any(summary: &HashMap<String, String>, topic_id: TopicId) -> Seen {
+/// Reads the marker of a writer in a snapshot summary, of whatever generation.
+pub(crate) fn read_any(summary: &HashMap<String, String>, writer: Writer) -> Seen {
     let generation = summary.get(GENERATION).and_then(|text| text.parse().ok()).unwrap_or(0);
-    read_summary(summary, Source { topic_id, generation })
+    read_summary(summary, Source { writer, generation })
 }
 
-/// Where the rows and gaps of one snapshot begin, if it is of that topic.
-pub(super) fn starts_of(summary: &HashMap<String, String>, topic_id: TopicId) -> Ends {
+/// Where the rows and gaps of one snapshot begin, if it is of that writer.
+pub(super) fn starts_of(summary: &HashMap<String, String>, writer: Writer) -> Ends {
     let mut starts = Ends::new();
-    if summary.get(TOPIC_ID) != Some(&topic_id.to_string()) {
+    if !writer.wrote(summary) {
         return starts;
     }
     let json = |key: &str| summary.get(key).map(String::as_str).unwrap_or_default();
@@ -229,9 +264,9 @@ pub(crate) fn read_property(
     serde_json::from_str(value).map(Some).map_err(|error| format!("{}: {error}", source.property()))
 }
 
-/// The newest generation of the topic that a property names, if it is above `source`'s.
+/// The newest generation of the writer that a property names, if it is above `source`'s.
 pub(crate) fn newer_property(properties: &HashMap<String, String>, source: Source) -> Option<u32> {
-    let prefix = format!("floe.state.{}.", source.topic_id);
+    let prefix = source.writer.property_prefix();
     properties
         .keys()
         .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok())
@@ -244,7 +279,7 @@ mod tests {
     use super::*;
 
     fn statement_of(ends: &Ends) -> HashMap<String, String> {
-        let source = Source { topic_id: TopicId(Uuid::from_u128(7)), generation: 0 };
+        let source = Source { writer: Writer::topic(TopicId(Uuid::from_u128(7))), generation: 0 };
         let statement = Statement {
             source,
             commit_id: Uuid::from_u128(1),
@@ -258,8 +293,38 @@ mod tests {
         let summary = statement.summary();
         let seen = read_summary(&summary, source);
         assert_eq!(seen, Seen::Ours(Marker { commit_id: Uuid::from_u128(1), ends: ends.clone() }));
-        assert_eq!(read_any(&summary, source.topic_id), seen);
+        assert_eq!(read_any(&summary, source.writer), seen);
         summary
+    }
+
+    #[test]
+    fn sinks_of_one_topic_and_its_own_table_are_told_apart() {
+        let topic_id = TopicId(Uuid::from_u128(7));
+        let sink = |number| Some(SinkUid(Uuid::from_u128(number)));
+        let writers = [None, sink(1), sink(2)].map(|sink| Writer { topic_id, sink });
+        let ends = Ends::from([(0, 5)]);
+        for writer in writers {
+            let statement = Statement {
+                source: Source { writer, generation: 3 },
+                commit_id: Uuid::from_u128(1),
+                cluster_id: "c",
+                topic_name: "t",
+                ranges: &[Range { partition: 0, base: 1, end: 5 }],
+                gaps: &[],
+                ends: &ends,
+                more: &BTreeMap::new(),
+            };
+            let (summary, properties) = (statement.summary(), [statement.property()].into());
+            for reader in writers {
+                let is_own = reader == writer;
+                assert_eq!(read_any(&summary, reader) != Seen::Nothing, is_own);
+                assert_eq!(!starts_of(&summary, reader).is_empty(), is_own);
+                let (now, before) = (3, 2);
+                let of = |generation| Source { writer: reader, generation };
+                assert_eq!(read_property(&properties, of(now)).unwrap().is_some(), is_own);
+                assert_eq!(newer_property(&properties, of(before)).is_some(), is_own);
+            }
+        }
     }
 
     #[test]

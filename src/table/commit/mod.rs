@@ -246,7 +246,7 @@ impl Commit<'_> {
         };
         let loaded = self.load(ident, Role::DeadLetters).await?;
         let view = steps.view();
-        let lost = letters::taken_away(&loaded.metadata, view.source.topic_id, view.attempts);
+        let lost = letters::taken_away(&loaded.metadata, view.source.writer, view.attempts);
         if let Some(lost) = lost {
             let recorded = steps.record_taken_away(lost).await;
             recorded.map_err(|error| Try::Finished(Outcome::Later(error)))?;

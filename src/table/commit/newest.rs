@@ -7,8 +7,7 @@ use uuid::Uuid;
 
 use super::guard::{LedgerView, Verdict};
 use super::marker;
-use super::marker::{Ends, Marker, Seen};
-use crate::types::TopicId;
+use super::marker::{Ends, Marker, Seen, Writer};
 
 /// The branch as a resume found it. Until the new generation has a commit of its own, this is
 /// what the guard compares the table with.
@@ -33,7 +32,7 @@ pub struct Newest {
 
 /// The newest marker of the branch, of whatever generation, else the property of the newest
 /// generation less what is known to be rolled back.
-pub fn newest(metadata: &TableMetadata, topic_id: TopicId) -> Newest {
+pub fn newest(metadata: &TableMetadata, writer: Writer) -> Newest {
     let snapshot_id = metadata.snapshot_for_ref(MAIN_BRANCH).map(|head| head.snapshot_id());
     let mut found = Newest {
         accepted: Accepted { snapshot_id, commit_id: None },
@@ -43,7 +42,7 @@ pub fn newest(metadata: &TableMetadata, topic_id: TopicId) -> Newest {
     let mut oldest = i64::MAX;
     for snapshot in branch(metadata) {
         let summary = &snapshot.summary().additional_properties;
-        if let Seen::Ours(marker) = marker::read_any(summary, topic_id) {
+        if let Seen::Ours(marker) = marker::read_any(summary, writer) {
             found.accepted.commit_id = Some(marker.commit_id);
             found.ends = Some(marker.ends);
             return found;
@@ -53,9 +52,9 @@ pub fn newest(metadata: &TableMetadata, topic_id: TopicId) -> Newest {
     }
     // What the property says was rolled back if the branch is known to its root.
     if !found.at_root
-        && let Some(property) = newest_property(metadata, topic_id)
+        && let Some(property) = newest_property(metadata, writer)
     {
-        less_lost(metadata, oldest, topic_id, property, &mut found);
+        less_lost(metadata, oldest, writer, property, &mut found);
     }
     found
 }
@@ -65,7 +64,7 @@ pub fn newest(metadata: &TableMetadata, topic_id: TopicId) -> Newest {
 fn less_lost(
     metadata: &TableMetadata,
     oldest: i64,
-    topic_id: TopicId,
+    writer: Writer,
     property: Marker,
     found: &mut Newest,
 ) {
@@ -76,7 +75,7 @@ fn less_lost(
             found.accepted.commit_id = None;
         }
         let summary = &lost.summary().additional_properties;
-        for (partition, start) in marker::starts_of(summary, topic_id) {
+        for (partition, start) in marker::starts_of(summary, writer) {
             ends.entry(partition).and_modify(|end| *end = start.min(*end));
         }
     }
@@ -90,13 +89,13 @@ pub(super) fn since_resume(
     accepted: Accepted,
     view: LedgerView<'_>,
 ) -> Verdict {
-    let topic_id = view.source.topic_id;
+    let writer = view.source.writer;
     let mut at_root = true;
     for snapshot in branch(metadata) {
         if Some(snapshot.snapshot_id()) == accepted.snapshot_id {
             return Verdict::Go;
         }
-        match marker::read_any(&snapshot.summary().additional_properties, topic_id) {
+        match marker::read_any(&snapshot.summary().additional_properties, writer) {
             Seen::Ours(marker) if Some(marker.commit_id) == accepted.commit_id => {
                 return Verdict::Go;
             }
@@ -114,7 +113,7 @@ pub(super) fn since_resume(
             )),
         };
     }
-    let property = newest_property(metadata, topic_id).map(|marker| marker.commit_id);
+    let property = newest_property(metadata, writer).map(|marker| marker.commit_id);
     if property == accepted.commit_id {
         return Verdict::Go;
     }
@@ -149,8 +148,8 @@ pub(super) fn branch(metadata: &TableMetadata) -> impl Iterator<Item = &Snapshot
 }
 
 /// The property of the newest generation of the topic, if it can be read.
-pub(super) fn newest_property(metadata: &TableMetadata, topic_id: TopicId) -> Option<Marker> {
-    let prefix = format!("floe.state.{topic_id}.");
+pub(super) fn newest_property(metadata: &TableMetadata, writer: Writer) -> Option<Marker> {
+    let prefix = writer.property_prefix();
     let (_, value) = metadata
         .properties()
         .iter()

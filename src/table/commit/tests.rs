@@ -15,6 +15,7 @@ use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Range;
 use crate::table::commit::marker::Source;
 use crate::table::commit::marker::Statement;
+use crate::table::commit::marker::Writer;
 use crate::table::commit::newest::Accepted;
 use crate::types::TopicId;
 
@@ -34,7 +35,7 @@ fn ident(name: &str) -> TableIdent {
 }
 
 fn source(generation: u32) -> Source {
-    Source { topic_id: TopicId(Uuid::from_u128(77)), generation }
+    Source { writer: Writer::topic(TopicId(Uuid::from_u128(77))), generation }
 }
 
 async fn catalog_with(names: &[&str], with_state: bool) -> FakeCatalog {
@@ -401,6 +402,6 @@ async fn a_rollback_of_the_dead_letters_is_recorded_before_the_next_commit_hides
         assert!(!steps.taken_away.is_empty());
         assert!(steps.taken_away.iter().all(|one| *one == lost), "{:?}", steps.taken_away);
         let metadata = catalog.metadata(&dlq);
-        assert_eq!(letters::taken_away(&metadata, source(1).topic_id, &[]), None);
+        assert_eq!(letters::taken_away(&metadata, source(1).writer, &[]), None);
     }
 }

@@ -20,9 +20,6 @@ use iceberg::spec::NestedField;
 use iceberg::spec::PrimitiveType;
 use iceberg::spec::Schema;
 use iceberg::spec::Type;
-use sha2::Digest;
-use sha2::Sha256;
-use uuid::Builder;
 use uuid::Uuid;
 
 use crate::schema;
@@ -127,7 +124,8 @@ pub fn decode(
 }
 
 impl Cells for Decoder {
-    fn push(&mut self, value: Option<&[u8]>, keep: bool) -> Option<Fault> {
+    fn push(&mut self, row: &Row<'_>, keep: bool) -> Option<Fault> {
+        let value = row.value;
         let pushed = Self::push(self, value).or_else(|misfit| match keep {
             true => self.push_lossy(value),
             false => Err(misfit),
@@ -192,14 +190,7 @@ fn id(topic_id: TopicId, row: &Row<'_>) -> String {
     if let Some(id) = own_header(row, HEADER_ID) {
         return id.to_owned();
     }
-    let mut hash = Sha256::new();
-    hash.update(topic_id.0.as_bytes());
-    hash.update(row.partition.to_be_bytes());
-    hash.update(row.offset.to_be_bytes());
-    let mut place = [0; 10];
-    place.copy_from_slice(&hash.finalize()[..10]);
-    let millis = u64::try_from(row.append_ms).unwrap_or(0);
-    Builder::from_unix_timestamp_millis(millis, &place).into_uuid().to_string()
+    topic_id.record_id(row.partition, row.offset, row.append_ms).to_string()
 }
 
 #[cfg(test)]

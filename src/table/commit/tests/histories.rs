@@ -194,7 +194,7 @@ impl World {
         if !["rolled back", "ledger gap"].contains(&self.verdict()) {
             return;
         }
-        let found = newest(&self.metadata(), source(1).topic_id);
+        let found = newest(&self.metadata(), source(1).writer);
         self.resumed_at = self.branch().first().map(|(_, id)| *id);
         self.accepted = Some(found.accepted);
         self.ends = found.ends.unwrap_or_default().get(&0).copied().unwrap_or(0);
@@ -379,7 +379,7 @@ async fn a_branch_moved_back_to_where_history_has_expired_is_a_rollback() {
     catalog.roll_back(&name, foreign);
     assert_eq!(verdict_on(&catalog, FIRST), "rolled back");
     // Its rows began at 0: from there on they are written again.
-    let ends = newest(&catalog.metadata(&name), source(1).topic_id).ends;
+    let ends = newest(&catalog.metadata(&name), source(1).writer).ends;
     assert_eq!(ends, Some(Ends::from([(0, 0)])));
 }
 
@@ -392,7 +392,7 @@ async fn an_old_snapshot_that_somebody_keeps_is_no_rollback() {
     // A tag keeps ours, what came after it has expired.
     catalog.alter(&name, vec![TableUpdate::RemoveSnapshots { snapshot_ids: vec![between] }]);
     assert_eq!(verdict_on(&catalog, FIRST), "go");
-    let ends = newest(&catalog.metadata(&name), source(1).topic_id).ends;
+    let ends = newest(&catalog.metadata(&name), source(1).writer).ends;
     assert_eq!(ends, Some(Ends::from([(0, 10)])));
 }
 
@@ -414,7 +414,7 @@ fn verdict_after(catalog: &FakeCatalog, accepted: Accepted, end: i64) -> &'stati
 #[tokio::test]
 async fn until_the_first_commit_the_branch_must_be_where_the_resume_found_it() {
     let name = ident("orders");
-    let topic_id = source(1).topic_id;
+    let writer = source(1).writer;
     let catalog = catalog_with(&["orders"], true).await;
     catalog.foreign_append(&name);
     let mut heads = vec![catalog.metadata(&name).current_snapshot_id().unwrap()];
@@ -434,16 +434,16 @@ async fn until_the_first_commit_the_branch_must_be_where_the_resume_found_it() {
     ];
     for (case, seen, end, then, expected) in cases {
         catalog.roll_back(&name, heads[seen]);
-        let found = newest(&catalog.metadata(&name), topic_id);
+        let found = newest(&catalog.metadata(&name), writer);
         catalog.roll_back(&name, heads[then]);
         catalog.foreign_append(&name);
         assert_eq!(verdict_after(&catalog, found.accepted, end), expected, "{case}");
     }
     // What the resume saw has expired under rows of others: the property decides if it can.
     catalog.roll_back(&name, heads[2]);
-    let latest = newest(&catalog.metadata(&name), topic_id).accepted;
+    let latest = newest(&catalog.metadata(&name), writer).accepted;
     catalog.roll_back(&name, heads[1]);
-    let older = newest(&catalog.metadata(&name), topic_id).accepted;
+    let older = newest(&catalog.metadata(&name), writer).accepted;
     catalog.foreign_append(&name);
     catalog.expire(&name);
     assert_eq!(verdict_after(&catalog, older, 10), "ledger gap");

@@ -84,7 +84,7 @@ async fn rows_that_are_not_on_the_branch_any_more_are_counted() {
             }
         }
         let metadata = catalog.metadata(&table);
-        let found = letters::taken_away(&metadata, source(1).topic_id, &attempts);
+        let found = letters::taken_away(&metadata, source(1).writer, &attempts);
         assert_eq!(found, expected, "{name}");
     }
 }
