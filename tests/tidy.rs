@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("log", &["record", "wal", "store", "topic"]),
     ("schema", &[]),
     ("table", &["store"]),
-    ("sink", &["store", "topic", "schema"]),
+    ("sink", &["store", "schema"]),
     ("tier", &["record", "store", "topic", "log", "schema", "table", "sink"]),
     ("auth", &["store"]),
     ("stream", &["store"]),

@@ -70,11 +70,13 @@ pub enum Space {
     Group = 10,
     /// Event streams. Owner: stream.
     Stream = 11,
+    /// Mapped sinks of topics. Owner: sink.
+    Sink = 12,
 }
 
 impl Space {
     /// All of them, each at its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Topic,
         Self::Partition,
@@ -87,6 +89,7 @@ impl Space {
         Self::Token,
         Self::Group,
         Self::Stream,
+        Self::Sink,
     ];
 
     /// The space with that number.
@@ -109,6 +112,7 @@ impl Space {
             Self::Token => "token",
             Self::Group => "group",
             Self::Stream => "stream",
+            Self::Sink => "sink",
         }
     }
 }

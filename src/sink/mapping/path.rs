@@ -175,7 +175,7 @@ impl Walk<'_> {
         match first {
             Some(b'{') if !node.children.is_empty() => self.object(node, depth + 1)?,
             Some(b'[') if !node.children.is_empty() => self.array(node, depth + 1)?,
-            _ => drop(self.lexer.skip(depth)?),
+            _ => self.lexer.skip(depth).map(drop)?,
         }
         for end in &node.ends {
             self.found[*end] = Some(start..self.lexer.pos());
@@ -201,7 +201,7 @@ impl Walk<'_> {
                     self.forget(*child);
                     self.value(*child, depth)?;
                 }
-                None => drop(self.lexer.skip(depth)?),
+                None => self.lexer.skip(depth).map(drop)?,
             }
             more = self.lexer.more(b'}')?;
         }
@@ -215,7 +215,7 @@ impl Walk<'_> {
         while more {
             match node.children.iter().find(|(step, _)| step.index == Some(index)) {
                 Some((_, child)) => self.value(*child, depth)?,
-                None => drop(self.lexer.skip(depth)?),
+                None => self.lexer.skip(depth).map(drop)?,
             }
             index += 1;
             more = self.lexer.more(b']')?;

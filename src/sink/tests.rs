@@ -1,0 +1,158 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::runtime::Tasks;
+use crate::store::testing::Rig;
+use crate::types::{Expected, TopicId};
+
+use super::registry::decode;
+use super::*;
+
+const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
+
+fn open(rig: &Rig) -> Sinks {
+    Sinks::open(rig.store(), rig.clock.clone(), Tasks::for_tests()).unwrap()
+}
+
+fn wish(table: &str) -> Wish {
+    wish_with(json!({"table": {"name": table}}))
+}
+
+fn wish_with(more: Value) -> Wish {
+    let column = json!({"type": "id", "name": "id"});
+    let mut wish = json!({"table": {"name": "t"}, "mapping": {"columns": [column]}});
+    wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(wish).unwrap()
+}
+
+async fn put(sinks: &Sinks, id: &str, wish: Wish, expected: Expected) -> Result<Put, Error> {
+    sinks.put((TOPIC, id), wish, BTreeMap::new(), expected, false).await
+}
+
+#[tokio::test]
+async fn sinks_are_state_that_a_restart_finds() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let made = put(&sinks, "a", wish("a"), Expected::Any).await.unwrap();
+    assert!(matches!(made, Put::Made(_)));
+    let starts = BTreeMap::from([(0, 5)]);
+    sinks.put((TOPIC, "b"), wish("b"), starts.clone(), Expected::Any, false).await.unwrap();
+    let other = wish_with(json!({"table": {"name": "a"}, "description": "more"}));
+    let replaced = put(&sinks, "a", other.clone(), Expected::Any).await.unwrap();
+    assert!(matches!(replaced, Put::Replaced(_)));
+    let same = put(&sinks, "a", other, Expected::Any).await.unwrap();
+    assert!(matches!(same, Put::Same(_)), "what is there needs no new version");
+    let again = open(&rig);
+    assert_eq!(again.topics(), [TOPIC]);
+    let found = again.get(TOPIC, "a").unwrap();
+    assert_eq!((found.uid, found.version), (made.sink().uid, 2));
+    assert_eq!(found.wish.description, "more");
+    assert_eq!(found.wish.mapping["columns"][0]["type"], "uuid", "aliases are settled");
+    assert_eq!(again.get(TOPIC, "b").unwrap().starts, starts);
+    assert!(again.get(TopicId(Uuid::from_u128(8)), "a").is_none());
+    again.delete(TOPIC, "b", Expected::Any).await.unwrap();
+    let gone = again.delete(TOPIC, "b", Expected::Any).await;
+    assert!(matches!(gone, Err(Error::Unknown(_))));
+    again.forget(TOPIC).await.unwrap();
+    assert!(open(&rig).topics().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_changes_a_version_that_it_does_not_know() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let tags = |tag: String| Expected::Tags(vec!["other".to_owned(), tag]);
+    for expected in [Expected::Some, tags("x".to_owned())] {
+        let refused = put(&sinks, "a", wish("a"), expected).await;
+        assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+    }
+    let made = put(&sinks, "a", wish("a"), Expected::None).await.unwrap();
+    let refused = put(&sinks, "a", wish("a"), Expected::None).await;
+    assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+    let other = wish_with(json!({"table": {"name": "a"}, "name": "A"}));
+    put(&sinks, "a", other, tags(made.sink().tag())).await.unwrap();
+    let refused = put(&sinks, "a", wish("a"), tags(made.sink().tag())).await;
+    assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+    let refused = sinks.delete(TOPIC, "a", tags(made.sink().tag())).await;
+    assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+    // One that is made again is another.
+    sinks.delete(TOPIC, "a", Expected::Some).await.unwrap();
+    let again = put(&sinks, "a", wish("a"), Expected::None).await.unwrap();
+    assert_ne!(again.sink().tag(), made.sink().tag());
+}
+
+#[tokio::test]
+async fn a_dry_run_checks_and_changes_nothing() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let before = sinks.newest();
+    let dry = sinks.put((TOPIC, "a"), wish("a"), BTreeMap::new(), Expected::Any, true).await;
+    assert!(matches!(dry, Ok(Put::Made(_))));
+    assert!(sinks.topics().is_empty() && sinks.newest() == before);
+    let bad = wish_with(json!({"commit": {"records": 0}}));
+    let dry = sinks.put((TOPIC, "a"), bad, BTreeMap::new(), Expected::Any, true).await;
+    assert!(matches!(dry, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_topic_has_twenty_sinks_and_each_has_a_table_of_its_own() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    for number in 0..SINKS_PER_TOPIC_MAX {
+        let name = format!("t{number}");
+        put(&sinks, &name, wish(&name), Expected::Any).await.unwrap();
+    }
+    let refused = put(&sinks, "more", wish("more"), Expected::Any).await;
+    assert!(matches!(refused, Err(Error::TooMany(_))));
+    let other = TopicId(Uuid::from_u128(8));
+    let refused = sinks.put((other, "x"), wish("T3"), BTreeMap::new(), Expected::Any, false).await;
+    assert!(matches!(refused, Err(Error::TableTaken { .. })), "{refused:?}");
+    let elsewhere = wish_with(json!({"table": {"name": "t3", "namespace": "other"}}));
+    sinks.put((other, "x"), elsewhere, BTreeMap::new(), Expected::Any, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_table_and_the_start_of_a_sink_stay() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    put(&sinks, "a", wish("a"), Expected::Any).await.unwrap();
+    for other in [wish("b"), wish_with(json!({"table": {"name": "a"}, "from": "latest"}))] {
+        let refused = put(&sinks, "a", other, Expected::Any).await;
+        assert!(matches!(refused, Err(Error::Fixed(_))), "{refused:?}");
+    }
+}
+
+#[test]
+fn all_faults_of_a_wish_are_told_together() {
+    let fine = wish("t");
+    assert!(fine.check("a-Z_9").is_ok());
+    for id in ["", "a b", "é", &"x".repeat(49)] {
+        assert!(fine.check(id).is_err(), "{id:?}");
+    }
+    let bad = wish_with(json!({
+        "name": "n".repeat(41),
+        "table": {"name": "a-b", "namespace": "x..y"},
+        "commit": {"lag_ms": 999, "bytes": 99, "records": 10_000_001},
+        "partition_spec": "day(",
+        "mapping": {"columns": [{"type": "uuid", "name": "FLOE"}]},
+    }));
+    let Err(Error::Invalid(faults)) = bad.check("a") else { panic!("it is refused") };
+    assert_eq!(faults.len(), 8, "{faults:?}");
+    let unknown = json!({"table": {"name": "t"}, "mapping": {}, "colour": 1});
+    assert!(serde_json::from_value::<Wish>(unknown).is_err());
+}
+
+#[test]
+fn the_layout_is_the_golden_one() {
+    let golden = br#"{"v":1,"uid":"00000000-0000-0000-0000-000000000009","topic_id":"00000000-0000-0000-0000-000000000007","id":"a","wish":{"table":{"namespace":"streams","name":"t"},"mapping":{"columns":[{"type":"uuid","name":"id"}]},"commit":{"records":5},"enabled":true,"from":"latest"},"version":3,"starts":{"0":4},"created_ms":1,"changed_ms":2}"#;
+    let sink = decode(golden).unwrap();
+    assert_eq!((sink.version, sink.starts[&0], sink.wish.commit.records), (3, 4, Some(5)));
+    let value: Value = serde_json::from_slice(golden).unwrap();
+    let written: Value = serde_json::from_slice(&registry::encode(&sink).unwrap()).unwrap();
+    assert_eq!(written, value);
+    let mut later = value;
+    later["v"] = 2.into();
+    assert!(decode(later.to_string().as_bytes()).is_err());
+}

@@ -1,0 +1,132 @@
+//! What somebody asks of a sink, and the checks of it. Pure.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::mapping::{Faults, Mapping};
+use super::{Error, From, TableName, Triggers};
+use crate::schema::partition_spec;
+
+/// Longest id of a sink, in characters.
+const ID_LEN_MAX: usize = 48;
+/// Longest name, in characters (the limit is Keboola's).
+const NAME_LEN_MAX: usize = 40;
+/// Longest description, in characters (the limit is Keboola's).
+const DESCRIPTION_LEN_MAX: usize = 4_096;
+/// Longest name of a table: `__dlq` and a suffix must fit behind it.
+const TABLE_LEN_MAX: usize = 200;
+/// Longest namespace, in bytes.
+const NAMESPACE_LEN_MAX: usize = 255;
+/// Name of the system column, which no mapping may fill.
+const SYSTEM_COLUMN: &str = "floe";
+
+/// A sink as somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// For people; empty is the id.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Where rows go.
+    pub table: TableName,
+    /// `{"columns": [...]}`, see [`Mapping`].
+    pub mapping: Value,
+    /// When they go there.
+    #[serde(default)]
+    pub commit: Triggers,
+    /// As `table.partition.spec`; empty is unpartitioned.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub partition_spec: String,
+    /// A disabled sink takes nothing: what comes meanwhile is a recorded gap.
+    #[serde(default = "enabled")]
+    pub enabled: bool,
+    /// Where it begins; counts when it is made.
+    #[serde(default)]
+    pub from: From,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+impl Wish {
+    /// Checks everything that can be checked without looking at other sinks and tables.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with all faults.
+    pub fn check(&self, id: &str) -> Result<Mapping, Error> {
+        let mut faults = Vec::new();
+        let legal = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+        if !(1..=ID_LEN_MAX).contains(&id.len()) || !id.chars().all(legal) {
+            let shown: String = id.chars().take(100).collect();
+            faults.push(format!(
+                "sink id {shown:?} is refused: allowed are 1 to {ID_LEN_MAX} letters, digits, _ and -"
+            ));
+        }
+        for (what, text, max) in [
+            ("name", &self.name, NAME_LEN_MAX),
+            ("description", &self.description, DESCRIPTION_LEN_MAX),
+        ] {
+            if text.chars().count() > max {
+                faults.push(format!("{what} is refused: allowed are {max} characters"));
+            }
+        }
+        faults.extend(check_table(&self.table));
+        faults.extend(check_triggers(self.commit));
+        if let Err(reason) = partition_spec::check(&self.partition_spec) {
+            faults.push(format!("partition_spec is refused: {reason}"));
+        }
+        match Mapping::parse(&self.mapping) {
+            Ok(mapping) => {
+                if mapping.names().any(|name| name.eq_ignore_ascii_case(SYSTEM_COLUMN)) {
+                    faults.push(format!("column {SYSTEM_COLUMN:?} is Floe's own"));
+                }
+                if faults.is_empty() { Ok(mapping) } else { Err(Error::Invalid(faults)) }
+            }
+            Err(Faults(found)) => {
+                faults.extend(found.iter().map(ToString::to_string));
+                Err(Error::Invalid(faults))
+            }
+        }
+    }
+}
+
+fn check_table(table: &TableName) -> Vec<String> {
+    let word = |text: &str, more: &str| {
+        !text.is_empty()
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(b as char))
+    };
+    let mut faults = Vec::new();
+    if table.namespace.len() > NAMESPACE_LEN_MAX
+        || !table.namespace.split('.').all(|level| word(level, "_-"))
+    {
+        faults.push(
+            "table.namespace is refused: allowed are levels of letters, digits, _ and - joined by \
+             dots"
+                .to_owned(),
+        );
+    }
+    if table.name.len() > TABLE_LEN_MAX || !word(&table.name, "_") {
+        faults.push(format!(
+            "table.name is refused: allowed are 1 to {TABLE_LEN_MAX} letters, digits and _"
+        ));
+    }
+    faults
+}
+
+fn check_triggers(commit: Triggers) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut check = |what: &str, value: Option<u64>, min: u64, max: u64| {
+        if value.is_some_and(|value| !(min..=max).contains(&value)) {
+            faults.push(format!("commit.{what} is refused: allowed are {min} to {max}"));
+        }
+    };
+    let lag = commit.lag_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
+    check("lag_ms", lag, 1_000, 86_400_000);
+    check("bytes", commit.bytes, 100, 1 << 40);
+    check("records", commit.records, 1, 10_000_000);
+    faults
+}
