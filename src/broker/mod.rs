@@ -147,7 +147,7 @@ impl Broker {
         let sockets = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, &components, &tasks).await?;
-        let Recovered { store, wal, log, topics, auth, streams } = recovered;
+        let Recovered { store, wal, log, topics, auth, streams, sinks } = recovered;
         check_exposed(config, auth.is_set_up())?;
         let auth = trusting(auth, config);
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
@@ -166,6 +166,7 @@ impl Broker {
             tier::Parts {
                 log: log.clone(),
                 topics: topics.clone(),
+                sinks: sinks.clone(),
                 store: store.clone(),
                 catalog: Arc::clone(&catalog),
                 tasks: tasks.clone(),
@@ -182,6 +183,7 @@ impl Broker {
             tiering: tiering.clone(),
             auth: auth.clone(),
             streams,
+            sinks,
             catalog: Arc::clone(&catalog),
             store: store.clone(),
             clock: components.clock.clone(),

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::log::{Log, LogOpening, LogOptions, LogParts};
 use crate::runtime::Tasks;
 use crate::schema::partition_spec;
+use crate::sink::Sinks;
 use crate::store::{Change, Limits, OpenOptions, Opened, Opening, Store};
 use crate::stream::Streams;
 use crate::topic::{self, Topics};
@@ -22,6 +23,7 @@ pub(super) struct Recovered {
     pub(super) topics: Topics,
     pub(super) auth: Auth,
     pub(super) streams: Streams,
+    pub(super) sinks: Sinks,
 }
 
 /// What recovery found, before any thread runs.
@@ -85,8 +87,10 @@ pub(super) async fn open(
         .map_err(|error| Error::new("tokens", error))?;
     let streams = Streams::open(store.clone(), components.clock.clone(), tasks.clone())
         .map_err(|error| Error::new("streams", error))?;
+    let sinks = Sinks::open(store.clone(), components.clock.clone(), tasks.clone())
+        .map_err(|error| Error::new("sinks", error))?;
     let log = opening.attach(wal.clone(), topics.clone());
-    Ok(Recovered { store, wal, log, topics, auth, streams })
+    Ok(Recovered { store, wal, log, topics, auth, streams, sinks })
 }
 
 /// Why the data directory cannot be used, and what to do.

@@ -31,6 +31,7 @@ use crate::table::snapshot::SnapshotTarget;
 use crate::tier::Error;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
+use crate::tier::feed::Feed;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::FileEntry;
 use crate::tier::ledger::Prepared;
@@ -40,7 +41,6 @@ use crate::tier::ledger::put_entry;
 use crate::tier::ledger::put_entry_alone;
 use crate::tier::lifecycle;
 use crate::tier::rows::contract;
-use crate::topic::Topic;
 use crate::topic::options::TableMode;
 
 /// How often one call looks for a table that moved, or makes a dead-letter table again that its
@@ -66,7 +66,7 @@ pub(super) enum Settled {
 /// [`Halt`].
 pub(super) async fn settle(
     context: &Context,
-    topic: &Topic,
+    topic: &Feed,
     entry: &mut Entry,
     prepared: &Prepared,
     mut fresh: Option<Uuid>,
@@ -161,7 +161,7 @@ fn halt(outcome: Outcome) -> Halt {
 
 struct Journal<'a> {
     context: &'a Context,
-    topic: &'a Topic,
+    topic: &'a Feed,
     entry: &'a mut Entry,
     prepared: &'a Prepared,
     table_uuid: Uuid,

@@ -10,12 +10,14 @@ use crate::runtime::clock::Clock;
 use crate::runtime::fail_points::FailPoints;
 use crate::runtime::permits::ByteBudget;
 use crate::runtime::tasks::Tasks;
+use crate::sink::Sinks;
 use crate::table::catalog;
 use crate::table::catalog::Catalog;
 use crate::table::commit::Retry;
 use crate::table::sink;
 use crate::tier::Error;
 use crate::tier::evolve::Refusals;
+use crate::tier::hold::Holds;
 use crate::tier::ledger::Ledger;
 use crate::tier::ledger::StopState;
 use crate::tier::rows::RowsError;
@@ -63,6 +65,9 @@ impl Default for Options {
 pub(super) struct Context {
     pub(super) log: Log,
     pub(super) topics: Topics,
+    pub(super) sinks: Sinks,
+    /// What the tables of a topic hold back of its log.
+    pub(super) holds: Holds,
     pub(super) ledger: Ledger,
     pub(super) catalog: Arc<dyn Catalog>,
     pub(super) clock: Clock,

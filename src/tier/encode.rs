@@ -34,6 +34,8 @@ use crate::tier::rows::dlq;
 use crate::tier::rows::dlq::DeadLetter;
 use crate::tier::rows::dlq::Fault;
 use crate::tier::rows::json;
+use crate::tier::rows::mapped;
+use crate::tier::rows::mapped::Mapped;
 use crate::tier::rows::raw;
 use crate::types::Offset;
 
@@ -55,6 +57,8 @@ pub(super) enum Values {
     Json(Arc<Plan>),
     /// By the schema of a table that others made.
     Contract(Arc<Contract>),
+    /// By the mapping of a sink.
+    Mapped(Arc<Mapped>),
 }
 
 /// A table as rows are built for it.
@@ -409,6 +413,13 @@ fn values<'a>(
             let decoded = contract::decode(contract, rows, keep_all, inspect);
             for block in decoded.blocks {
                 batches.push(contract::encode(&job.target.arrow, contract, block, rows)?);
+            }
+            bury(decoded.bad, rows, letters);
+        }
+        Values::Mapped(mapped) => {
+            let decoded = mapped::decode(mapped, rows, keep_all, inspect);
+            for block in decoded.blocks {
+                batches.push(mapped::encode(&job.target.arrow, mapped, block, rows)?);
             }
             bury(decoded.bad, rows, letters);
         }

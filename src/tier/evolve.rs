@@ -116,7 +116,7 @@ pub(super) async fn restore_columns(
     let Some(schema) = with_columns(&base, ours)? else {
         return Ok(base);
     };
-    tracing::warn!(table = %base.ident, "columns that Floe writes were gone and are made again");
+    tracing::warn!(table = %base.ident, "columns that Floe writes were not there and are made");
     commit_or_reload(context, &base, schema_change(&base, schema)).await
 }
 

@@ -3,8 +3,10 @@
 //! Owns: the keys of the state space `Ledger`. Does not own: when anything changes (`state`).
 //!
 //! ```text
-//! key   "table/"    topic id (32 hex)   value  1 byte version (2), JSON of Entry
-//! key   "prepared/" topic id (32 hex)   value  1 byte version (2), JSON of Prepared
+//! key   "table/"         topic id (32 hex)   value  1 byte version (2), JSON of Entry
+//! key   "prepared/"      topic id (32 hex)   value  1 byte version (2), JSON of Prepared
+//! key   "sink/"          topic id (32 hex) "/" uid of the sink (32 hex)    the same of a sink's table
+//! key   "sink-prepared/" topic id (32 hex) "/" uid of the sink (32 hex)    the same
 //! ```
 //!
 //! Version 1 lacks what a resume found, `accepted`, and rollbacks of the dead letters. A program that knows only version 1 would not
@@ -24,8 +26,10 @@ use crate::store::Store;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Range;
+use crate::table::commit::marker::Writer;
 use crate::table::commit::newest::Accepted;
 use crate::tier::Error;
+use crate::types::SinkUid;
 use crate::types::TopicId;
 
 /// Version of both values.
@@ -186,12 +190,15 @@ pub struct Rename {
     pub to: String,
 }
 
-/// All that is known of one topic's table.
+/// All that is known of one table of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The topic.
     pub topic_id: TopicId,
-    /// Its name.
+    /// The topic's sink; none for its own table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<SinkUid>,
+    /// Name of the topic.
     pub topic_name: String,
     /// Raised by every resume; part of every marker.
     pub generation: u32,
@@ -285,36 +292,45 @@ impl Ledger {
         Self { store }
     }
 
-    /// The entry of a topic with its outstanding commit. Blocks for microseconds.
+    /// The entry of a table with its outstanding commit. Blocks for microseconds.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Corrupt`].
-    pub fn load(&self, topic_id: TopicId) -> Result<Option<(Entry, Option<Prepared>)>, Error> {
-        let Some(value) = self.store.get(Space::Ledger, &entry_key(topic_id))? else {
+    pub fn load(&self, writer: Writer) -> Result<Option<(Entry, Option<Prepared>)>, Error> {
+        let Some(value) = self.store.get(Space::Ledger, &entry_key(writer))? else {
             return Ok(None);
         };
         let entry: Entry = decode(&value)?;
         let Some(outstanding) = &entry.outstanding else {
             return Ok(Some((entry, None)));
         };
-        let prepared = self.store.get(Space::Ledger, &prepared_key(topic_id))?;
+        let prepared = self.store.get(Space::Ledger, &prepared_key(writer))?;
         let prepared: Prepared = match prepared {
             Some(value) => decode(&value)?,
-            None => return Err(Error::Corrupt(format!("{topic_id} has no prepared commit"))),
+            None => return Err(Error::Corrupt(format!("{writer:?} has no prepared commit"))),
         };
         if prepared.entry_id != outstanding.entry_id {
-            return Err(Error::Corrupt(format!("{topic_id} has another prepared commit")));
+            return Err(Error::Corrupt(format!("{writer:?} has another prepared commit")));
         }
         Ok(Some((entry, Some(prepared))))
     }
 
-    /// All entries, those of deleted topics included.
+    /// All entries of topics' own tables, those of deleted topics included.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Corrupt`].
     pub fn all(&self) -> Result<Vec<Entry>, Error> {
         let pairs = self.store.scan(Space::Ledger, ENTRY_PREFIX)?;
         pairs.iter().map(|(_, value)| decode(value)).collect()
+    }
+
+    /// All tables of sinks, those of deleted sinks included. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Corrupt`].
+    pub fn sinks(&self) -> Result<Vec<Writer>, Error> {
+        let pairs = self.store.scan(Space::Ledger, SINK_PREFIX)?;
+        pairs.iter().map(|(_, value)| decode(value).map(|entry: Entry| entry.writer())).collect()
     }
 
     /// Makes `change` durable.
@@ -328,13 +344,30 @@ impl Ledger {
 }
 
 const ENTRY_PREFIX: &[u8] = b"table/";
+const SINK_PREFIX: &[u8] = b"sink/";
 
-fn entry_key(topic_id: TopicId) -> Vec<u8> {
-    format!("table/{}", topic_id.0.simple()).into_bytes()
+fn entry_key(writer: Writer) -> Vec<u8> {
+    key("table/", "sink/", writer)
 }
 
-fn prepared_key(topic_id: TopicId) -> Vec<u8> {
-    format!("prepared/{}", topic_id.0.simple()).into_bytes()
+fn prepared_key(writer: Writer) -> Vec<u8> {
+    key("prepared/", "sink-prepared/", writer)
+}
+
+fn key(of_topic: &str, of_sink: &str, writer: Writer) -> Vec<u8> {
+    let topic = writer.topic_id.0.simple();
+    let key = match writer.sink {
+        None => format!("{of_topic}{topic}"),
+        Some(sink) => format!("{of_sink}{topic}/{}", sink.0.simple()),
+    };
+    key.into_bytes()
+}
+
+/// Forgets a table with its prepared commit.
+pub fn delete(writer: Writer) -> Change {
+    Change::new()
+        .delete(Space::Ledger, entry_key(writer))
+        .delete(Space::Ledger, prepared_key(writer))
 }
 
 /// Writes the entry, and deletes its prepared commit if none is outstanding.
@@ -343,7 +376,7 @@ pub fn put_entry(entry: &Entry) -> Change {
     if entry.outstanding.is_some() {
         change
     } else {
-        change.delete(Space::Ledger, prepared_key(entry.topic_id))
+        change.delete(Space::Ledger, prepared_key(entry.writer()))
     }
 }
 
@@ -351,14 +384,14 @@ pub fn put_entry(entry: &Entry) -> Change {
 /// that may be made without our hearing of it: the entry as it was before may be written once
 /// more, and needs it.
 pub fn put_entry_alone(entry: &Entry) -> Change {
-    Change::new().put(Space::Ledger, entry_key(entry.topic_id), encode(entry))
+    Change::new().put(Space::Ledger, entry_key(entry.writer()), encode(entry))
 }
 
 /// Writes the entry together with a new prepared commit.
 pub fn put_prepared(entry: &Entry, prepared: &Prepared) -> Change {
-    Change::new().put(Space::Ledger, entry_key(entry.topic_id), encode(entry)).put(
+    Change::new().put(Space::Ledger, entry_key(entry.writer()), encode(entry)).put(
         Space::Ledger,
-        prepared_key(entry.topic_id),
+        prepared_key(entry.writer()),
         encode(prepared),
     )
 }
@@ -387,7 +420,7 @@ mod tests {
 
     #[test]
     fn entries_survive_the_codec_and_other_versions_are_refused() {
-        let mut entry = Entry::new(TopicId(Uuid::from_u128(7)), "orders");
+        let mut entry = Entry::new(Writer::topic(TopicId(Uuid::from_u128(7))), "orders");
         entry.ends.insert(3, 250);
         entry.outstanding = Some(Outstanding {
             entry_id: Uuid::from_u128(1),
@@ -412,8 +445,21 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_are_the_golden_ones() {
+        let topic_id = TopicId(Uuid::from_u128(7));
+        let (own, sink) = (Writer::topic(topic_id), Some(SinkUid(Uuid::from_u128(9))));
+        let seven = "00000000000000000000000000000007";
+        let nine = "00000000000000000000000000000009";
+        assert_eq!(entry_key(own), format!("table/{seven}").into_bytes());
+        assert_eq!(prepared_key(own), format!("prepared/{seven}").into_bytes());
+        let writer = Writer { topic_id, sink };
+        assert_eq!(entry_key(writer), format!("sink/{seven}/{nine}").into_bytes());
+        assert_eq!(prepared_key(writer), format!("sink-prepared/{seven}/{nine}").into_bytes());
+    }
+
+    #[test]
     fn the_prepared_commit_goes_with_its_entry() {
-        let mut entry = Entry::new(TopicId(Uuid::from_u128(7)), "orders");
+        let mut entry = Entry::new(Writer::topic(TopicId(Uuid::from_u128(7))), "orders");
         let change = put_entry(&entry);
         assert_eq!(change.ops.len(), 2);
         assert!(change.ops[1].value.is_none());

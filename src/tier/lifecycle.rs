@@ -1,8 +1,9 @@
 //! Tables come, go and change their names (rules 6.3, 6.4).
 //!
 //! Owns: making and finding the table and the dead-letter table of a topic, the renames before
-//! it. A table of others (`table.mode = contract`) is found, never made, renamed or taken over. Does not
-//! own: what is written to them.
+//! it. A table of others (`table.mode = contract`) is found, never made, renamed or taken over; the
+//! table of a sink is made under the name that its user chose, and waited for where that is taken.
+//! Does not own: what is written to them.
 
 use std::collections::HashMap;
 
@@ -16,8 +17,10 @@ use crate::table::catalog;
 use crate::table::catalog::LoadedTable;
 use crate::table::catalog::NewTable;
 use crate::table::commit::Role;
+use crate::table::commit::marker;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
+use crate::tier::feed::Feed;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::Rename;
 use crate::tier::ledger::StopState;
@@ -26,12 +29,14 @@ use crate::tier::ledger::put_entry;
 use crate::tier::naming;
 use crate::tier::rows::dlq;
 use crate::tier::rows::json;
+use crate::tier::rows::mapped;
 use crate::tier::rows::raw;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
 
 /// Table properties that say whose a table is, so that one made just before a crash is found.
-const OWNER: &str = "floe.topic-id";
+const OWNER: &str = marker::TOPIC_ID;
+const OWNER_SINK: &str = marker::SINK_ID;
 const OWNER_NAME: &str = "floe.topic-name";
 const OWNER_GENERATION: &str = "floe.generation";
 const OWNER_ROLE: &str = "floe.role";
@@ -42,13 +47,13 @@ const NAME_TRIES: u32 = 8;
 /// Tables of a namespace that are looked at to find one by its UUID.
 const SEARCH_MAX: usize = 10_000;
 
-/// Finds the topic's table or makes it.
+/// Finds the feed's table or makes it.
 ///
 /// # Errors
 /// [`Halt`]: `TABLE_DROPPED` and `REPLACED` where the user took it away (rules 4.4).
 pub(super) async fn ensure_table(
     context: &Context,
-    topic: &Topic,
+    topic: &Feed,
     entry: &mut Entry,
 ) -> Result<LoadedTable, Halt> {
     if let Some(table) = entry.table.clone() {
@@ -77,8 +82,10 @@ pub(super) async fn ensure_table(
     // Names that differ only in case must not both look free, nor one that is being freed.
     let _one_at_a_time = context.naming.lock().await;
     let wanted = TableIdent::new(namespace, free_for(context, topic));
-    plan_renames(context, entry, &wanted).await?;
-    settle_renames(context, entry).await?;
+    if topic.sink().is_none() {
+        plan_renames(context, entry, &wanted).await?;
+        settle_renames(context, entry).await?;
+    }
     let loaded = make(context, entry, &wanted, schema_of(topic), Role::Main).await?;
     entry.table = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
     context.ledger.write(put_entry(entry)).await?;
@@ -132,21 +139,25 @@ pub(super) async fn ensure_dead_letters(
     Ok(loaded)
 }
 
-/// The columns that the topic's table has whatever is sent to it.
+/// The columns that the feed's table has whatever is sent to it.
 ///
 /// # Errors
-/// Iceberg's, which the fixed shapes never meet.
-pub(super) fn schema_of(topic: &Topic) -> Result<Schema, iceberg::Error> {
-    match topic.options.table_mode {
-        TableMode::Raw => raw::schema(),
-        _ => json::schema(),
+/// Iceberg's, which neither the fixed shapes nor a checked mapping meet.
+pub(super) fn schema_of(topic: &Feed) -> Result<Schema, iceberg::Error> {
+    match (topic.sink(), topic.options.table_mode) {
+        (Some(sink), _) => mapped::schema(&sink.mapping),
+        (None, TableMode::Raw) => raw::schema(),
+        (None, _) => json::schema(),
     }
 }
 
 /// The name that the topic's table asks for. A deleted topic leaves the name to the topic that
 /// was made again (rules 6.3).
-fn free_for(context: &Context, topic: &Topic) -> String {
+fn free_for(context: &Context, topic: &Feed) -> String {
     let name = wanted_name(topic);
+    if topic.sink().is_some() {
+        return name;
+    }
     match context.topics.get(topic.name.as_str()) {
         Some(live) if live.id != topic.id => naming::former_name(&name, topic.id),
         _ => name,
@@ -224,7 +235,16 @@ async fn make(
         if let Some(ours) = made_before(context, entry, wanted, &names, role).await? {
             return Ok(ours);
         }
-        let name = naming::free_name(wanted.name(), entry.topic_id, &names);
+        // A resume may have left a table of the sink under the name.
+        let is_chosen = entry.sink.is_some() && entry.generation == 1 && role == Role::Main;
+        if is_chosen && naming::is_taken(wanted.name(), &names) {
+            return Err(Halt::Later(format!(
+                "table {wanted} is there already and is not this sink's: rename or drop it, or \
+                 make a sink with another table"
+            )));
+        }
+        let id = entry.sink.map_or(entry.topic_id.0, |sink| sink.0);
+        let name = naming::free_name(wanted.name(), id, &names);
         let new = NewTable {
             ident: TableIdent::new(wanted.namespace().clone(), name),
             schema: schema.clone(),
@@ -262,7 +282,7 @@ async fn made_before(
             continue;
         };
         let found = loaded.metadata.properties();
-        let keys = [OWNER, OWNER_GENERATION, OWNER_ROLE];
+        let keys = [OWNER, OWNER_SINK, OWNER_GENERATION, OWNER_ROLE];
         if keys.iter().all(|key| found.get(*key) == ours.get(*key)) {
             return Ok(Some(loaded));
         }
@@ -283,6 +303,9 @@ fn properties(entry: &Entry, role: Role) -> HashMap<String, String> {
         (OWNER_ROLE, role.to_owned()),
     ];
     properties.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    if let Some(sink) = entry.sink {
+        properties.insert(OWNER_SINK.to_owned(), sink.to_string());
+    }
     properties
 }
 

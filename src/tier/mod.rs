@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`plan`] (when), [`ledger`] and [`state`] (what is durably known), `round` and
 //! `encode` (records to data files), `committer` (data files to a snapshot, by
-//! [`crate::table::commit`]), `worker` (one task per table), `supervisor` (one worker per topic).
+//! [`crate::table::commit`]), `worker` (one task per table), `supervisor` (one worker per table: a topic's own,
+//! and each sink's), `hold` (what all tables of a topic hold back of its log).
 //!
 //! Owns: the state space `Ledger`, rows, the tiered offset. Does not own: the log, what a
 //! snapshot is, shapes of values.
@@ -12,7 +13,9 @@ mod committer;
 mod context;
 mod encode;
 mod evolve;
+mod feed;
 mod files;
+mod hold;
 pub mod ledger;
 mod lifecycle;
 pub mod naming;
@@ -25,6 +28,7 @@ mod resume;
 mod round;
 pub mod rows;
 mod shapes;
+mod sinks;
 pub mod state;
 mod status;
 mod supervisor;
@@ -43,9 +47,11 @@ use crate::runtime::clock::Clock;
 use crate::runtime::fail_points::FailPoints;
 use crate::runtime::permits::ByteBudget;
 use crate::runtime::tasks::Tasks;
+use crate::sink::Sinks;
 use crate::store::Store;
 use crate::table::catalog::Catalog;
 use crate::tier::context::Context;
+use crate::tier::hold::Holds;
 use crate::tier::ledger::Ledger;
 use crate::tier::supervisor::Supervisor;
 use crate::tier::worker::Command;
@@ -53,6 +59,7 @@ use crate::topic::Topics;
 
 pub use context::Options;
 pub use resume::From;
+pub use sinks::SinkRefused;
 pub use status::ColumnStatus;
 pub use status::FileStatus;
 pub use status::PartitionStatus;
@@ -123,6 +130,8 @@ pub struct Parts {
     pub log: Log,
     /// The topics.
     pub topics: Topics,
+    /// Their sinks.
+    pub sinks: Sinks,
     /// The state.
     pub store: Store,
     /// The catalog of all tables.
@@ -145,11 +154,13 @@ pub struct Tiering {
 const WORKER_PAUSE: Duration = Duration::from_millis(20);
 
 impl Tiering {
-    /// Starts one worker per topic, now and as topics come.
+    /// Starts one worker per table, now and as topics and their sinks come.
     pub fn start(parts: Parts, options: Options) -> Self {
         let context = Context {
+            holds: Holds::new(parts.log.clone()),
             log: parts.log,
             topics: parts.topics,
+            sinks: parts.sinks,
             ledger: Ledger::new(parts.store),
             catalog: parts.catalog,
             clock: parts.clock,

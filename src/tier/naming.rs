@@ -1,5 +1,7 @@
 //! The names of tables that topics become (rules 6.3, 6.4). Pure.
 
+use uuid::Uuid;
+
 use crate::types::TopicId;
 
 /// Longest name we make: file systems stop at 255 bytes, and suffixes need room.
@@ -22,18 +24,23 @@ pub fn table_name(topic: &str) -> String {
     name
 }
 
-/// `wanted`, or where that is taken (ignoring case) `wanted_<hex of the topic id>` with 6 digits,
-/// and more of them until it is free.
-pub fn free_name(wanted: &str, topic_id: TopicId, taken: &[String]) -> String {
-    let is_taken = |name: &str| taken.iter().any(|other| other.eq_ignore_ascii_case(name));
-    if !is_taken(wanted) {
+/// `wanted`, or where that is taken (ignoring case) `wanted_<hex of the id>` with 6 digits, and
+/// more of them until it is free. The id is the topic's, or that of its sink.
+pub fn free_name(wanted: &str, id: Uuid, taken: &[String]) -> String {
+    if !is_taken(wanted, taken) {
         return wanted.to_owned();
     }
+    let hex = id.simple().to_string();
     [6, 12, 32]
         .iter()
-        .map(|digits| format!("{wanted}_{}", topic_id.short(*digits)))
-        .find(|name| !is_taken(name))
-        .unwrap_or_else(|| format!("{wanted}_{}_", topic_id.short(32)))
+        .map(|digits| format!("{wanted}_{}", &hex[..*digits]))
+        .find(|name| !is_taken(name, taken))
+        .unwrap_or_else(|| format!("{wanted}_{hex}_"))
+}
+
+/// True if a table of that name is there, ignoring case.
+pub fn is_taken(name: &str, taken: &[String]) -> bool {
+    taken.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
 /// The name that the table of a deleted topic gets when its topic's name is used again.
@@ -51,7 +58,6 @@ mod tests {
     use std::collections::HashSet;
 
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -71,7 +77,7 @@ mod tests {
             prop_assert_eq!(table_name(&folded(&topic)), name.to_ascii_lowercase());
             let id = TopicId(Uuid::from_u128(5));
             for longest in [former_name(&name, id), dlq_name(&former_name(&name, id))] {
-                let free = free_name(&longest, id, std::slice::from_ref(&longest));
+                let free = free_name(&longest, id.0, std::slice::from_ref(&longest));
                 prop_assert!(is_legal(&longest) && is_legal(&free), "{free}");
             }
         }
@@ -92,10 +98,10 @@ mod tests {
                 if *former {
                     wanted = former_name(&wanted, id);
                 }
-                let name = free_name(&wanted, id, &names);
+                let name = free_name(&wanted, id.0, &names);
                 prop_assert!(name.starts_with(&wanted));
                 names.push(name.clone());
-                names.push(free_name(&dlq_name(&name), id, &names));
+                names.push(free_name(&dlq_name(&name), id.0, &names));
             }
             let folded: HashSet<String> = names.iter().map(|name| name.to_lowercase()).collect();
             prop_assert_eq!(folded.len(), names.len(), "{:?}", names);
@@ -120,10 +126,10 @@ mod tests {
     #[test]
     fn a_taken_name_gets_a_suffix_ignoring_case() {
         let taken = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(free_name("a", id(), &taken(&["b"])), "a");
-        assert_eq!(free_name("a", id(), &taken(&["A"])), "a_123456");
+        assert_eq!(free_name("a", id().0, &taken(&["b"])), "a");
+        assert_eq!(free_name("a", id().0, &taken(&["A"])), "a_123456");
         let both = taken(&["a", "A_123456"]);
-        assert_eq!(free_name("a", id(), &both), "a_123456789abc");
+        assert_eq!(free_name("a", id().0, &both), "a_123456789abc");
         assert_eq!(former_name("a", id()), "a__12345678");
     }
 }

@@ -12,7 +12,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::log::Log;
+use crate::table::commit::marker::Writer;
+use crate::tier::context::Context;
 use crate::tier::context::Halt;
+use crate::tier::hold::Holds;
 use crate::tier::ledger::put_entry;
 use crate::tier::pending;
 use crate::tier::pending::Part;
@@ -34,15 +37,19 @@ const EASED_PERCENT: u64 = 90;
 #[derive(Clone)]
 pub(super) struct Pin {
     log: Log,
+    holds: Holds,
+    writer: Writer,
     max_bytes: u64,
     cell: Cell,
     refusing: Arc<AtomicBool>,
 }
 
 impl Pin {
-    /// `max_bytes` is the limit of topics that set none.
-    pub(super) fn new(log: Log, max_bytes: u64, cell: Cell) -> Self {
-        Self { log, max_bytes, cell, refusing: Arc::default() }
+    /// The limit of the table of `writer`.
+    pub(super) fn new(context: &Context, writer: Writer, cell: Cell) -> Self {
+        let (log, holds) = (context.log.clone(), context.holds.clone());
+        let max_bytes = context.options.pin_max_bytes;
+        Self { log, holds, writer, max_bytes, cell, refusing: Arc::default() }
     }
 
     /// Bytes that may wait for the topic's table.
@@ -53,9 +60,10 @@ impl Pin {
     /// About how many bytes the log keeps because the table, as far as the log was told, does not
     /// have them.
     pub(super) fn pinned(&self, topic: &Topic) -> u64 {
-        let partitions = topic.partitions.iter().filter_map(|id| self.log.partition(*id));
-        let pinned = partitions.map(|partition| {
-            pending::bytes_from(&partition, partition.tiered_offset(), partition.high_watermark())
+        let pinned = topic.partitions.iter().enumerate().filter_map(|(index, id)| {
+            let partition = self.log.partition(*id)?;
+            let end = self.holds.end(self.writer, index);
+            Some(pending::bytes_from(&partition, end, partition.high_watermark()))
         });
         pinned.sum()
     }
@@ -78,9 +86,9 @@ impl Pin {
     pub(super) async fn watch(&self, views: watch::Receiver<View>) -> Infallible {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let View { topic, draining } = views.borrow().clone();
-            if !draining && topic.options.table_mode != TableMode::Off {
-                self.check(&topic);
+            let View { feed, draining, removed } = views.borrow().clone();
+            if !draining && !removed && feed.options.table_mode != TableMode::Off {
+                self.check(&feed);
             }
         }
     }
@@ -89,7 +97,7 @@ impl Pin {
         if !self.refusing.swap(true, Ordering::Relaxed) {
             tracing::warn!(topic = %topic.name, reason, "pin limit reached, producers are refused");
         }
-        // Each time for all partitions: there may be new ones.
+        // Each time: there may be new partitions.
         self.tell(topic, Some(&reason));
     }
 
@@ -103,9 +111,7 @@ impl Pin {
 
     /// Makes the log refuse the topic's appends for `reason`, or take them.
     pub(super) fn tell(&self, topic: &Topic, reason: Option<&String>) {
-        for partition in topic.partitions.iter().filter_map(|id| self.log.partition(*id)) {
-            partition.set_blocked(reason.cloned());
-        }
+        self.holds.refuse(topic, self.writer, reason.cloned());
         self.cell.update(|status| status.blocked = reason.cloned());
     }
 }

@@ -20,6 +20,8 @@ pub struct Cadence {
     pub target_lag_ms: i64,
     /// `table.flush.bytes`: this much pending data starts a commit.
     pub flush_bytes: u64,
+    /// This many waiting records start a commit; none for no such limit.
+    pub flush_records: Option<u64>,
     /// `table.pin.max.bytes` as it applies: near it a commit does not wait for its time.
     pub pin_max_bytes: u64,
     /// `table.commit.min.interval.ms`.
@@ -36,6 +38,8 @@ pub struct Waiting {
     pub oldest_age_ms: Option<i64>,
     /// Bytes of the log that are not in the table.
     pub bytes: u64,
+    /// Records of the log that are not in the table.
+    pub records: u64,
     /// Somebody waits for a commit (`flush`, `ack=committed`).
     pub flush: bool,
     /// Time since the last commit ended; none if this process made none.
@@ -51,6 +55,8 @@ pub enum Trigger {
     Lag,
     /// Enough bytes for a file.
     Bytes,
+    /// As many records as a commit of the sink takes.
+    Records,
     /// Somebody waits.
     Flush,
     /// Half of what the log may keep for the table.
@@ -90,6 +96,8 @@ pub fn decide(cadence: Cadence, waiting: Waiting) -> Decision {
         Some(Trigger::Flush)
     } else if waiting.bytes >= cadence.flush_bytes {
         Some(Trigger::Bytes)
+    } else if cadence.flush_records.is_some_and(|limit| waiting.records >= limit) {
+        Some(Trigger::Records)
     } else if waiting.bytes >= (cadence.pin_max_bytes / 2).max(1) {
         Some(Trigger::Pin)
     } else if age_ms >= due_age_ms {
@@ -185,6 +193,7 @@ mod tests {
     const MINUTE: Cadence = Cadence {
         target_lag_ms: 60_000,
         flush_bytes: 64 << 20,
+        flush_records: None,
         pin_max_bytes: 1 << 40,
         min_interval_ms: 1_000,
         jitter_permille: 0,
@@ -212,6 +221,8 @@ mod tests {
         let slow = Waiting { commit_p95_ms: 5_000, ..waiting(55_000, Some(2_000)) };
         let slower = |age| Waiting { commit_p95_ms: 90_000, ..waiting(age, Some(2_000)) };
         let flush = |since| Waiting { flush: true, ..waiting(0, since) };
+        let counted = Cadence { flush_records: Some(10), ..MINUTE };
+        let ten = |records| Waiting { records, ..waiting(0, Some(2_000)) };
         let full = |since| Waiting { bytes: 64 << 20, ..waiting(0, since) };
         let cases = [
             ("nothing waits", MINUTE, Waiting::default(), Idle),
@@ -229,6 +240,9 @@ mod tests {
             ("lag less jitter", jitter, waiting(54_000, Some(2_000)), Commit(Trigger::Lag)),
             ("almost", MINUTE, waiting(59_800, Some(2_000)), Wait(200)),
             ("min interval", MINUTE, waiting(70_000, Some(400)), Wait(600)),
+            ("records", counted, ten(10), Commit(Trigger::Records)),
+            ("fewer records", counted, ten(9), Wait(1_000)),
+            ("no limit of records", MINUTE, ten(1 << 40), Wait(1_000)),
             ("bytes", MINUTE, full(Some(2_000)), Commit(Trigger::Bytes)),
             ("bytes, min interval", MINUTE, full(Some(0)), Wait(1_000)),
             ("flush", MINUTE, flush(Some(1_000)), Commit(Trigger::Flush)),

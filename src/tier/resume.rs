@@ -94,7 +94,7 @@ impl Worker {
             Some(table) if !is_gone => {
                 let loaded = self.context.catalog.load(&table.ident()?).await;
                 let loaded = loaded.map_err(|error| Error::Catalog(error.to_string()))?;
-                Some(newest(&loaded.metadata, self.entry.topic_id))
+                Some(newest(&loaded.metadata, self.entry.writer()))
             }
             _ => None,
         };

@@ -31,6 +31,7 @@ use crate::tier::encode::Stats;
 use crate::tier::encode::Target;
 use crate::tier::encode::Values;
 use crate::tier::evolve;
+use crate::tier::feed::Feed;
 use crate::tier::files::Files;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::FileEntry;
@@ -41,7 +42,6 @@ use crate::tier::poison;
 use crate::tier::rows::dlq;
 use crate::tier::shapes::aligned;
 use crate::tier::shapes::shapes;
-use crate::topic::Topic;
 use crate::types::Offset;
 use crate::types::OffsetRange;
 use crate::types::PartitionId;
@@ -76,7 +76,7 @@ pub(super) struct Piece {
 /// A commit that is being put together.
 pub(super) struct Round<'a> {
     context: &'a Context,
-    topic: &'a Topic,
+    topic: &'a Feed,
     entry: &'a mut Entry,
     table: LoadedTable,
     target: Target,
@@ -102,7 +102,7 @@ impl<'a> Round<'a> {
     /// Starts a commit to `table`; its files are named by `tag`, its rows by `write_id`.
     pub(super) async fn start(
         context: &'a Context,
-        topic: &'a Topic,
+        topic: &'a Feed,
         entry: &'a mut Entry,
         table: LoadedTable,
         (tag, write_id): (Uuid, Uuid),
@@ -110,12 +110,14 @@ impl<'a> Round<'a> {
         let table = aligned(context, topic, table).await?;
         let (target, values) = shapes(topic, &table, write_id, true)?;
         let options = |role: &str| {
-            let footer = vec![
+            let sink = entry.sink.map(|sink| ("floe.sink-id".to_owned(), sink.to_string()));
+            let footer = [
                 ("floe.commit-id".to_owned(), tag.to_string()),
                 ("floe.topic-id".to_owned(), entry.topic_id.to_string()),
                 ("floe.generation".to_owned(), entry.generation.to_string()),
                 ("floe.role".to_owned(), role.to_owned()),
             ];
+            let footer = footer.into_iter().chain(sink).collect();
             SinkOptions { footer, ..sink_options(context) }
         };
         let file_io = context.catalog.file_io();

@@ -13,10 +13,12 @@ use crate::tier::context::Halt;
 use crate::tier::encode::Target;
 use crate::tier::encode::Values;
 use crate::tier::evolve;
+use crate::tier::feed::Feed;
 use crate::tier::ledger::StopState;
 use crate::tier::lifecycle;
 use crate::tier::rows::contract;
 use crate::tier::rows::contract::Contract;
+use crate::tier::rows::mapped::Mapped;
 use crate::tier::rows::system;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
@@ -28,7 +30,7 @@ use crate::topic::options::TypeConflict;
 /// [`Halt`]: columns or a spec that cannot work stop the table.
 pub(super) async fn aligned(
     context: &Context,
-    topic: &Topic,
+    topic: &Feed,
     table: LoadedTable,
 ) -> Result<LoadedTable, Halt> {
     if topic.options.table_mode == TableMode::Contract {
@@ -44,7 +46,7 @@ pub(super) async fn aligned(
 /// # Errors
 /// [`Halt`]: columns or a spec that cannot work stop the table.
 pub(super) fn shapes(
-    topic: &Topic,
+    topic: &Feed,
     table: &LoadedTable,
     write_id: Uuid,
     evolve: bool,
@@ -52,6 +54,10 @@ pub(super) fn shapes(
     let metadata = &table.metadata;
     let schema = Arc::clone(metadata.current_schema());
     let target = Target::new(Arc::clone(&schema), Arc::clone(metadata.default_partition_spec()))?;
+    if let Some(sink) = topic.sink() {
+        let mapped = Mapped { mapping: Arc::clone(&sink.mapping), topic_id: topic.id };
+        return Ok((target, Values::Mapped(Arc::new(mapped))));
+    }
     let mode = match topic.options.table_mode {
         TableMode::Raw => return Ok((target, Values::Raw)),
         TableMode::Contract => {

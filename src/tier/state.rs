@@ -8,6 +8,7 @@ use crate::table::commit::letters::TakenAway;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Gap;
 use crate::table::commit::marker::Source;
+use crate::table::commit::marker::Writer;
 use crate::table::commit::newest::Accepted;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::LastCommit;
@@ -17,7 +18,6 @@ use crate::tier::ledger::Stop;
 use crate::tier::ledger::StopState;
 use crate::tier::ledger::Totals;
 use crate::types::Offset;
-use crate::types::TopicId;
 
 /// Gaps kept for status.
 const GAP_HISTORY_MAX: usize = 100;
@@ -35,9 +35,10 @@ pub struct Refused(pub String);
 
 impl Entry {
     /// A table that does not exist yet.
-    pub fn new(topic_id: TopicId, topic_name: &str) -> Self {
+    pub fn new(writer: Writer, topic_name: &str) -> Self {
         Self {
-            topic_id,
+            topic_id: writer.topic_id,
+            sink: writer.sink,
             topic_name: topic_name.to_owned(),
             generation: 1,
             table: None,
@@ -57,9 +58,14 @@ impl Entry {
         }
     }
 
+    /// Whose rows the table has.
+    pub fn writer(&self) -> Writer {
+        Writer { topic_id: self.topic_id, sink: self.sink }
+    }
+
     /// The writer that markers name.
     pub fn source(&self) -> Source {
-        Source { topic_id: self.topic_id, generation: self.generation }
+        Source { writer: self.writer(), generation: self.generation }
     }
 
     /// What the guard compares the table with. `table_uuid` is the table's own.
@@ -305,6 +311,7 @@ fn carries(gaps: &[Gap], wanted: &Gap) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::table::commit::marker::Range;
+    use crate::types::TopicId;
 
     use super::*;
 
@@ -328,7 +335,7 @@ mod tests {
     }
 
     fn entry() -> Entry {
-        Entry::new(TopicId(Uuid::from_u128(1)), "orders")
+        Entry::new(Writer::topic(TopicId(Uuid::from_u128(1))), "orders")
     }
 
     #[test]

@@ -52,7 +52,9 @@ pub struct TableStatus {
     pub topic: String,
     /// Id of the topic.
     pub topic_id: String,
-    /// `table.mode`.
+    /// Id of the topic's sink; none for its own table.
+    pub sink: Option<String>,
+    /// `table.mode`, or `mapped` for the table of a sink.
     pub mode: String,
     /// `RUNNING`, `RETRYING`, `WAITING` (no row yet), `OFF`, `DRAINING`, or a stopped state.
     pub state: String,
@@ -145,10 +147,12 @@ impl Cell {
         self.0.lock().oldest = oldest;
     }
 
-    /// True if `name` means this table: its name with or without namespace, or its topic.
+    /// True if `name` means this table: its name with or without namespace; or its topic, of whose
+    /// own table it is.
     pub(super) fn is_named(&self, name: &str) -> bool {
         let status = &self.0.lock().status;
         let short = status.table.rsplit('.').next().unwrap_or_default();
-        !name.is_empty() && (status.table == name || short == name || status.topic == name)
+        let is_topic = status.sink.is_none() && status.topic == name;
+        !name.is_empty() && (status.table == name || short == name || is_topic)
     }
 }

@@ -1,6 +1,7 @@
-//! One worker per topic, as topics come, change and go.
+//! One worker per table, as topics and their sinks come, change and go.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::table::catalog::Catalog;
+use crate::table::commit::marker::Writer;
 use crate::tier::context::Context;
+use crate::tier::feed::Feed;
+use crate::tier::ledger;
+use crate::tier::ledger::Ledger;
 use crate::tier::lifecycle;
 use crate::tier::status::Cell;
 use crate::tier::status::TableStatus;
@@ -37,9 +43,10 @@ struct Handle {
 
 #[derive(Default)]
 struct Workers {
-    by_topic: HashMap<TopicId, Handle>,
-    /// The newest change of topics that the workers were told of.
+    by_writer: BTreeMap<Writer, Handle>,
+    /// The newest changes of topics and sinks that the workers were told of.
     seen: u64,
+    seen_sinks: u64,
 }
 
 /// All workers; cheap to clone.
@@ -52,24 +59,24 @@ pub(super) struct Supervisor {
     ended: Arc<EndedWorkers>,
 }
 
-/// Topics whose workers ended since the last look.
+/// Tables whose workers ended since the last look.
 #[derive(Default)]
 struct EndedWorkers {
-    topics: Mutex<Vec<TopicId>>,
+    writers: Mutex<Vec<Writer>>,
     wake: Notify,
 }
 
 /// Tells the supervisor that a worker ended, by a panic too: a defect in tiering stops one table
 /// for a moment, not the broker (rules 4.9).
 struct Ended {
-    topic: TopicId,
+    writer: Writer,
     ended: Arc<EndedWorkers>,
     _running: TaskTrackerToken,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.ended.topics.lock().push(self.topic);
+        self.ended.writers.lock().push(self.writer);
         self.ended.wake.notify_one();
     }
 }
@@ -91,12 +98,37 @@ impl Supervisor {
 
     async fn follow(self) {
         let mut changes = self.context.topics.subscribe();
+        let mut sinks = self.context.sinks.subscribe();
+        self.forget_leftovers().await;
         loop {
             self.look();
             tokio::select! {
                 () = self.closing.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
+                changed = sinks.changed() => if changed.is_err() { return },
                 () = self.ended.wake.notified() => tokio::time::sleep(RESTART_PAUSE).await,
+            }
+        }
+    }
+
+    /// Sinks whose topic is gone, and what the ledger knows of sinks that are gone: the program
+    /// ended in the middle of it. What fails is left to the next start.
+    async fn forget_leftovers(&self) {
+        let Context { topics, sinks, ledger, .. } = &self.context;
+        for topic_id in sinks.topics() {
+            if topics.live_or_draining(topic_id).is_none()
+                && let Err(error) = sinks.forget(topic_id).await
+            {
+                tracing::warn!(%topic_id, %error, "sinks of a topic that is gone are left over");
+            }
+        }
+        let reader = ledger.clone();
+        let known = tokio::task::spawn_blocking(move || reader.sinks()).await;
+        for writer in known.ok().and_then(Result::ok).unwrap_or_default() {
+            let lives =
+                sinks.of_topic(writer.topic_id).iter().any(|one| Some(one.uid) == writer.sink);
+            if !lives && let Err(error) = ledger.write(ledger::delete(writer)).await {
+                tracing::warn!(?writer, %error, "the ledger of a sink that is gone is left over");
             }
         }
     }
@@ -106,47 +138,98 @@ impl Supervisor {
         self.closing.is_cancelled()
     }
 
-    /// Tells the workers of topics that changed what they are now, starts those that are missing.
+    /// Tells the workers of what changed what it is now, starts those that are missing.
     pub(super) fn look(&self) {
         if self.is_closing() {
             return;
         }
         // The lock comes first: an older list must not win over a newer one.
         let mut workers = self.workers.lock();
-        let topics = &self.context.topics;
-        let (newest, changed) = topics.changed_since(workers.seen);
+        let Context { topics, sinks, .. } = &self.context;
+        // Before the sinks are read: what changes meanwhile is looked at once more.
+        let newest_sinks = sinks.newest();
+        let (newest, mut changed) = topics.changed_since(workers.seen);
         workers.seen = newest;
-        let ended = std::mem::take(&mut *self.ended.topics.lock());
-        for id in &ended {
-            workers.by_topic.remove(id);
+        let ended = std::mem::take(&mut *self.ended.writers.lock());
+        for writer in &ended {
+            workers.by_writer.remove(writer);
+            self.forget_removed(*writer);
         }
-        let again = ended.into_iter().filter_map(|id| topics.live_or_draining(id));
-        for (topic, draining) in changed.into_iter().chain(again) {
-            match workers.by_topic.get(&topic.id) {
-                Some(handle) => {
-                    handle.views.send_if_modified(|view| {
-                        let same = view.draining == draining && Arc::ptr_eq(&view.topic, &topic);
-                        *view = View { topic: Arc::clone(&topic), draining };
-                        !same
-                    });
-                }
-                None => {
-                    let handle = self.spawn(&topic, draining);
-                    workers.by_topic.insert(topic.id, handle);
-                }
+        let again = ended.into_iter().map(|writer| writer.topic_id);
+        let mut again: BTreeSet<TopicId> = again.collect();
+        if workers.seen_sinks != newest_sinks {
+            workers.seen_sinks = newest_sinks;
+            again.extend(sinks.topics());
+            again.extend(
+                workers.by_writer.keys().filter(|it| it.sink.is_some()).map(|it| it.topic_id),
+            );
+        }
+        changed.extend(again.into_iter().filter_map(|id| topics.live_or_draining(id)));
+        for (topic, draining) in changed {
+            self.look_at(&mut workers, &topic, draining);
+        }
+    }
+
+    /// The log does not wait for a sink that is gone, however its worker ended.
+    fn forget_removed(&self, writer: Writer) {
+        let Context { topics, sinks, holds, .. } = &self.context;
+        let Some(uid) = writer.sink else { return };
+        let lives = sinks.of_topic(writer.topic_id).iter().any(|sink| sink.uid == uid);
+        if !lives && let Some((topic, false)) = topics.live_or_draining(writer.topic_id) {
+            holds.leave(&topic, writer);
+        }
+    }
+
+    fn look_at(&self, workers: &mut Workers, topic: &Arc<Topic>, draining: bool) {
+        let sinks = self.context.sinks.of_topic(topic.id);
+        let own = Feed::own(topic);
+        let feeds = std::iter::once(own).chain(sinks.iter().map(|sink| Feed::of_sink(topic, sink)));
+        let feeds: Vec<Feed> = feeds.collect();
+        // All before the first of them tells the log what it may give back.
+        for feed in &feeds {
+            self.context.holds.enter(topic, feed.writer());
+        }
+        let all = workers.by_writer.range(Writer::topic(topic.id)..);
+        for (writer, handle) in all.take_while(|(writer, _)| writer.topic_id == topic.id) {
+            if !feeds.iter().any(|feed| feed.writer() == *writer) {
+                handle.views.send_modify(|view| view.removed = true);
+            }
+        }
+        for feed in feeds {
+            let view = View { feed, draining, removed: false };
+            self.tell(workers, view);
+        }
+    }
+
+    fn tell(&self, workers: &mut Workers, view: View) {
+        let writer = view.feed.writer();
+        match workers.by_writer.get(&writer) {
+            Some(handle) => {
+                handle.views.send_if_modified(|seen| {
+                    let same = seen.draining == view.draining && seen.feed.is_same(&view.feed);
+                    *seen = view;
+                    !same
+                });
+            }
+            // It is done, and others of its topic are not.
+            None if self.context.holds.is_closed(writer) => {}
+            None => {
+                let handle = self.spawn(view);
+                workers.by_writer.insert(writer, handle);
             }
         }
     }
 
-    fn spawn(&self, topic: &Arc<Topic>, draining: bool) -> Handle {
-        let view = View { topic: Arc::clone(topic), draining };
+    fn spawn(&self, view: View) -> Handle {
+        let feed = view.feed.clone();
         let (views, views_seen) = watch::channel(view);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
         let cell = Cell::default();
         cell.update(|status| {
-            status.table = lifecycle::planned_name(topic);
-            status.topic = topic.name.to_string();
-            status.topic_id = topic.id.to_string();
+            status.table = lifecycle::planned_name(&feed);
+            status.topic = feed.name.to_string();
+            status.topic_id = feed.id.to_string();
+            status.sink = feed.sink().map(|sink| sink.id.clone());
             status.state = "WAITING".to_owned();
         });
         let wiring = Wiring {
@@ -157,7 +240,7 @@ impl Supervisor {
         };
         let worker = Box::new(Worker::new(self.context.clone(), wiring));
         let ended = Ended {
-            topic: topic.id,
+            writer: feed.writer(),
             ended: Arc::clone(&self.ended),
             _running: self.running.token(),
         };
@@ -168,12 +251,25 @@ impl Supervisor {
         Handle { views, commands, cell }
     }
 
+    pub(super) fn catalog(&self) -> &dyn Catalog {
+        &*self.context.catalog
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.context.ledger
+    }
+
+    pub(super) fn status(&self, writer: Writer) -> Option<TableStatus> {
+        self.workers.lock().by_writer.get(&writer).map(|handle| handle.cell.get())
+    }
+
     pub(super) fn statuses(&self) -> Vec<TableStatus> {
-        self.workers.lock().by_topic.values().map(|handle| handle.cell.get()).collect()
+        self.workers.lock().by_writer.values().map(|handle| handle.cell.get()).collect()
     }
 
     /// The table of that name; of a live and a deleted topic with one name the live one, of several
-    /// that write to one table one that stands still, and else the first by name.
+    /// that write to one table one that stands still, and else the first by name. A topic's name is
+    /// that of its own table.
     pub(super) fn find(&self, name: &str) -> Option<(mpsc::Sender<Command>, Cell)> {
         let rank = |(_, cell): &(mpsc::Sender<Command>, Cell)| {
             let status = cell.get();
@@ -185,7 +281,7 @@ impl Supervisor {
     /// Every live topic's part of the table of that name, or those of deleted ones.
     pub(super) fn find_all(&self, name: &str) -> Vec<(mpsc::Sender<Command>, Cell)> {
         let workers = self.workers.lock();
-        let named = workers.by_topic.values().filter(|handle| handle.cell.is_named(name));
+        let named = workers.by_writer.values().filter(|handle| handle.cell.is_named(name));
         let (gone, live): (Vec<&Handle>, Vec<&Handle>) =
             named.partition(|handle| handle.views.borrow().draining);
         let best = if live.is_empty() { gone } else { live };

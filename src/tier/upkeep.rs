@@ -9,6 +9,7 @@ use iceberg::spec::Type;
 use crate::runtime::metrics;
 use crate::table::commit::marker::Gap;
 use crate::tier::context::Halt;
+use crate::tier::ledger;
 use crate::tier::ledger::StopState;
 use crate::tier::ledger::put_entry;
 use crate::tier::lifecycle;
@@ -24,15 +25,14 @@ use crate::topic::options::TableMode;
 /// Tries to commit what waits before a table is off.
 const OFF_FAILURES_MAX: u32 = 5;
 
+/// Tries to settle what is under way when a sink is deleted.
+const REMOVE_FAILURES_MAX: u32 = 5;
+
 impl Worker {
     /// Tells the log which offsets stream retention may pass.
     pub(super) fn release(&self) {
-        for (index, id) in (0..).zip(&self.topic.partitions) {
-            let Some(partition) = self.context.log.partition(*id) else {
-                continue;
-            };
-            partition.set_tiered_offset(self.entry.released(index).unwrap_or(0));
-        }
+        let ends = |index| self.entry.released(index).unwrap_or(0);
+        self.context.holds.release(&self.topic, self.entry.writer(), ends);
     }
 
     /// The table is switched off: what was appended before is still committed, and the log need
@@ -46,13 +46,28 @@ impl Worker {
             self.entry = next;
         }
         self.pin.ease(&self.topic);
-        for id in &self.topic.partitions {
-            if let Some(partition) = self.context.log.partition(*id) {
-                partition.set_tiered_offset(i64::MAX);
-            }
-        }
+        self.context.holds.release(&self.topic, self.entry.writer(), |_| i64::MAX);
         self.refuse_waiters();
         Ok(Next::Parked)
+    }
+
+    /// The sink was deleted: its table stays as it is. A commit that is under way is settled first,
+    /// so that none of its files is left over; one that keeps failing is not waited for.
+    pub(super) async fn remove(&mut self) -> Result<Next, Halt> {
+        self.pin.ease(&self.topic);
+        if self.prepared.is_some()
+            && self.entry.stop.is_none()
+            && self.failures < REMOVE_FAILURES_MAX
+        {
+            self.settle(None).await?;
+            return Ok(Next::Again);
+        }
+        let writer = self.entry.writer();
+        self.context.ledger.write(ledger::delete(writer)).await?;
+        self.context.holds.leave(&self.topic, writer);
+        self.refuse_waiters();
+        tracing::info!(topic = %self.topic.name, ?writer, "table of a deleted sink is left as it is");
+        Ok(Next::Finished)
     }
 
     /// Commits what waited when the switch was seen. A table that stands still or keeps failing
@@ -162,8 +177,18 @@ impl Worker {
         }
         self.release();
         self.refuse_waiters();
-        let drained = self.context.topics.drained(self.topic.id).await;
-        drained.map_err(|error| Halt::Later(error.to_string()))
+        let topic_id = self.topic.id;
+        if !self.context.holds.close(self.entry.writer()) {
+            // Whoever is done last lets the topic go.
+            return Ok(());
+        }
+        let later = |error: String| Halt::Later(error);
+        let forgotten = self.context.sinks.forget(topic_id).await;
+        forgotten.map_err(|error| later(error.to_string()))?;
+        let drained = self.context.topics.drained(topic_id).await;
+        drained.map_err(|error| later(error.to_string()))?;
+        self.context.holds.forget(topic_id);
+        Ok(())
     }
 
     /// Shows where the table stands. Tables with rows that wait do it every second: what changes
@@ -194,7 +219,11 @@ impl Worker {
             status.dead_letter_table = self.entry.dlq.as_ref().map(|dlq| dlq.display());
             status.topic = self.topic.name.to_string();
             status.topic_id = self.topic.id.to_string();
-            status.mode = format!("{:?}", self.topic.options.table_mode).to_lowercase();
+            status.sink = self.topic.sink().map(|sink| sink.id.clone());
+            status.mode = match status.sink {
+                Some(_) => "mapped".to_owned(),
+                None => self.topic.options.table_mode.as_str().to_owned(),
+            };
             status.state = state;
             status.reason = reason;
             status.resume = resume;

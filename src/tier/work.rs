@@ -311,7 +311,7 @@ impl Worker {
             let Some(table) = table else { continue };
             let ident = table.ident()?;
             let loaded = self.context.catalog.load(&ident).await?;
-            if is_dlq && let Some(lost) = taken_away(&loaded.metadata, self.entry.topic_id, &[]) {
+            if is_dlq && let Some(lost) = taken_away(&loaded.metadata, self.entry.writer(), &[]) {
                 // Before the proof expires.
                 let entry = &mut self.entry;
                 committer::dead_letters_taken_away(&self.context, entry, lost).await?;

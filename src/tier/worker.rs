@@ -3,7 +3,6 @@
 //! Owns: the order of steps (settle what is outstanding, gaps, commit), pauses after failures.
 //! Does not own: the steps (`round`, `committer`, `upkeep`, `resume`), the cadence (`plan`).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use iceberg::spec::SchemaRef;
@@ -19,6 +18,7 @@ use crate::tier::Error;
 use crate::tier::committer::Manifests;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
+use crate::tier::feed::Feed;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
@@ -38,7 +38,6 @@ use crate::tier::plan::Durations;
 use crate::tier::plan::Waiting;
 use crate::tier::resume::From;
 use crate::tier::status::Cell;
-use crate::topic::Topic;
 use crate::topic::options::TableMode;
 
 /// Pause of a table that stands still.
@@ -54,12 +53,14 @@ const NEW_PARTITION_PAUSE: Duration = Duration::from_millis(100);
 /// Flushes that may wait at one table.
 const WAITERS_MAX: usize = 10_000;
 
-/// The topic as its worker sees it.
+/// What a worker works for, as it sees it.
 #[derive(Clone)]
 pub(super) struct View {
-    pub(super) topic: Arc<Topic>,
+    pub(super) feed: Feed,
     /// The topic is deleted.
     pub(super) draining: bool,
+    /// The sink is deleted.
+    pub(super) removed: bool,
 }
 
 /// What a worker is asked for.
@@ -90,10 +91,10 @@ pub(super) enum Next {
     Finished,
 }
 
-/// The owner of one table's ledger entry.
+/// The owner of one table's ledger entry. Its `topic` is the topic as the table sees it.
 pub(super) struct Worker {
     pub(super) context: Context,
-    pub(super) topic: Arc<Topic>,
+    pub(super) topic: Feed,
     pub(super) draining: bool,
     pub(super) views: watch::Receiver<View>,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -137,10 +138,12 @@ pub(super) struct Wiring {
 
 impl Worker {
     pub(super) fn new(context: Context, wiring: Wiring) -> Self {
-        let View { topic, draining } = wiring.views.borrow().clone();
-        let entry = Entry::new(topic.id, topic.name.as_str());
-        let pin_max_bytes = context.options.pin_max_bytes;
-        let pin = Pin::new(context.log.clone(), pin_max_bytes, wiring.cell.clone());
+        let View { feed: topic, draining, .. } = wiring.views.borrow().clone();
+        let mut entry = Entry::new(topic.writer(), topic.name.as_str());
+        if let Some(sink) = topic.sink() {
+            entry.ends.clone_from(&sink.starts);
+        }
+        let pin = Pin::new(&context, topic.writer(), wiring.cell.clone());
         Self {
             context,
             topic,
@@ -212,7 +215,7 @@ impl Worker {
     /// Reads the ledger. False if the program ends first.
     async fn load(&mut self) -> bool {
         loop {
-            match self.context.ledger.load(self.topic.id) {
+            match self.context.ledger.load(self.topic.writer()) {
                 Ok(Some((entry, prepared))) => {
                     (self.entry, self.prepared) = (entry, prepared);
                     return true;
@@ -244,8 +247,12 @@ impl Worker {
     }
 
     async fn step(&mut self) -> Result<Next, Halt> {
-        let View { topic, draining } = self.views.borrow_and_update().clone();
-        (self.topic, self.draining) = (topic, draining);
+        let View { feed, draining, removed } = self.views.borrow_and_update().clone();
+        (self.topic, self.draining) = (feed, draining);
+        // A deleted topic takes its sinks along at its very end.
+        if removed && !draining {
+            return self.remove().await;
+        }
         if self.draining {
             return self.drain().await;
         }
@@ -302,13 +309,15 @@ impl Worker {
         let cadence = Cadence {
             target_lag_ms: options.table_target_lag_ms,
             flush_bytes: options.table_flush_bytes,
+            flush_records: self.topic.flush_records(),
             pin_max_bytes: self.pin.limit(&self.topic),
             min_interval_ms: options.table_commit_min_interval_ms,
-            jitter_permille: i64::from(self.topic.id.0.as_bytes()[15]) * 100 / 255,
+            jitter_permille: i64::from(self.topic.spread()) * 100 / 255,
         };
         let waiting = Waiting {
             oldest_age_ms: self.oldest.map(|oldest| oldest.age_ms()),
             bytes: waiting(parts),
+            records: parts.iter().map(|part| part.offsets().unsigned_abs()).sum(),
             flush: !self.waiters.is_empty(),
             since_commit_ms: self.last_commit.map(|at| millis(at.elapsed())),
             commit_p95_ms: self.durations.p95_ms(),
@@ -450,6 +459,7 @@ impl Worker {
             && self.entry.stop.is_none()
             && !self.entry.off
             && !self.draining
+            && !self.views.borrow().removed
             && self.topic.options.table_mode != TableMode::Off;
         if !can_commit {
             return;

@@ -42,9 +42,9 @@ pub struct Decoded {
 
 /// Turns values into cells, one row after the other.
 pub(super) trait Cells {
-    /// Adds the value of a row, or says what is wrong with it. With `keep` an earlier attempt found
-    /// it good (rules 4.3).
-    fn push(&mut self, value: Option<&[u8]>, keep: bool) -> Option<Fault>;
+    /// Adds a row, or says what is wrong with it. With `keep` an earlier attempt found it good
+    /// (rules 4.3).
+    fn push(&mut self, row: &Row<'_>, keep: bool) -> Option<Fault>;
     /// About how many bytes the rows hold.
     fn bytes(&self) -> usize;
     /// Takes the rows; none where columns must be added first.
@@ -125,11 +125,11 @@ impl<C: Cells, F: Fn() -> C> Pass<'_, '_, F> {
 
     /// Pushes one row; gives its fault if it is bad.
     fn push(&self, cells: &mut C, index: usize) -> Option<Fault> {
-        let value = self.rows[index].value;
-        if let (Some(inspect), Some(value)) = (self.inspect, value) {
+        let row = &self.rows[index];
+        if let (Some(inspect), Some(value)) = (self.inspect, row.value) {
             inspect(value);
         }
-        cells.push(value, self.keep_all)
+        cells.push(row, self.keep_all)
     }
 }
 

@@ -47,7 +47,8 @@ pub fn decode(
 }
 
 impl Cells for Decoder {
-    fn push(&mut self, value: Option<&[u8]>, keep: bool) -> Option<Fault> {
+    fn push(&mut self, row: &Row<'_>, keep: bool) -> Option<Fault> {
+        let value = row.value;
         match (Self::push(self, value), value) {
             (RowOutcome::Row, _) => None,
             (RowOutcome::Bad(_), Some(value)) if keep => match self.push_to_rest(value) {

@@ -103,7 +103,7 @@ pub(super) fn own_header<'a>(row: &Row<'a>, name: &[u8]) -> Option<&'a str> {
 }
 
 /// The headers that are the user's.
-fn user_headers<'r, 'a>(row: &'r Row<'a>) -> impl Iterator<Item = &'r Header<'a>> {
+pub(super) fn user_headers<'r, 'a>(row: &'r Row<'a>) -> impl Iterator<Item = &'r Header<'a>> {
     let http = row.origin == Origin::Http;
     row.headers
         .iter()

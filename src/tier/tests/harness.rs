@@ -30,6 +30,7 @@ use crate::runtime::FailPoints;
 use crate::runtime::Tasks;
 use crate::runtime::files::Disk;
 use crate::runtime::files::FileSystem;
+use crate::sink::Sinks;
 use crate::store;
 use crate::store::Appender;
 use crate::store::Limits;
@@ -73,6 +74,7 @@ pub(super) struct Broker {
     wal: Wal,
     store: Store,
     pub(super) topics: Topics,
+    pub(super) sinks: Sinks,
     pub(super) log: Log,
     pub(super) catalog: EmbeddedCatalog,
     pub(super) tiering: Tiering,
@@ -133,6 +135,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
         check_partition_spec: crate::schema::partition_spec::check,
     };
     let topics = Topics::open(store.clone(), settings, clock.clone(), tasks.clone()).unwrap();
+    let sinks = Sinks::open(store.clone(), clock.clone(), tasks.clone()).unwrap();
     let log = opening.attach(wal.clone(), topics.clone());
     let warehouse = format!("file://{}/warehouse", dir.display());
     let fail_points = FailPoints::none();
@@ -158,6 +161,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
     let parts = Parts {
         log: log.clone(),
         topics: topics.clone(),
+        sinks: sinks.clone(),
         store: store.clone(),
         catalog: Arc::new(catalog.clone()),
         tasks: tasks.clone(),
@@ -165,7 +169,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
         fail_points: fail_points.clone(),
     };
     let tiering = Tiering::start(parts, options);
-    Broker { tasks, wal, store, topics, log, catalog, tiering, fail_points }
+    Broker { tasks, wal, store, topics, sinks, log, catalog, tiering, fail_points }
 }
 
 pub(super) fn ident(name: &str) -> TableIdent {
@@ -287,7 +291,15 @@ impl Broker {
             if gracefully {
                 self.store.close().unwrap();
             }
-            drop((self.tiering, self.catalog, self.log, self.topics, self.store, self.wal));
+            drop((
+                self.tiering,
+                self.catalog,
+                self.log,
+                self.topics,
+                self.sinks,
+                self.store,
+                self.wal,
+            ));
             self.tasks.join_threads();
         })
         .await

@@ -5,4 +5,5 @@ mod contract;
 mod harness;
 mod once;
 mod roads;
+mod sinks;
 mod stops;

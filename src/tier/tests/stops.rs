@@ -15,6 +15,7 @@ use crate::table::catalog::TableChange;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Source;
 use crate::table::commit::marker::Statement;
+use crate::table::commit::marker::Writer;
 use crate::table::snapshot;
 use crate::table::snapshot::SnapshotChange;
 use crate::table::snapshot::SnapshotTarget;
@@ -120,7 +121,7 @@ async fn a_commit_that_the_ledger_does_not_know_stops_the_table() {
     let topic = broker.topics.get("orders").unwrap();
     let ends = Ends::from([(0, 2)]);
     let statement = Statement {
-        source: Source { topic_id: topic.id, generation: 1 },
+        source: Source { writer: Writer::topic(topic.id), generation: 1 },
         commit_id: Uuid::now_v7(),
         cluster_id: "the second copy",
         topic_name: "orders",

@@ -39,6 +39,7 @@ use crate::table::commit::marker;
 use crate::table::commit::marker::Ends;
 use crate::table::commit::marker::Range;
 use crate::table::commit::marker::Statement;
+use crate::table::commit::marker::Writer;
 use crate::table::commit::newest::newest;
 use crate::tier::ledger;
 use crate::tier::ledger::Entry;
@@ -186,7 +187,7 @@ impl Steps for Clerk<'_> {
 
 impl Sim {
     pub(super) async fn new(with_state: bool) -> Self {
-        let entry = Entry::new(TopicId(Uuid::from_u128(7)), "orders");
+        let entry = Entry::new(Writer::topic(TopicId(Uuid::from_u128(7))), "orders");
         let mut sim = Self {
             catalog: FakeCatalog::new(with_state),
             with_state,
@@ -427,7 +428,7 @@ impl Sim {
         let Some(stop) = self.entry.stop.clone() else { return };
         self.prepared = None;
         if matches!(stop.state, StopState::RolledBack | StopState::LedgerGap) {
-            let found = newest(&self.catalog.metadata(&self.name), self.entry.topic_id);
+            let found = newest(&self.catalog.metadata(&self.name), self.entry.writer());
             self.entry.resume(found.ends.unwrap_or_default(), vec![], Some(found.accepted));
             self.write();
         } else {
