@@ -1,11 +1,13 @@
 //! Streams that bring other tiering down: an idle partition, shapes that alternate, a great many
-//! partition values, poison now and then, names that collide, values at the edges.
+//! partition values, poison now and then, names that collide, values at the edges. And further tables
+//! of a topic: its sinks, over HTTP.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use protocol_tests::clients::create;
 use protocol_tests::{Floe, eventually, table};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 async fn post(floe: &Floe, topic: &str, query: &str, body: String) {
@@ -160,4 +162,102 @@ async fn names_that_collide_without_case_and_values_at_the_edges_are_kept() {
     let folded: BTreeSet<String> = columns.iter().map(|name| name.to_lowercase()).collect();
     assert_eq!(folded.len(), columns.len(), "{columns:?}");
     assert_eq!(rows_without_holes(&floe, "t").await, values.len());
+}
+
+const SINK: &str = "/api/v1/topics/t/sinks/prices";
+
+/// Status, entity tag and JSON of an answer.
+async fn ask(
+    floe: &Floe,
+    (method, path): (Method, &str),
+    headers: &[(&str, &str)],
+    body: &Value,
+) -> (u16, String, Value) {
+    let mut request = reqwest::Client::new().request(method, floe.url(path));
+    if !body.is_null() {
+        request = request.json(body);
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let tag = answer.headers().get("etag").map_or("", |tag| tag.to_str().unwrap()).to_owned();
+    let text = answer.text().await.unwrap();
+    (status, tag, serde_json::from_str(&text).unwrap_or_default())
+}
+
+fn prices() -> Value {
+    json!({
+        "table": {"name": "prices"},
+        "mapping": {"columns": [
+            {"type": "path", "name": "price", "path": "price", "dataType": "double"},
+            {"type": "headers", "name": "headers"},
+        ]},
+        "commit": {"lag_ms": 1_000},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_is_made_changed_tried_and_deleted_over_http() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    let put = async |headers: &[(&str, &str)], body: &Value| {
+        ask(&floe, (Method::PUT, SINK), headers, body).await
+    };
+    let code = |answer: &(u16, String, Value)| (answer.0, answer.2["code"].clone());
+    assert_eq!(code(&put(&[], &prices()).await), (404, json!("unknown_topic")));
+    post(&floe, "t", "", r#"{"price":1.5}"#.to_owned()).await;
+    let mut bad = prices();
+    bad["mapping"]["columns"][0]["path"] = json!("a[");
+    bad["commit"]["records"] = json!(0);
+    let refused = put(&[], &bad).await;
+    assert_eq!(code(&refused), (400, json!("invalid_sink")));
+    let detail = refused.2["detail"].as_str().unwrap();
+    assert!(detail.contains("\"price\"") && detail.contains("commit.records"), "{detail}");
+    let dry = format!("{SINK}?dry_run=true");
+    let (status, _, shown) = ask(&floe, (Method::PUT, &dry), &[], &prices()).await;
+    assert_eq!((status, &shown["version"]), (200, &json!(1)));
+    assert_eq!(ask(&floe, (Method::GET, SINK), &[], &Value::Null).await.0, 404);
+    let (status, tag, made) = put(&[("if-none-match", "*")], &prices()).await;
+    assert_eq!((status, &made["status"]["table"]), (201, &json!("streams.prices")), "{made}");
+    assert_eq!(code(&put(&[("if-none-match", "*")], &prices()).await).0, 412);
+    // What was read can be sent back.
+    let (status, same, _) = put(&[("if-match", &tag)], &made).await;
+    assert_eq!((status, &same), (200, &tag));
+    let mut other = made.clone();
+    other["name"] = json!("Prices");
+    let (status, newer, replaced) = put(&[("if-match", &tag)], &other).await;
+    assert_eq!((status, &replaced["version"], &replaced["name"]), (200, &json!(2), &other["name"]));
+    let stale = put(&[("if-match", &tag)], &prices()).await;
+    assert_eq!(code(&stale), (412, json!("precondition_failed")));
+    let taken = json!({"table": {"name": "T"}, "mapping": prices()["mapping"]});
+    let taken = ask(&floe, (Method::PUT, "/api/v1/topics/t/sinks/own"), &[], &taken).await;
+    assert_eq!(code(&taken), (409, json!("table_taken")));
+    let test = format!("{SINK}/test");
+    let secret = [("cookie", "session=Bearer"), ("x-shop", "eu")];
+    let (status, _, row) = ask(&floe, (Method::POST, &test), &secret, &json!({"price": 2})).await;
+    assert_eq!((status, &row["columns"][0]["value"]), (200, &json!(2.0)), "{row}");
+    assert_eq!(row["columns"][0]["type"], "double");
+    let headers = row["columns"][1]["value"].as_str().unwrap();
+    assert!(headers.contains("X-Shop") && !headers.contains("Bearer"), "{headers}");
+    let refused = ask(&floe, (Method::POST, &test), &[], &json!({"price": "x"})).await;
+    assert_eq!(code(&refused), (422, json!("unmappable_event")));
+    let error = &refused.2["errors"][0];
+    assert_eq!((&error["field"], &error["code"]), (&json!("price"), &json!("TYPE_MISMATCH")));
+    eventually("the row of before the sink", || async {
+        let sinks = floe.get("/api/v1/topics/t/sinks").await;
+        (sinks["sinks"][0]["status"]["rows"] == 1).then_some(())
+    })
+    .await;
+    let mut text = prices();
+    text["mapping"]["columns"][0]["dataType"] = json!("long");
+    assert_eq!(code(&put(&[], &text).await), (400, json!("invalid_sink")));
+    let delete = async |tag: &str| {
+        ask(&floe, (Method::DELETE, SINK), &[("if-match", tag)], &Value::Null).await.0
+    };
+    assert_eq!(delete(&tag).await, 412);
+    assert_eq!(delete(&newer).await, 204);
+    assert_eq!(delete("*").await, 404);
+    let rows = table::rows(&floe.url("/iceberg"), "prices").await.expect("the table stays");
+    assert_eq!(rows.len(), 1);
 }

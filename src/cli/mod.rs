@@ -7,6 +7,7 @@ mod demo;
 mod output;
 mod serve;
 mod settings;
+mod sink;
 mod stream;
 mod table;
 mod token;
@@ -43,6 +44,7 @@ fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(topic::command())
         .subcommand(table::command())
+        .subcommand(sink::command())
         .subcommand(stream::command())
         .subcommand(token::command())
         .subcommand(webhook::command())
@@ -75,6 +77,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("demo", matches)) => demo::run(matches).await,
         Some(("topic", matches)) => topic::run(matches).await,
         Some(("table", matches)) => table::run(matches).await,
+        Some(("sink", matches)) => sink::run(matches).await,
         Some(("stream", matches)) => stream::run(matches).await,
         Some(("token", matches)) => token::run(matches).await,
         Some(("webhook", matches)) => webhook::run(matches).await,

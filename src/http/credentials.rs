@@ -9,7 +9,7 @@
 //! X-StorageApi-Token: TOKEN
 //! ```
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -19,6 +19,12 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Headers that hold a token and nothing else, in order of precedence around `Authorization`.
 const TOKEN: &str = "token";
 const OTHERS: [&str; 2] = ["x-api-key", "x-storageapi-token"];
+
+/// True for a header that holds credentials, which nobody is shown.
+pub(crate) fn is_secret(name: &HeaderName) -> bool {
+    let secret = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE];
+    secret.contains(name) || *name == TOKEN || OTHERS.iter().any(|other| *name == *other)
+}
 
 /// User and password of `Authorization: Basic`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,6 +38,7 @@ use crate::auth::Auth;
 use crate::config::Flush;
 use crate::log::Log;
 use crate::runtime::{Clock, Tasks, metrics};
+use crate::sink::Sinks;
 use crate::store::{self, Store};
 use crate::stream::Streams;
 use crate::table::catalog::Catalog;
@@ -93,6 +94,8 @@ pub struct Parts {
     pub auth: Auth,
     /// All event streams.
     pub streams: Streams,
+    /// All sinks of topics.
+    pub sinks: Sinks,
     /// The catalog of all tables.
     pub catalog: Arc<dyn Catalog>,
     /// The state.
@@ -121,6 +124,7 @@ pub struct Shared {
     pub(crate) topics: Topics,
     pub(crate) tiering: Tiering,
     pub(crate) auth: Auth,
+    pub(crate) sinks: Sinks,
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
     pub(crate) doors: streams::Doors,
@@ -131,7 +135,8 @@ pub struct Shared {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts, options: Options) -> Self {
-        let Parts { log, topics, tiering, auth, streams, catalog, store, clock, metrics } = parts;
+        let Parts { log, topics, tiering, auth, streams, sinks, catalog, store, clock, metrics } =
+            parts;
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
@@ -142,6 +147,7 @@ impl Api {
             topics,
             tiering,
             auth,
+            sinks,
             options,
             engine,
             doors,
@@ -197,6 +203,12 @@ pub fn router(api: Api, iceberg: Router) -> Router {
             get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
         )
         .route("/api/v1/topics/{topic}/events", events)
+        .route("/api/v1/topics/{topic}/sinks", get(admin::sinks::list))
+        .route(
+            "/api/v1/topics/{topic}/sinks/{sink}",
+            get(admin::sinks::describe).put(admin::sinks::put).delete(admin::sinks::delete),
+        )
+        .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
         .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
         .route("/api/v1/acks/{token}", get(ingest::ack))
         .route("/api/v1/tables", get(admin::tables::list))

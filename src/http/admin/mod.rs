@@ -1,5 +1,7 @@
-//! Administration of topics, tables, tokens and webhooks.
+//! Administration of topics, sinks, tables, tokens and webhooks.
 
+mod precondition;
+pub(super) mod sinks;
 pub(super) mod tables;
 pub(super) mod tokens;
 pub(super) mod topics;

@@ -1,0 +1,286 @@
+//! `/api/v1/topics/{topic}/sinks`: list, describe, make or replace, delete, try out.
+//!
+//! A sink is replaced as a whole; `If-Match` and `If-None-Match` (RFC 9110, 13.1) keep two who
+//! change it from losing one's change.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::precondition::{self, PutQuery};
+use crate::auth::{Operation, Resource};
+use crate::http::auth::Caller;
+use crate::http::credentials;
+use crate::http::problem::{EventError, Problem};
+use crate::http::{Api, unknown_topic};
+use crate::sink::mapping::{Event, FieldError};
+use crate::sink::{self, From, Put, Sink, Wish};
+use crate::tier::SinkRefused;
+use crate::topic::Topic;
+use crate::types::Offset;
+
+/// Members of an answer that a wish may repeat: they are not its to say.
+const SHOWN_ONLY: [&str; 6] = ["id", "topic", "version", "created_ms", "changed_ms", "status"];
+
+pub(in crate::http) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(topic): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Describe, &topic)?;
+    let sinks = api.sinks.of_topic(topic.id);
+    let sinks: Vec<Value> = sinks.iter().map(|sink| shown(&api, &topic, sink)).collect();
+    Ok(Json(json!({ "sinks": sinks })))
+}
+
+pub(in crate::http) async fn describe(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((topic, id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Describe, &topic)?;
+    let sink = api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id))?;
+    Ok(answer(StatusCode::OK, &api, &topic, &sink))
+}
+
+/// Makes or replaces a sink. With `dry_run=true` nothing is changed, and the answer shows what would
+/// be.
+pub(in crate::http) async fn put(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((topic, id)): Path<(String, String)>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
+    let dry_run = precondition::dry_run(query)?;
+    let expected = precondition::expected(&headers)?;
+    if body.trim_ascii().is_empty() {
+        let detail = "the body is empty: send at least {\"table\": ..., \"mapping\": ...}";
+        return Err(Problem::new("bad_request", detail));
+    }
+    let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_sink")?;
+    caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
+    let starts = check(&api, &topic, &id, &wish).await?;
+    let put = api.sinks.put((topic.id, &id), wish, starts, expected, dry_run).await;
+    let put = put.map_err(|error| problem(&id, &error))?;
+    let status = match &put {
+        Put::Made(_) if !dry_run => StatusCode::CREATED,
+        _ => StatusCode::OK,
+    };
+    let sink = put.sink();
+    if !dry_run && !matches!(put, Put::Same(_)) {
+        let (topic, version) = (topic.name.as_str(), sink.version);
+        tracing::info!(topic, sink = id, version, by = caller.0.name(), "sink changed");
+    }
+    Ok(answer(status, &api, &topic, sink))
+}
+
+/// Forgets a sink. Its table stays; the log no longer waits for it.
+pub(in crate::http) async fn delete(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((topic, id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
+    let expected = precondition::expected(&headers)?;
+    let deleted = api.sinks.delete(topic.id, &id, expected).await;
+    deleted.map_err(|error| problem(&id, &error))?;
+    tracing::info!(topic = %topic.name, sink = id, by = caller.0.name(), "sink deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Maps the request, as if it was an event, to the row that it would be. Nothing is stored.
+pub(in crate::http) async fn test(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((topic, id)): Path<(String, String)>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Describe, &topic)?;
+    let sink = api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id))?;
+    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let sample = Arc::new(Sample::new(&api, peer, headers, body));
+    let row = try_out(&sink, &sample).await?;
+    row.map(Json).map_err(|error| unmappable(&error))
+}
+
+/// A request that is mapped as if it was an event.
+pub(super) struct Sample {
+    id: Uuid,
+    received_ms: i64,
+    ip: Option<String>,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Sample {
+    /// The request of these headers and this body, without its credentials.
+    pub(super) fn new(
+        api: &Api,
+        peer: Option<SocketAddr>,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Self {
+        let secret: Vec<_> =
+            headers.keys().filter(|name| credentials::is_secret(name)).cloned().collect();
+        for name in secret {
+            headers.remove(name);
+        }
+        let ip = peer.map(|peer| peer.ip().to_canonical().to_string());
+        Self { id: Uuid::now_v7(), received_ms: api.engine.now_ms(), ip, headers, body }
+    }
+}
+
+/// The row that the sink would have of the sample, or why it has none.
+pub(super) async fn try_out(
+    sink: &Arc<Sink>,
+    sample: &Arc<Sample>,
+) -> Result<Result<Value, FieldError>, Problem> {
+    let (tried, sample) = (Arc::clone(sink), Arc::clone(sample));
+    let row = tokio::task::spawn_blocking(move || {
+        let headers = sample.headers.iter();
+        let headers: Vec<_> =
+            headers.map(|(name, value)| (name.as_ref(), Some(value.as_bytes()))).collect();
+        let Sample { id, received_ms, ip, body, .. } = &*sample;
+        let (id, received_ms, ip) = (*id, *received_ms, ip.as_deref());
+        let event = Event { id, received_ms, ip, headers: &headers, body };
+        tried.mapping.compile().row(&event)
+    });
+    let row = row.await.map_err(|_| Problem::new("internal", "mapping the event failed"))?;
+    let types = sink.mapping.schema();
+    let column = |(name, value): (String, Value)| {
+        let kind = types.field_by_name(&name).map(|field| field.field_type.to_string());
+        json!({ "name": name, "type": kind, "value": value })
+    };
+    Ok(row.map(|row| {
+        json!({
+            "sink": sink.id,
+            "version": sink.version,
+            "table": sink.wish.table.display(),
+            "columns": row.into_iter().map(column).collect::<Vec<_>>(),
+        })
+    }))
+}
+
+fn topic_of(
+    api: &Api,
+    caller: &Caller,
+    operation: Operation,
+    name: &str,
+) -> Result<Arc<Topic>, Problem> {
+    caller.check(operation, Resource::Topic(name))?;
+    api.topics.get(name).ok_or_else(|| unknown_topic(name))
+}
+
+/// Checks what only others know; where the sink begins if it is made.
+async fn check(
+    api: &Api,
+    topic: &Topic,
+    id: &str,
+    wish: &Wish,
+) -> Result<BTreeMap<i32, Offset>, Problem> {
+    let mapping = wish.check(id).map_err(|error| problem(id, &error))?;
+    let checked = match api.sinks.get(topic.id, id) {
+        Some(sink) => api.tiering.check_new_mapping((topic.id, sink.uid), &mapping).await,
+        None => api.tiering.check_new_sink(&wish.table).await,
+    };
+    checked.map_err(|refused| {
+        let code = match refused {
+            SinkRefused::Taken { .. } => "table_taken",
+            SinkRefused::Type { .. } => "invalid_sink",
+            SinkRefused::Catalog(_) => "catalog_unavailable",
+        };
+        Problem::new(code, refused.to_string())
+    })?;
+    Ok(match wish.from {
+        From::Earliest => BTreeMap::new(),
+        From::Latest => (0..)
+            .zip(&topic.partitions)
+            .filter_map(|(index, id)| Some((index, api.log.partition(*id)?.high_watermark())))
+            .collect(),
+    })
+}
+
+fn answer(status: StatusCode, api: &Api, topic: &Topic, sink: &Sink) -> Response {
+    let tag = [(header::ETAG, format!("\"{}\"", sink.tag()))];
+    (status, tag, Json(shown(api, topic, sink))).into_response()
+}
+
+fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
+    let status = api.tiering.sink(topic.id, sink.uid).unwrap_or_default();
+    let Wish { name, description, table, mapping, commit, partition_spec, enabled, from } =
+        &sink.wish;
+    json!({
+        "id": sink.id,
+        "topic": topic.name,
+        "name": name,
+        "description": description,
+        "table": table,
+        "mapping": mapping,
+        "commit": commit,
+        "partition_spec": partition_spec,
+        "enabled": enabled,
+        "from": from,
+        "version": sink.version,
+        "created_ms": sink.created_ms,
+        "changed_ms": sink.changed_ms,
+        "status": {
+            "table": if status.table.is_empty() { sink.wish.table.display() } else { status.table },
+            "dead_letter_table": status.dead_letter_table,
+            "state": if status.state.is_empty() { "WAITING".to_owned() } else { status.state },
+            "reason": status.reason,
+            "resume": status.resume,
+            "rows": status.rows,
+            "dlq_rows": status.dlq_rows,
+            "gap_offsets": status.gap_offsets,
+            "pending_offsets": status.pending_offsets,
+            "pinned_bytes": status.pinned_bytes,
+            "lag_ms": status.lag_ms,
+            "commits": status.commits,
+            "last_commit_ms": status.last_commit_ms,
+        },
+    })
+}
+
+fn unknown(id: &str) -> Problem {
+    let id: String = id.chars().take(100).collect();
+    Problem::new("unknown_sink", format!("the topic has no sink {id:?}"))
+}
+
+fn unmappable(error: &FieldError) -> Problem {
+    let bad = error.bad_record();
+    let event = EventError {
+        index: 0,
+        offset_bytes: 0,
+        field: Some(bad.field_path),
+        code: bad.code.as_str(),
+        message: bad.message,
+    };
+    Problem::new("unmappable_event", error.to_string()).with_errors(vec![event], 1)
+}
+
+fn problem(id: &str, error: &sink::Error) -> Problem {
+    let code = match error {
+        sink::Error::Invalid(_) | sink::Error::Fixed(_) => "invalid_sink",
+        sink::Error::TableTaken { .. } => "table_taken",
+        sink::Error::Precondition(_) => "precondition_failed",
+        sink::Error::Unknown(_) => return unknown(id),
+        sink::Error::TooMany(_) => "limit_reached",
+        sink::Error::Store(_) => "internal",
+    };
+    Problem::new(code, error.to_string())
+}
