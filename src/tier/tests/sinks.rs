@@ -369,6 +369,10 @@ async fn a_deleted_sink_keeps_its_table_and_one_made_again_gets_one_of_its_own()
     let own = wish("ORDERS", &[path("n", "long")], json!({})).table;
     let refused = broker.tiering.check_new_sink(&own).await.unwrap_err().to_string();
     assert!(refused.contains("belongs to topic \"orders\""), "{refused}");
+    broker.topic("quiet", &[("table.mode", "off")]).await;
+    broker.until("quiet", |status| status.state == "OFF").await;
+    let quiet = wish("quiet", &[path("n", "long")], json!({})).table;
+    assert_eq!(broker.tiering.check_new_sink(&quiet).await, Ok(()), "it has no table");
     let letters = wish("orders__dlq", &[path("n", "long")], json!({})).table;
     assert!(broker.tiering.check_new_sink(&letters).await.is_err());
     broker.catalog.drop_table(ident("a"), false).await.unwrap();
