@@ -12,7 +12,7 @@
 //! - [`schema`]: JSON to Arrow; [`table`]: Arrow to Iceberg snapshots, and the catalog;
 //! - [`sink`]: tables of a topic with a mapping of their own;
 //! - [`tier`]: stream to table, exactly once;
-//! - [`stream`]: event streams over HTTP; [`auth`]: who may do what;
+//! - [`stream`]: event streams over HTTP; [`source`]: URLs whose requests become records; [`auth`]: who may do what;
 //! - [`kafka`], [`http`]: how the world talks to it;
 //! - [`broker`]: puts the parts together; [`cli`]: the commands.
 
@@ -36,6 +36,7 @@ pub mod sink;
 pub mod tier;
 
 pub mod auth;
+pub mod source;
 pub mod stream;
 
 pub mod http;

@@ -21,10 +21,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tier", &["record", "store", "topic", "log", "schema", "table", "sink"]),
     ("auth", &["store"]),
     ("stream", &["store"]),
+    ("source", &["store"]),
     ("kafka", &["record", "topic", "log", "auth"]),
     (
         "http",
-        &["record", "store", "topic", "log", "schema", "table", "sink", "tier", "auth", "stream"],
+        &[
+            "record", "store", "topic", "log", "schema", "table", "sink", "tier", "auth", "stream",
+            "source",
+        ],
     ),
 ];
 

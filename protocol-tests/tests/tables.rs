@@ -261,3 +261,61 @@ async fn a_sink_is_made_changed_tried_and_deleted_over_http() {
     let rows = table::rows(&floe.url("/iceberg"), "prices").await.expect("the table stays");
     assert_eq!(rows.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_stores_whole_requests_that_sinks_make_rows_of() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    const SOURCE: &str = "/api/v1/sources/shop";
+    let put = async |headers: &[(&str, &str)], body: &Value| {
+        ask(&floe, (Method::PUT, SOURCE), headers, body).await
+    };
+    let (status, tag, made) = put(&[("if-none-match", "*")], &json!({})).await;
+    assert_eq!((status, &made["topic"]), (201, &json!("shop")), "{made}");
+    let path = made["path"].as_str().unwrap().to_owned();
+    let send = async |path: &str, headers: &[(&str, &str)], body: &Value| {
+        let (status, _, answer) = ask(&floe, (Method::POST, path), headers, body).await;
+        (status, answer)
+    };
+    let headers = [("x-shop", "eu"), ("authorization", "Bearer hidden"), ("idempotency-key", "k")];
+    for duplicate in [false, true] {
+        let (status, answer) = send(&path, &headers, &json!({"price": 1.5})).await;
+        assert_eq!((status, &answer["duplicate"]), (200, &json!(duplicate)), "{answer}");
+    }
+    let (status, answer) = send("/sources/shop/wrong", &[], &json!({})).await;
+    assert_eq!((status, &answer["code"]), (404, &json!("unknown_source")));
+    let columns = json!([
+        {"type": "path", "name": "price", "path": "price", "dataType": "double"},
+        {"type": "ip", "name": "ip"},
+        {"type": "headers", "name": "headers"},
+    ]);
+    let sink = json!({"table": {"name": "prices"}, "mapping": {"columns": columns}});
+    let made = ask(&floe, (Method::PUT, "/api/v1/topics/shop/sinks/prices"), &[], &sink).await;
+    assert_eq!(made.0, 201, "{}", made.2);
+    let (status, tested) =
+        send(&format!("{SOURCE}/test"), &[("x-shop", "eu")], &json!({"price": 2})).await;
+    assert_eq!((status, &tested["sinks"][0]["columns"][1]["value"]), (200, &json!("127.0.0.1")));
+    let (_, tested) = send(&format!("{SOURCE}/test"), &[], &json!({})).await;
+    assert_eq!(tested["sinks"][0]["error"]["field"], "price", "{tested}");
+    floe.flush("prices").await;
+    let texts =
+        async |column: &str| table::texts(&floe.url("/iceberg"), "streams", "prices", column).await;
+    assert_eq!(texts("ip").await, ["127.0.0.1"]);
+    let headers = texts("headers").await.join("");
+    assert!(headers.contains(r#""X-Shop":"eu""#), "{headers}");
+    assert!(!headers.contains("hidden") && !headers.contains("floe.ip"), "{headers}");
+    let (_, _, rotated) = ask(
+        &floe,
+        (Method::POST, &format!("{SOURCE}/rotate-secret")),
+        &[("if-match", &tag)],
+        &json!(1),
+    )
+    .await;
+    assert_eq!(send(&path, &[], &json!({})).await.0, 404, "the old secret opens nothing");
+    let path = rotated["path"].as_str().unwrap();
+    assert_eq!(send(path, &[], &json!({"price": 3})).await.0, 200);
+    assert_eq!(put(&[], &json!({"enabled": false})).await.0, 200);
+    let (status, answer) = send(path, &[], &json!({})).await;
+    assert_eq!((status, &answer["code"]), (404, &json!("source_disabled")));
+    assert_eq!(ask(&floe, (Method::DELETE, SOURCE), &[], &Value::Null).await.0, 204);
+    assert_eq!(send(path, &[], &json!({})).await.1["code"], "unknown_source");
+}

@@ -147,7 +147,7 @@ impl Broker {
         let sockets = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, &components, &tasks).await?;
-        let Recovered { store, wal, log, topics, auth, streams, sinks } = recovered;
+        let Recovered { store, wal, log, topics, auth, streams, sinks, sources } = recovered;
         check_exposed(config, auth.is_set_up())?;
         let auth = trusting(auth, config);
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
@@ -184,6 +184,7 @@ impl Broker {
             auth: auth.clone(),
             streams,
             sinks,
+            sources,
             catalog: Arc::clone(&catalog),
             store: store.clone(),
             clock: components.clock.clone(),

@@ -10,6 +10,7 @@ use crate::log::{Log, LogOpening, LogOptions, LogParts};
 use crate::runtime::Tasks;
 use crate::schema::partition_spec;
 use crate::sink::Sinks;
+use crate::source::Sources;
 use crate::store::{Change, Limits, OpenOptions, Opened, Opening, Store};
 use crate::stream::Streams;
 use crate::topic::{self, Topics};
@@ -24,6 +25,7 @@ pub(super) struct Recovered {
     pub(super) auth: Auth,
     pub(super) streams: Streams,
     pub(super) sinks: Sinks,
+    pub(super) sources: Sources,
 }
 
 /// What recovery found, before any thread runs.
@@ -89,8 +91,10 @@ pub(super) async fn open(
         .map_err(|error| Error::new("streams", error))?;
     let sinks = Sinks::open(store.clone(), components.clock.clone(), tasks.clone())
         .map_err(|error| Error::new("sinks", error))?;
+    let sources = Sources::open(store.clone(), components.clock.clone(), tasks.clone())
+        .map_err(|error| Error::new("sources", error))?;
     let log = opening.attach(wal.clone(), topics.clone());
-    Ok(Recovered { store, wal, log, topics, auth, streams, sinks })
+    Ok(Recovered { store, wal, log, topics, auth, streams, sinks, sources })
 }
 
 /// Why the data directory cannot be used, and what to do.

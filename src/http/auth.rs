@@ -16,7 +16,7 @@ use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::tls::Certificate;
-use crate::http::{Api, confluent, credentials, hec, iceberg, otlp, request_id, streams};
+use crate::http::{Api, confluent, credentials, hec, iceberg, otlp, request_id, sources, streams};
 use crate::runtime::metrics;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
@@ -110,7 +110,8 @@ impl Caller {
 pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let uri = request.uri().clone();
-    if OPEN.contains(&path) || path.starts_with(SIGNED) {
+    let has_own = path.starts_with(SIGNED) || path.starts_with(sources::PREFIX);
+    if OPEN.contains(&path) || has_own {
         return answered(uri.path(), next.run(request)).await;
     }
     let certificate = request.extensions().get::<Certificate>().cloned();

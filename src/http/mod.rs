@@ -19,6 +19,7 @@ mod probes;
 pub mod problem;
 pub mod request_id;
 mod server;
+mod sources;
 mod streams;
 mod tls;
 mod webhooks;
@@ -39,6 +40,7 @@ use crate::config::Flush;
 use crate::log::Log;
 use crate::runtime::{Clock, Tasks, metrics};
 use crate::sink::Sinks;
+use crate::source::Sources;
 use crate::store::{self, Store};
 use crate::stream::Streams;
 use crate::table::catalog::Catalog;
@@ -96,6 +98,8 @@ pub struct Parts {
     pub streams: Streams,
     /// All sinks of topics.
     pub sinks: Sinks,
+    /// All sources.
+    pub sources: Sources,
     /// The catalog of all tables.
     pub catalog: Arc<dyn Catalog>,
     /// The state.
@@ -125,6 +129,7 @@ pub struct Shared {
     pub(crate) tiering: Tiering,
     pub(crate) auth: Auth,
     pub(crate) sinks: Sinks,
+    pub(crate) sources: Sources,
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
     pub(crate) doors: streams::Doors,
@@ -135,8 +140,8 @@ pub struct Shared {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts, options: Options) -> Self {
-        let Parts { log, topics, tiering, auth, streams, sinks, catalog, store, clock, metrics } =
-            parts;
+        let Parts { log, topics, tiering, auth, streams, sinks, sources, .. } = parts;
+        let Parts { catalog, store, clock, metrics, .. } = parts;
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
@@ -148,6 +153,7 @@ impl Api {
             tiering,
             auth,
             sinks,
+            sources,
             options,
             engine,
             doors,
@@ -225,6 +231,14 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .route("/api/v1/streams/{stream}/terminate", post(streams::manage::terminate))
         .route("/api/v1/streams/{stream}/start", post(streams::manage::start))
         .merge(streams::routes())
+        .route("/api/v1/sources", get(admin::sources::list))
+        .route(
+            "/api/v1/sources/{source}",
+            get(admin::sources::describe).put(admin::sources::put).delete(admin::sources::delete),
+        )
+        .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
+        .route("/api/v1/sources/{source}/test", post(admin::sources::test))
+        .route("/sources/{source}/{secret}", post(sources::receive))
         .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
         .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
         .route("/api/v1/webhooks/{webhook}/rotate", post(admin::webhooks::rotate))

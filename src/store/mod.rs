@@ -72,11 +72,13 @@ pub enum Space {
     Stream = 11,
     /// Mapped sinks of topics. Owner: sink.
     Sink = 12,
+    /// URLs whose requests become records. Owner: source.
+    Source = 13,
 }
 
 impl Space {
     /// All of them, each at its number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Topic,
         Self::Partition,
@@ -90,6 +92,7 @@ impl Space {
         Self::Group,
         Self::Stream,
         Self::Sink,
+        Self::Source,
     ];
 
     /// The space with that number.
@@ -113,6 +116,7 @@ impl Space {
             Self::Group => "group",
             Self::Stream => "stream",
             Self::Sink => "sink",
+            Self::Source => "source",
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Administration of topics, sinks, tables, tokens and webhooks.
+//! Administration of topics, sinks, sources, tables, tokens and webhooks.
 
 mod precondition;
 pub(super) mod sinks;
+pub(super) mod sources;
 pub(super) mod tables;
 pub(super) mod tokens;
 pub(super) mod topics;

@@ -273,6 +273,17 @@ fn unmappable(error: &FieldError) -> Problem {
     Problem::new("unmappable_event", error.to_string()).with_errors(vec![event], 1)
 }
 
+/// What a sink says that has no row of a sample.
+pub(super) fn refused(sink: &Sink, error: &FieldError) -> Value {
+    let bad = error.bad_record();
+    json!({
+        "sink": sink.id,
+        "version": sink.version,
+        "table": sink.wish.table.display(),
+        "error": { "field": bad.field_path, "code": bad.code.as_str(), "message": bad.message },
+    })
+}
+
 fn problem(id: &str, error: &sink::Error) -> Problem {
     let code = match error {
         sink::Error::Invalid(_) | sink::Error::Fixed(_) => "invalid_sink",

@@ -10,13 +10,14 @@ use uuid::Uuid;
 use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
 use crate::http::ingest::keys::{Channel, Key};
 use crate::http::problem::EventError;
+use crate::tier::rows::HEADER_IP;
 
 /// A record header: name, and value or null.
 pub(crate) type Header = (Bytes, Option<Bytes>);
 
 /// True if only the engine may set the record header `name`.
 pub(crate) fn is_reserved(name: &[u8]) -> bool {
-    [ID_HEADER, WRITE_ID_HEADER].contains(&name)
+    [ID_HEADER, WRITE_ID_HEADER, HEADER_IP].contains(&name)
 }
 
 /// One event, borrowed from what the route holds.

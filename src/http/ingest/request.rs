@@ -5,8 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 
-use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
-use crate::http::ingest::event::{Ack, OnError, Terms};
+use crate::http::ingest::event::{Ack, OnError, Terms, is_reserved};
 use crate::http::ingest::hint;
 use crate::http::ingest::place::Placement;
 use crate::http::ingest::prefer::Prefer;
@@ -134,7 +133,7 @@ pub(super) fn placement(
     let mut own = Vec::new();
     for (name, value) in headers {
         let Some(name) = name.as_str().strip_prefix("x-kafka-header-") else { continue };
-        if [ID_HEADER, WRITE_ID_HEADER].contains(&name.as_bytes()) {
+        if is_reserved(name.as_bytes()) {
             let detail = format!("the record header {name} is reserved: the server sets it");
             return Err(bad(&detail));
         }

@@ -16,6 +16,7 @@ use crate::sink;
 use crate::sink::mapping::Event;
 use crate::sink::mapping::FieldError;
 use crate::sink::mapping::Mapper;
+use crate::tier::rows::HEADER_IP;
 use crate::tier::rows::Header;
 use crate::tier::rows::Row;
 use crate::tier::rows::RowsError;
@@ -80,7 +81,7 @@ impl Cells for Events {
         let event = Event {
             id: self.topic_id.record_id(row.partition, row.offset, row.append_ms),
             received_ms: row.append_ms,
-            ip: None,
+            ip: system::own_header(row, HEADER_IP),
             headers: &headers,
             body: row.value.unwrap_or_default(),
         };

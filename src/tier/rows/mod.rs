@@ -29,6 +29,9 @@ use crate::types::Offset;
 pub const HEADER_ID: &[u8] = b"floe.id";
 /// See [`HEADER_ID`].
 pub const HEADER_WRITE_ID: &[u8] = b"floe.write_id";
+/// Header that carries the address of who sent a request that is one record; as the ids it counts
+/// only in frames of kind HTTP.
+pub const HEADER_IP: &[u8] = b"floe.ip";
 
 /// One header: key bytes and optional value.
 pub type Header<'a> = (&'a [u8], Option<&'a [u8]>);

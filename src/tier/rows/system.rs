@@ -39,6 +39,7 @@ use iceberg::spec::Type;
 
 use crate::log::Origin;
 use crate::tier::rows::HEADER_ID;
+use crate::tier::rows::HEADER_IP;
 use crate::tier::rows::HEADER_WRITE_ID;
 use crate::tier::rows::Header;
 use crate::tier::rows::Row;
@@ -107,7 +108,7 @@ pub(super) fn user_headers<'r, 'a>(row: &'r Row<'a>) -> impl Iterator<Item = &'r
     let http = row.origin == Origin::Http;
     row.headers
         .iter()
-        .filter(move |(key, _)| !http || (*key != HEADER_ID && *key != HEADER_WRITE_ID))
+        .filter(move |(key, _)| !http || ![HEADER_ID, HEADER_WRITE_ID, HEADER_IP].contains(key))
 }
 
 /// Builds the system column for the table's own `field`.

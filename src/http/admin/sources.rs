@@ -1,0 +1,156 @@
+//! `/api/v1/sources`: list, describe, make or replace, give another secret, delete, try out. All need
+//! the right to alter the cluster: a source writes to its topic without a token.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+
+use super::precondition::{self, PutQuery};
+use super::sinks;
+use crate::auth::{Operation, Resource};
+use crate::http::Api;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
+use crate::source::{self, Source, Wish};
+
+/// Members of an answer that a wish may repeat: they are not its to say.
+const SHOWN_ONLY: [&str; 6] = ["id", "path", "sinks", "version", "created_ms", "changed_ms"];
+
+pub(in crate::http) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Alter, Resource::Cluster)?;
+    let sources: Vec<Value> = api.sources.list().iter().map(|one| shown(&api, one)).collect();
+    Ok(Json(json!({ "sources": sources })))
+}
+
+pub(in crate::http) async fn describe(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let source = existing(&api, &caller, &id)?;
+    Ok(answer(StatusCode::OK, &api, &source))
+}
+
+/// Makes or replaces a source. With `dry_run=true` nothing is changed, and the answer shows what
+/// would be.
+pub(in crate::http) async fn put(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    caller.check(Operation::Alter, Resource::Cluster)?;
+    let dry_run = precondition::dry_run(query)?;
+    let expected = precondition::expected(&headers)?;
+    let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_source")?;
+    let put = api.sources.put(&id, wish, expected, dry_run).await;
+    let (source, is_new) = put.map_err(|error| problem(&error))?;
+    if !dry_run {
+        let version = source.version;
+        tracing::info!(source = id, version, by = caller.0.name(), "source changed");
+    }
+    let status = if is_new && !dry_run { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(answer(status, &api, &source))
+}
+
+/// Gives the source another secret; the one before opens nothing from then on.
+pub(in crate::http) async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.check(Operation::Alter, Resource::Cluster)?;
+    let expected = precondition::expected(&headers)?;
+    let source = api.sources.rotate(&id, expected).await.map_err(|error| problem(&error))?;
+    tracing::info!(source = id, by = caller.0.name(), "source has another secret");
+    Ok(answer(StatusCode::OK, &api, &source))
+}
+
+/// Forgets a source. Its topic and the sinks of that stay.
+pub(in crate::http) async fn delete(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    caller.check(Operation::Alter, Resource::Cluster)?;
+    let expected = precondition::expected(&headers)?;
+    api.sources.delete(&id, expected).await.map_err(|error| problem(&error))?;
+    tracing::info!(source = id, by = caller.0.name(), "source deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Maps the request, as if it was one of the source, to the rows that its sinks would have of it.
+/// Nothing is stored.
+pub(in crate::http) async fn test(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let source = existing(&api, &caller, &id)?;
+    let topic = api.topics.get(&source.wish.topic);
+    let sinks = topic.map_or_else(Vec::new, |topic| api.sinks.of_topic(topic.id));
+    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let sample = Arc::new(sinks::Sample::new(&api, peer, headers, body));
+    let mut tried = Vec::with_capacity(sinks.len());
+    for sink in sinks {
+        let row = sinks::try_out(&sink, &sample).await?;
+        tried.push(row.unwrap_or_else(|error| sinks::refused(&sink, &error)));
+    }
+    Ok(Json(json!({ "source": source.id, "topic": source.wish.topic, "sinks": tried })))
+}
+
+fn existing(api: &Api, caller: &Caller, id: &str) -> Result<Arc<Source>, Problem> {
+    caller.check(Operation::Alter, Resource::Cluster)?;
+    let unknown = || problem(&source::Error::Unknown(id.chars().take(100).collect()));
+    api.sources.get(id).ok_or_else(unknown)
+}
+
+fn answer(status: StatusCode, api: &Api, source: &Source) -> Response {
+    let tag = [(header::ETAG, format!("\"{}\"", source.tag()))];
+    (status, tag, Json(shown(api, source))).into_response()
+}
+
+fn shown(api: &Api, source: &Source) -> Value {
+    let topic = api.topics.get(&source.wish.topic);
+    let sinks = topic.map_or_else(Vec::new, |topic| api.sinks.of_topic(topic.id));
+    json!({
+        "id": source.id,
+        "name": source.wish.name,
+        "description": source.wish.description,
+        "topic": source.wish.topic,
+        "enabled": source.wish.enabled,
+        "path": format!("/sources/{}/{}", source.id, source.secret),
+        "sinks": sinks.iter().map(|sink| sink.id.clone()).collect::<Vec<_>>(),
+        "version": source.version,
+        "created_ms": source.created_ms,
+        "changed_ms": source.changed_ms,
+    })
+}
+
+fn problem(error: &source::Error) -> Problem {
+    let code = match error {
+        source::Error::Invalid(_) => "invalid_source",
+        source::Error::Precondition(_) => "precondition_failed",
+        source::Error::Unknown(_) => "unknown_source",
+        source::Error::TooMany => "limit_reached",
+        source::Error::Store(_) => "internal",
+    };
+    Problem::new(code, error.to_string())
+}
