@@ -13,8 +13,10 @@ use floe::record::header::HEADER_BYTES;
 use floe::record::{BatchBuilder, BatchHeader, BatchReader, Codec, Decompressor, NewRecord};
 use floe::schema::columns::{Options, Plan};
 use floe::schema::json::decode::Decoder;
+use floe::sink::mapping::{Event, Mapping};
 use floe::table::sink::{self, SinkOptions};
 use iceberg::spec::{NestedField, PrimitiveType, Schema, Type};
+use uuid::Uuid;
 
 const ROWS: usize = 1_000;
 
@@ -128,6 +130,49 @@ fn json(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Columns of a sink, from a body of 300 bytes. The last two run a template.
+fn mapping(criterion: &mut Criterion) {
+    let path = |name: &str| serde_json::json!({"type": "path", "name": name, "path": name});
+    let paths = ["user", "session", "event", "url", "price", "quantity", "paid", "note"].map(path);
+    let template = |content: &str| {
+        let template = serde_json::json!({"language": "jsonnet", "content": content});
+        serde_json::json!([{"type": "template", "name": "x", "template": template}])
+    };
+    let joined = template("Body('user') + '/' + Body('event')");
+    let rows = rows();
+    let events: Vec<Event<'_>> = (0..)
+        .zip(&rows)
+        .map(|(id, body)| Event {
+            id: Uuid::from_u128(id),
+            received_ms: 1,
+            ip: None,
+            headers: &[],
+            body,
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("mapping of a sink");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    for (name, columns, ahead) in [
+        ("8 paths", serde_json::json!(paths), false),
+        ("a plain template", template("Body('user')"), false),
+        ("a template, prepared", joined.clone(), true),
+        ("a template, one by one", joined, false),
+    ] {
+        let mapping = Mapping::parse(&serde_json::json!({"columns": columns})).unwrap();
+        let mut mapper = mapping.compile();
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                if ahead {
+                    mapper.prepare(black_box(&events));
+                }
+                events.iter().for_each(|event| mapper.append(black_box(event)).unwrap());
+                mapper.finish().unwrap()
+            });
+        });
+    }
+    group.finish();
+}
+
 fn parquet(criterion: &mut Criterion) {
     let (rows, schema) = (rows(), schema());
     let plan = Arc::new(Plan::new(&schema, Options::default()).unwrap());
@@ -153,5 +198,5 @@ fn parquet(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, records, codecs, json, parquet);
+criterion_group!(parts, records, codecs, json, mapping, parquet);
 criterion_main!(parts);

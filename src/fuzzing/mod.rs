@@ -7,6 +7,7 @@ mod auth;
 mod contract;
 mod http;
 mod kafka;
+mod mapping;
 mod options;
 mod record;
 mod rest;
@@ -22,6 +23,7 @@ pub use contract::contract_decoder;
 pub use http::json_splitter;
 pub use http::otlp;
 pub use kafka::kafka_request;
+pub use mapping::mapping;
 pub use options::options;
 pub use record::batch_header;
 pub use record::codecs;
@@ -66,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     target("otlp", otlp, 1 << 20, 1024),
     target("json_decoder", json_decoder, 16 << 20, 4096),
     target("contract_decoder", contract_decoder, 16 << 20, 4096),
+    target("mapping", mapping, 16 << 20, 4096),
     target("rest_bodies", rest_bodies, 4 << 20, 4096),
     target("partition_spec", partition_spec, 1 << 20, 512),
     target("table_ends", table_ends, 1 << 20, 1024),

@@ -41,6 +41,8 @@ pub enum BadCode {
     IncompatibleSchema,
     /// Its content type cannot be read.
     MediaType,
+    /// A template has no value for it.
+    Template,
 }
 
 impl BadCode {
@@ -54,6 +56,7 @@ impl BadCode {
             Self::TooLarge => "TOO_LARGE",
             Self::IncompatibleSchema => "INCOMPATIBLE_SCHEMA",
             Self::MediaType => "MEDIA_TYPE",
+            Self::Template => "TEMPLATE",
         }
     }
 }

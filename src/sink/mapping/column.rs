@@ -8,6 +8,12 @@ use serde_json::Value;
 
 use crate::schema::columns::is_legal;
 use crate::sink::mapping::path::Path;
+use crate::sink::mapping::template::Source;
+use crate::sink::mapping::template::TEMPLATE_LEN_MAX;
+use crate::sink::mapping::template::lower;
+
+/// The only language of templates.
+const LANGUAGE: &str = "jsonnet";
 
 /// What fills a column, as its `type` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +33,8 @@ pub enum Kind {
     /// One value of the body.
     #[serde(alias = "json")]
     Path,
+    /// What a template makes of the event.
+    Template,
 }
 
 impl Kind {
@@ -38,8 +46,19 @@ impl Kind {
             Self::Body => "body",
             Self::Headers => "headers",
             Self::Path => "path",
+            Self::Template => "template",
         }
     }
+}
+
+/// A template as users write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// `jsonnet`; there is no other.
+    pub language: String,
+    /// Its text.
+    pub content: String,
 }
 
 /// A column as users write it.
@@ -63,6 +82,9 @@ pub struct Column {
     /// Strings are written without quotes and escapes.
     #[serde(default, skip_serializing_if = "is_false")]
     pub raw_string: bool,
+    /// What makes the value, of [`Kind::Template`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
     /// Iceberg type of the column, such as `long` or `decimal(10,2)`; without one it is text: the
     /// value as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +110,7 @@ impl Column {
             path: None,
             default_value: None,
             raw_string: false,
+            template: None,
             data_type: None,
         }
     }
@@ -137,16 +160,40 @@ impl Column {
         if self.kind != Kind::Path && self.default_json().is_some() {
             faults.push(self.does_not_apply("defaultValue"));
         }
-        if self.kind != Kind::Path && self.raw_string {
+        faults.extend(self.template_fault());
+        if !matches!(self.kind, Kind::Path | Kind::Template) && self.raw_string {
             faults.push(self.does_not_apply("rawString"));
         }
         if self.data_type.is_some() {
             match self.kind {
-                Kind::Path | Kind::Body => faults.extend(self.type_fault()),
+                Kind::Path | Kind::Body | Kind::Template => faults.extend(self.type_fault()),
                 _ => faults.push(self.does_not_apply("dataType")),
             }
         }
         faults
+    }
+
+    /// What is wrong with its template without reading it.
+    fn template_fault(&self) -> Option<String> {
+        match (&self.template, self.kind) {
+            (None, Kind::Template) => Some("a template is missing".to_owned()),
+            (Some(_), kind) if kind != Kind::Template => Some(self.does_not_apply("template")),
+            (Some(template), _) if template.language != LANGUAGE => Some(format!(
+                "unsupported language {:?}, only {LANGUAGE:?} is supported",
+                template.language
+            )),
+            (Some(template), _) if template.content.len() > TEMPLATE_LEN_MAX => {
+                Some(format!("the template is longer than {TEMPLATE_LEN_MAX} bytes"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Its template, if that has to be run.
+    pub(super) fn source(&self) -> Option<Source> {
+        let template = self.template.as_ref()?;
+        let content = template.content.as_str();
+        lower(content).is_none().then(|| Source { content: content.into(), raw: self.raw_string })
     }
 
     fn does_not_apply(&self, member: &str) -> String {
@@ -174,8 +221,9 @@ fn data_type(text: &str) -> Result<PrimitiveType, String> {
         PrimitiveType::Decimal { precision, scale } => {
             (1..=38).contains(precision) && scale <= precision
         }
-        PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => false,
-        PrimitiveType::Fixed(_) => false,
+        PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs | PrimitiveType::Fixed(_) => {
+            false
+        }
         _ => true,
     };
     found.ok().filter(is_writable).ok_or_else(|| {

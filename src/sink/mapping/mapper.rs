@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
+use iceberg::spec::PrimitiveType;
 use serde_json::Value;
 
 use crate::schema::json::contract::Misfit;
@@ -26,6 +27,10 @@ use crate::sink::mapping::headers;
 use crate::sink::mapping::path::Path;
 use crate::sink::mapping::path::Paths;
 use crate::sink::mapping::path::compact;
+use crate::sink::mapping::template::Outcome;
+use crate::sink::mapping::template::Runner;
+use crate::sink::mapping::template::Source;
+use crate::sink::mapping::template::lower;
 use crate::sink::mapping::value;
 
 /// What fills a column.
@@ -34,14 +39,21 @@ enum Fill {
     Id,
     Datetime,
     Ip,
-    Body,
+    /// The body, as text or as bytes.
+    Body {
+        is_text: bool,
+    },
     Headers,
     Path(PathFill),
+    /// The result of a template, by its number.
+    Template(usize, Form),
 }
 
 /// A value of the body.
 #[derive(Debug)]
 struct PathFill {
+    /// The path as it was written.
+    text: String,
     /// Its number among the paths.
     number: usize,
     /// What it is without a value, as JSON.
@@ -58,6 +70,16 @@ enum Form {
     RawString,
     /// As a value of the column's type.
     Typed,
+    /// As it is.
+    Raw,
+}
+
+/// What was found of an event before its columns are filled.
+struct Found<'e> {
+    /// The body as JSON text, if a column needs it.
+    body: Option<Result<Cow<'e, str>, (FieldErrorKind, String)>>,
+    /// Results of the templates.
+    outcomes: Vec<Outcome>,
 }
 
 type Filled = Result<(), (FieldErrorKind, String)>;
@@ -68,6 +90,7 @@ pub struct Mapper {
     columns: Arc<Vec<Column>>,
     fills: Vec<Fill>,
     paths: Paths,
+    templates: Runner,
     cells: Cells,
     found: Vec<Option<Range<usize>>>,
     text: String,
@@ -75,15 +98,25 @@ pub struct Mapper {
 
 impl Mapper {
     pub(super) fn new(mapping: &Mapping) -> Self {
-        let mut paths = Vec::new();
-        let fills = mapping.columns.iter().map(|column| fill(column, &mut paths)).collect();
+        let (mut paths, mut sources) = (Vec::new(), Vec::new());
+        let fill = |column| fill(column, &mut paths, &mut sources);
+        let fills = mapping.columns.iter().map(fill).collect();
         Self {
             columns: Arc::clone(&mapping.columns),
             fills,
             paths: Paths::new(&paths),
+            templates: Runner::new(sources),
             cells: Cells::new(Arc::clone(&mapping.plan)),
             found: Vec::new(),
             text: String::new(),
+        }
+    }
+
+    /// Runs the templates for events that will be added next, in this order: much faster than one
+    /// after the other. Needed only for speed.
+    pub fn prepare(&mut self, events: &[Event<'_>]) {
+        if !self.templates.is_empty() {
+            self.templates.prepare(events);
         }
     }
 
@@ -155,7 +188,7 @@ impl Mapper {
     }
 
     fn end(&mut self, filled: Result<(), FieldError>) -> Result<(), FieldError> {
-        match filled {
+        match &filled {
             Ok(()) => self.cells.end_row(),
             Err(_) => self.cells.undo_row(),
         }
@@ -164,9 +197,13 @@ impl Mapper {
 
     fn fill(&mut self, event: &Event<'_>, lossy: bool) -> Result<(), FieldError> {
         let body = (!self.paths.is_empty()).then(|| self.read(event));
+        let outcomes = match self.templates.is_empty() {
+            true => Vec::new(),
+            false => self.templates.take(event),
+        };
+        let found = Found { body, outcomes };
         for place in 0..self.fills.len() {
-            let filled = self.cell(place, event, body.as_ref());
-            match filled {
+            match self.cell(place, event, &found) {
                 Err((kind, _)) if lossy && kind != FieldErrorKind::TooLarge => {
                     self.cells.unset(place);
                 }
@@ -191,12 +228,7 @@ impl Mapper {
         Ok(text)
     }
 
-    fn cell(
-        &mut self,
-        place: usize,
-        event: &Event<'_>,
-        body: Option<&Result<Cow<'_, str>, (FieldErrorKind, String)>>,
-    ) -> Filled {
+    fn cell(&mut self, place: usize, event: &Event<'_>, found: &Found<'_>) -> Filled {
         let cells = &mut self.cells;
         match &self.fills[place] {
             Fill::Id => {
@@ -212,9 +244,8 @@ impl Mapper {
                 Some(ip) => cells.set_bytes(place, ip.as_bytes()).map_err(misfit),
                 None => Ok(()),
             },
-            Fill::Body => {
-                let is_text = self.columns[place].data_type.as_deref() != Some("binary");
-                if is_text && simdutf8::basic::from_utf8(event.body).is_err() {
+            Fill::Body { is_text } => {
+                if *is_text && simdutf8::basic::from_utf8(event.body).is_err() {
                     return Err((FieldErrorKind::Body, BodyError::NotUtf8.to_string()));
                 }
                 cells.set_bytes(place, event.body).map_err(misfit)
@@ -224,17 +255,21 @@ impl Mapper {
                 cells.set_bytes(place, json.as_bytes()).map_err(misfit)
             }
             Fill::Path(path) => {
-                let Some(Ok(body)) = body else {
-                    return body.and_then(|body| body.as_ref().err().cloned()).map_or(Ok(()), Err);
+                let body = match &found.body {
+                    Some(Ok(body)) => body,
+                    Some(Err(reason)) => return Err(reason.clone()),
+                    None => return Ok(()),
                 };
-                let found = self.found[path.number].clone().map(|range| &body[range]);
-                let Some(json) = found.or(path.default.as_deref()) else {
-                    let path = self.columns[place].path.as_deref().unwrap_or_default();
-                    let reason = format!("path {path:?} not found in the body");
-                    return Err((FieldErrorKind::Missing, reason));
-                };
+                let range = self.found[path.number].clone();
+                let json = range.map(|range| &body[range]).or(path.default.as_deref());
+                let Some(json) = json else { return Err(missing(&path.text)) };
                 set(cells, &mut self.text, place, (path.form, json))
             }
+            Fill::Template(number, form) => match found.outcomes.get(*number) {
+                Some(Ok(result)) => set(cells, &mut self.text, place, (*form, result)),
+                Some(Err(reason)) => Err((FieldErrorKind::Template, reason.clone())),
+                None => Ok(()),
+            },
         }
     }
 
@@ -247,6 +282,7 @@ impl Mapper {
 fn set(cells: &mut Cells, text: &mut String, place: usize, (form, json): (Form, &str)) -> Filled {
     let is_string = json.starts_with('"');
     let set = match form {
+        Form::Raw => cells.set_bytes(place, json.as_bytes()),
         Form::Typed => cells.set_json(place, json),
         Form::RawString if is_string => cells.set_json(place, json),
         Form::RawString | Form::Json => {
@@ -266,22 +302,39 @@ fn misfit(misfit: Misfit) -> (FieldErrorKind, String) {
     }
 }
 
-fn fill(column: &Column, paths: &mut Vec<Path>) -> Fill {
+fn missing(path: &str) -> (FieldErrorKind, String) {
+    (FieldErrorKind::Missing, format!("path {path:?} not found in the body"))
+}
+
+fn fill(column: &Column, paths: &mut Vec<Path>, sources: &mut Vec<Source>) -> Fill {
+    let form = match (&column.data_type, column.raw_string) {
+        (Some(_), _) => Form::Typed,
+        (None, true) => Form::RawString,
+        (None, false) => Form::Json,
+    };
+    let mut path = |text: &str, default| {
+        // The mapping is checked: the path is one.
+        paths.push(Path::parse(text).unwrap_or_default());
+        Fill::Path(PathFill { text: text.to_owned(), number: paths.len() - 1, default, form })
+    };
     match column.kind {
         Kind::Uuid => Fill::Id,
         Kind::Datetime => Fill::Datetime,
         Kind::Ip => Fill::Ip,
-        Kind::Body => Fill::Body,
+        Kind::Body => {
+            Fill::Body { is_text: !matches!(column.iceberg_type(), Ok(PrimitiveType::Binary)) }
+        }
         Kind::Headers => Fill::Headers,
-        Kind::Path => {
-            // The mapping is checked: the path is one.
-            paths.push(Path::parse(column.path.as_deref().unwrap_or_default()).unwrap_or_default());
-            let form = match (&column.data_type, column.raw_string) {
-                (Some(_), _) => Form::Typed,
-                (None, true) => Form::RawString,
-                (None, false) => Form::Json,
-            };
-            Fill::Path(PathFill { number: paths.len() - 1, default: column.default_json(), form })
+        Kind::Path => path(column.path.as_deref().unwrap_or_default(), column.default_json()),
+        Kind::Template => {
+            let content = column.template.as_ref().map_or("", |template| template.content.as_str());
+            if let Some(lowered) = lower(content) {
+                return path(&lowered.path, lowered.default.map(|default| default.to_string()));
+            }
+            sources.extend(column.source());
+            // The interpreter has taken the quotes off already.
+            let form = if form == Form::RawString { Form::Raw } else { form };
+            Fill::Template(sources.len() - 1, form)
         }
     }
 }

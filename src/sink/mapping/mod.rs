@@ -7,8 +7,10 @@
 mod body;
 pub mod column;
 mod headers;
+pub mod infer;
 mod mapper;
 pub mod path;
+mod template;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -30,11 +32,17 @@ use crate::schema::columns::Options;
 use crate::schema::columns::Plan;
 use crate::schema::json::decode::BadCode;
 use crate::schema::json::decode::BadRecord;
+use crate::sink::mapping::template::Runner;
+use crate::sink::mapping::template::Source;
+use crate::sink::mapping::template::lower;
 
 pub use column::Column;
 pub use column::Kind;
+pub use column::Template;
 pub use headers::Header;
 pub use mapper::Mapper;
+pub use template::RESULT_LEN_MAX;
+pub use template::TEMPLATE_LEN_MAX;
 
 /// Most columns of a mapping.
 pub const COLUMNS_MAX: usize = 100;
@@ -104,6 +112,8 @@ pub enum FieldErrorKind {
     Missing,
     /// The column does not take the value.
     Mismatch,
+    /// The template has no result for it.
+    Template,
     /// It does not go into one batch; one of its own may take it.
     TooLarge,
 }
@@ -129,6 +139,7 @@ impl FieldError {
             FieldErrorKind::TooDeep => BadCode::TooDeep,
             FieldErrorKind::Missing => BadCode::RequiredFieldNull,
             FieldErrorKind::Mismatch => BadCode::TypeMismatch,
+            FieldErrorKind::Template => BadCode::Template,
             FieldErrorKind::TooLarge => BadCode::TooLarge,
         };
         let end = self.reason.floor_char_boundary(1_000);
@@ -156,32 +167,19 @@ impl Mapping {
         let columns = columns.ok_or_else(|| {
             whole("a mapping is an object with the array \"columns\" and no more".to_owned())
         })?;
-        if columns.is_empty() || columns.len() > COLUMNS_MAX {
-            return Err(whole(format!(
-                "a mapping has 1 to {COLUMNS_MAX} columns, not {}",
-                columns.len()
-            )));
-        }
+        count(columns.len())?;
         let mut faults = Vec::new();
         let mut parsed = Vec::with_capacity(columns.len());
         for (index, column) in columns.iter().enumerate() {
             match Column::deserialize_from(column) {
-                Ok(column) => parsed.push(column),
+                Ok(column) => parsed.push((index, column)),
                 Err(reason) => {
                     let column = column["name"].as_str().map(str::to_owned);
                     faults.push(Fault { index: Some(index), column, reason });
                 }
             }
         }
-        match Self::new(parsed) {
-            Ok(mapping) if faults.is_empty() => Ok(mapping),
-            Ok(_) => Err(Faults(faults)),
-            Err(Faults(more)) => {
-                faults.extend(more);
-                faults.sort_by_key(|fault| fault.index);
-                Err(Faults(faults))
-            }
-        }
+        Self::checked(parsed, faults)
     }
 
     /// Checks columns.
@@ -189,24 +187,30 @@ impl Mapping {
     /// # Errors
     /// As [`Self::parse`].
     pub fn new(columns: Vec<Column>) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
+        count(columns.len())?;
+        Self::checked(columns.into_iter().enumerate().collect(), Vec::new())
+    }
+
+    /// Makes a mapping of columns with their places, if neither they nor others have `faults`.
+    fn checked(columns: Vec<(usize, Column)>, mut faults: Vec<Fault>) -> Result<Self, Faults> {
         let mut names = HashSet::new();
-        for (index, column) in columns.iter().enumerate() {
+        for (index, column) in &columns {
             let mut reasons = column.faults();
             if !names.insert(column.name.to_lowercase()) {
                 reasons.push("another column has this name, ignoring case".to_owned());
             }
-            let name = Some(column.name.clone());
-            let fault = |reason| Fault { index: Some(index), column: name.clone(), reason };
+            let fault =
+                |reason| Fault { index: Some(*index), column: Some(column.name.clone()), reason };
             faults.extend(reasons.into_iter().map(fault));
         }
         if !faults.is_empty() {
+            faults.sort_by_key(|fault| fault.index);
             return Err(Faults(faults));
         }
-        let defect =
-            |error: &dyn fmt::Display| whole(format!("the columns make no table: {error}"));
-        let schema = schema_of(&columns).map_err(|error| defect(&error))?;
-        let plan = plan_of(&schema).map_err(|error| defect(&error))?;
+        let columns: Vec<Column> = columns.into_iter().map(|(_, column)| column).collect();
+        let defect = |error: String| whole(format!("the columns make no table: {error}"));
+        let schema = schema_of(&columns).map_err(defect)?;
+        let plan = plan_of(&schema).map_err(|error| defect(error.to_string()))?;
         let mapping =
             Self { columns: Arc::new(columns), schema: Arc::new(schema), plan: Arc::new(plan) };
         mapping.try_defaults()?;
@@ -233,9 +237,31 @@ impl Mapping {
         Arc::clone(&self.schema)
     }
 
-    /// True if a row needs the body read, and so a content type that can be.
+    /// True if a row needs the body read, and so a content type that can be; a template may need
+    /// it besides.
     pub fn reads_body(&self) -> bool {
-        self.columns.iter().any(|column| column.kind == Kind::Path)
+        self.columns.iter().any(|column| match &column.template {
+            Some(template) => lower(&template.content).is_some(),
+            None => column.kind == Kind::Path,
+        })
+    }
+
+    /// Reads its templates, which [`Self::parse`] leaves to the moment when they are first run. It
+    /// blocks, for milliseconds and at most some seconds.
+    ///
+    /// # Errors
+    /// [`Faults`] of the templates.
+    pub fn verify(&self) -> Result<(), Faults> {
+        let templates = self.columns.iter().enumerate();
+        let templates = templates.filter_map(|(index, column)| Some((index, column.source()?)));
+        let (places, sources): (Vec<usize>, Vec<Source>) = templates.unzip();
+        let reasons = places.into_iter().zip(Runner::check(&sources));
+        let fault = |(index, reason): (usize, Option<String>)| {
+            let column = Some(self.columns[index].name.clone());
+            Some(Fault { index: Some(index), column, reason: reason? })
+        };
+        let faults: Vec<Fault> = reasons.filter_map(fault).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
     /// What makes rows by it.
@@ -261,6 +287,13 @@ impl Mapping {
         }
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
+}
+
+fn count(columns: usize) -> Result<(), Faults> {
+    if !(1..=COLUMNS_MAX).contains(&columns) {
+        return Err(whole(format!("a mapping has 1 to {COLUMNS_MAX} columns, not {columns}")));
+    }
+    Ok(())
 }
 
 fn whole(reason: String) -> Faults {

@@ -10,7 +10,7 @@ use arrow_schema::ArrowError;
 use super::cast::{self, Token, cast};
 use super::reader::{at_row, mismatch};
 use super::{Misfit, Rules, Unit};
-use crate::schema::columns::Plan;
+use crate::schema::columns::{Kind, Plan};
 use crate::schema::json::builders::{Data, Fields};
 use crate::schema::json::decode::BATCH_BYTES_MAX;
 use crate::schema::json::lexer::{DEPTH_MAX, ErrorKind, Lexer};
@@ -152,6 +152,17 @@ impl Cells {
         self.open_bytes += bytes;
         Ok(())
     }
+}
+
+/// True if a `timestamptz` column takes the text.
+pub fn is_timestamptz(text: &str) -> bool {
+    let kind = Kind::Timestamp { zoned: true };
+    cast(&kind, Rules::default(), Token::Text(text.as_bytes())).is_some()
+}
+
+/// True if a `date` column takes the text.
+pub fn is_date(text: &str) -> bool {
+    cast(&Kind::Date, Rules::default(), Token::Text(text.as_bytes())).is_some()
 }
 
 fn kind_of(first: u8) -> &'static str {
