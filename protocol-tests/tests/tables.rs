@@ -319,3 +319,44 @@ async fn a_source_stores_whole_requests_that_sinks_make_rows_of() {
     assert_eq!(ask(&floe, (Method::DELETE, SOURCE), &[], &Value::Null).await.0, 204);
     assert_eq!(send(path, &[], &json!({})).await.1["code"], "unknown_source");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn templates_fill_columns() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    // Every tenth has no n, so the template has no value for it.
+    let event = |i: i64| if i % 10 == 9 { "{}".to_owned() } else { format!("{{\"n\":{i}}}") };
+    post(&floe, "t", "", lines(0..300, event)).await;
+    let template = |content: &str| {
+        let template = json!({"language": "jsonnet", "content": content});
+        json!({
+            "table": {"name": "doubled"},
+            "mapping": {"columns": [
+                {"type": "template", "name": "i", "dataType": "long", "template": template},
+            ]},
+            "commit": {"lag_ms": 1_000},
+        })
+    };
+    let put = async |sink: &str, body: &Value| {
+        let path = format!("/api/v1/topics/t/sinks/{sink}");
+        ask(&floe, (Method::PUT, &path), &[], body).await
+    };
+    let (status, _, refused) = put("doubled", &template("Body('n') * Two")).await;
+    assert_eq!((status, &refused["code"]), (400, &json!("invalid_sink")));
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("\"i\": the template is invalid: 1:13-16 Unknown variable: Two"),
+        "{detail}"
+    );
+    assert_eq!(put("doubled", &template("Body('n') * 2")).await.0, 201);
+
+    eventually("all rows and dead letters of the sink", || async {
+        let sinks = floe.get("/api/v1/topics/t/sinks").await;
+        let status = &sinks["sinks"][0]["status"];
+        (status["rows"] == 270 && status["dlq_rows"] == 30).then_some(())
+    })
+    .await;
+    let rows = table::rows(&floe.url("/iceberg"), "doubled").await.expect("the table is there");
+    let rows: BTreeSet<(i64, Option<i64>)> = rows.iter().map(|row| (row.offset, row.i)).collect();
+    let doubled = (0..300).filter(|i| i % 10 != 9).map(|i| (i, Some(2 * i)));
+    assert_eq!(rows, doubled.collect());
+}

@@ -22,7 +22,7 @@ use crate::http::auth::Caller;
 use crate::http::credentials;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, unknown_topic};
-use crate::sink::mapping::{Event, FieldError};
+use crate::sink::mapping::{Event, Faults, FieldError};
 use crate::sink::{self, From, Put, Sink, Wish};
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
@@ -194,6 +194,14 @@ async fn check(
     wish: &Wish,
 ) -> Result<BTreeMap<i32, Offset>, Problem> {
     let mapping = wish.check(id).map_err(|error| problem(id, &error))?;
+    let templates = mapping.clone();
+    let verified = tokio::task::spawn_blocking(move || templates.verify()).await;
+    let verified =
+        verified.map_err(|_| Problem::new("internal", "reading the templates failed"))?;
+    verified.map_err(|Faults(found)| {
+        let found = found.iter().map(ToString::to_string).collect();
+        problem(id, &sink::Error::Invalid(found))
+    })?;
     let checked = match api.sinks.get(topic.id, id) {
         Some(sink) => api.tiering.check_new_mapping((topic.id, sink.uid), &mapping).await,
         None => api.tiering.check_new_sink(&wish.table).await,

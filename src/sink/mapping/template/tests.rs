@@ -116,12 +116,13 @@ fn a_template_without_a_result_says_why() {
 #[test]
 fn what_is_no_template_is_refused_with_its_place() {
     let fault = |content: &str| {
-        let faults = Mapping::parse(&column(content, false)).unwrap_err();
-        faults
-            .to_string()
-            .strip_prefix("column \"x\": the template is invalid: ")
-            .unwrap()
-            .to_owned()
+        let mapping = Mapping::parse(&column(content, false)).unwrap();
+        let faults = mapping.verify().unwrap_err().to_string();
+        // Where it is run all the same, events have no rows, and it says why.
+        let error = mapping.compile().append(&event(JSON, "{}")).unwrap_err();
+        assert_eq!(error.to_string(), faults);
+        let reason = faults.strip_prefix("column \"x\": the template is invalid: ");
+        reason.unwrap().to_owned()
     };
     assert_eq!(fault("Invalid"), "1:1-8 Unknown variable: Invalid");
     assert_eq!(fault("\n  Body('a') +\n é\n"), "3:2-3 Invalid char");
@@ -174,8 +175,10 @@ fn templates_may_nest_as_deep_as_they_are_long() {
         assert!(is_read || first.is_err(), "{content:.20}");
         assert_eq!(mapper.append(&event(JSON, "{}")), first, "{content:.20}");
     }
-    let deep = format!("{}1{}", "[".repeat(128), "]".repeat(128));
-    assert!(json("Body()", &deep).is_ok());
+    let deep = format!("{}1{}", "[".repeat(127), "]".repeat(127));
+    assert_eq!(json("Body()", &deep), Ok(deep.clone()));
+    let reason = json("Body()", &format!("[{deep}]")).unwrap_err();
+    assert!(reason.starts_with("the body is not JSON: recursion limit"), "{reason}");
     let text = "[".repeat(100_000);
     assert!(json("std.parseJson(BodyStr())", &text).is_err());
 }
