@@ -214,6 +214,17 @@ async fn a_sink_is_made_changed_tried_and_deleted_over_http() {
     assert_eq!(code(&refused), (400, json!("invalid_sink")));
     let detail = refused.2["detail"].as_str().unwrap();
     assert!(detail.contains("\"price\"") && detail.contains("commit.records"), "{detail}");
+    let samples = json!([{"price": 1, "city": "Brno"}, {"price": 2.5}]);
+    let infer = (Method::POST, "/api/v1/topics/t/infer");
+    let (status, _, proposed) = ask(&floe, infer.clone(), &[], &samples).await;
+    let wish = json!({"table": {"name": "proposed"}, "mapping": proposed["mapping"]});
+    assert_eq!((status, &proposed["left_out"]), (200, &json!([])), "{proposed}");
+    let dry = "/api/v1/topics/t/sinks/proposed?dry_run=true";
+    let (status, _, shown) = ask(&floe, (Method::PUT, dry), &[], &wish).await;
+    assert_eq!((status, &shown["mapping"]), (200, &proposed["mapping"]), "{shown}");
+    let names = proposed["mapping"]["columns"].as_array().unwrap();
+    assert!(names.iter().any(|column| column["name"] == "city"), "{proposed}");
+    assert_eq!(ask(&floe, infer, &[], &json!([1])).await.0, 400);
     let dry = format!("{SINK}?dry_run=true");
     let (status, _, shown) = ask(&floe, (Method::PUT, &dry), &[], &prices()).await;
     assert_eq!((status, &shown["version"]), (200, &json!(1)));

@@ -195,6 +195,18 @@ impl Api {
     }
 }
 
+/// Further tables of topics.
+fn sinks_of_topics() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/topics/{topic}/infer", post(admin::sinks::infer))
+        .route("/api/v1/topics/{topic}/sinks", get(admin::sinks::list))
+        .route(
+            "/api/v1/topics/{topic}/sinks/{sink}",
+            get(admin::sinks::describe).put(admin::sinks::put).delete(admin::sinks::delete),
+        )
+        .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
+}
+
 /// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
 pub fn router(api: Api, iceberg: Router) -> Router {
     let events = post(ingest::events)
@@ -209,12 +221,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
             get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
         )
         .route("/api/v1/topics/{topic}/events", events)
-        .route("/api/v1/topics/{topic}/sinks", get(admin::sinks::list))
-        .route(
-            "/api/v1/topics/{topic}/sinks/{sink}",
-            get(admin::sinks::describe).put(admin::sinks::put).delete(admin::sinks::delete),
-        )
-        .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
+        .merge(sinks_of_topics())
         .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
         .route("/api/v1/acks/{token}", get(ingest::ack))
         .route("/api/v1/tables", get(admin::tables::list))

@@ -16,13 +16,14 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::json as parse;
 use super::precondition::{self, PutQuery};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
 use crate::http::credentials;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, unknown_topic};
-use crate::sink::mapping::{Event, Faults, FieldError};
+use crate::sink::mapping::{Event, Faults, FieldError, infer};
 use crate::sink::{self, From, Put, Sink, Wish};
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
@@ -116,6 +117,39 @@ pub(in crate::http) async fn test(
     let sample = Arc::new(Sample::new(&api, peer, headers, body));
     let row = try_out(&sink, &sample).await?;
     row.map(Json).map_err(|error| unmappable(&error))
+}
+
+/// Proposes a mapping for events like those of the body: an array of them, or one.
+pub(in crate::http) async fn infer(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(topic): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    topic_of(&api, &caller, Operation::Describe, &topic)?;
+    let samples = match parse(&body)? {
+        Value::Array(samples) => samples,
+        one => vec![one],
+    };
+    let received_ms = api.engine.now_ms();
+    let inferred = tokio::task::spawn_blocking(move || {
+        let bodies: Vec<String> = samples.iter().map(ToString::to_string).collect();
+        let events = bodies.iter().map(|body| Event {
+            id: Uuid::nil(),
+            received_ms,
+            ip: None,
+            headers: &[],
+            body: body.as_bytes(),
+        });
+        let events: Vec<Event<'_>> = events.collect();
+        infer::infer(&events)
+    });
+    let inferred = inferred.await.map_err(|_| Problem::new("internal", "inference failed"))?;
+    let proposal = inferred.map_err(|error| Problem::new("bad_request", error.to_string()))?;
+    Ok(Json(json!({
+        "mapping": { "columns": proposal.columns },
+        "left_out": proposal.left_out,
+    })))
 }
 
 /// A request that is mapped as if it was an event.

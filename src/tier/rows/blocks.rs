@@ -17,6 +17,9 @@ use crate::tier::rows::json::Inspect;
 /// Rows of one Arrow batch at most.
 const BLOCK_ROWS_MAX: usize = 8_192;
 
+/// Rows that are looked at before they are pushed.
+const AHEAD_ROWS: usize = 1_024;
+
 /// Bytes of one Arrow batch before it is cut.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
 
@@ -42,6 +45,8 @@ pub struct Decoded {
 
 /// Turns values into cells, one row after the other.
 pub(super) trait Cells {
+    /// Looks at the rows that are pushed next, in this order, where that makes it faster.
+    fn prepare(&mut self, _rows: &mut dyn Iterator<Item = &Row<'_>>) {}
     /// Adds a row, or says what is wrong with it. With `keep` an earlier attempt found it good
     /// (rules 4.3).
     fn push(&mut self, row: &Row<'_>, keep: bool) -> Option<Fault>;
@@ -105,7 +110,12 @@ impl<C: Cells, F: Fn() -> C> Pass<'_, '_, F> {
         let mut cells = (self.cells)();
         let mut decoded = Decoded::default();
         let mut good = Vec::new();
-        for &index in of {
+        for (place, &index) in of.iter().enumerate() {
+            if place.is_multiple_of(AHEAD_ROWS) {
+                let next = of[place..].iter().take(AHEAD_ROWS);
+                let next = next.filter(|index| !poison.contains(index));
+                cells.prepare(&mut next.map(|index| &self.rows[*index]));
+            }
             if poison.contains(&index) {
                 decoded.bad.push((index, internal()));
                 continue;

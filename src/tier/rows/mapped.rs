@@ -15,6 +15,7 @@ use crate::schema::evolve::NewColumn;
 use crate::sink;
 use crate::sink::mapping::Event;
 use crate::sink::mapping::FieldError;
+use crate::sink::mapping::Kind;
 use crate::sink::mapping::Mapper;
 use crate::tier::rows::HEADER_IP;
 use crate::tier::rows::Header;
@@ -65,7 +66,10 @@ pub fn decode(
     keep_all: bool,
     inspect: Option<&Inspect>,
 ) -> Decoded {
-    let cells = || Events { mapper: mapped.mapping.compile(), topic_id: mapped.topic_id };
+    let columns = mapped.mapping.columns();
+    let has_templates = columns.iter().any(|column| column.kind == Kind::Template);
+    let topic_id = mapped.topic_id;
+    let cells = || Events { mapper: mapped.mapping.compile(), topic_id, has_templates };
     Pass { cells, rows, keep_all, inspect }.decode()
 }
 
@@ -73,18 +77,35 @@ pub fn decode(
 struct Events {
     mapper: Mapper,
     topic_id: TopicId,
+    has_templates: bool,
+}
+
+/// What a mapping sees of a record; `headers` are the user's.
+fn event<'e>(topic_id: TopicId, row: &Row<'e>, headers: &'e [Header<'e>]) -> Event<'e> {
+    Event {
+        id: topic_id.record_id(row.partition, row.offset, row.append_ms),
+        received_ms: row.append_ms,
+        ip: system::own_header(row, HEADER_IP),
+        headers,
+        body: row.value.unwrap_or_default(),
+    }
 }
 
 impl Cells for Events {
+    fn prepare(&mut self, rows: &mut dyn Iterator<Item = &Row<'_>>) {
+        if !self.has_templates {
+            return;
+        }
+        let rows: Vec<(&Row<'_>, Vec<Header<'_>>)> =
+            rows.map(|row| (row, system::user_headers(row).copied().collect())).collect();
+        let events: Vec<Event<'_>> =
+            rows.iter().map(|(row, headers)| event(self.topic_id, row, headers)).collect();
+        self.mapper.prepare(&events);
+    }
+
     fn push(&mut self, row: &Row<'_>, keep: bool) -> Option<Fault> {
         let headers: Vec<Header<'_>> = system::user_headers(row).copied().collect();
-        let event = Event {
-            id: self.topic_id.record_id(row.partition, row.offset, row.append_ms),
-            received_ms: row.append_ms,
-            ip: system::own_header(row, HEADER_IP),
-            headers: &headers,
-            body: row.value.unwrap_or_default(),
-        };
+        let event = event(self.topic_id, row, &headers);
         let pushed = match keep {
             true => self.mapper.append_lossy(&event),
             false => self.mapper.append(&event),

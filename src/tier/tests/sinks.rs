@@ -86,7 +86,12 @@ async fn each_sink_has_the_rows_of_the_topic_by_its_own_mapping() {
     let broker = start(dir.path()).await;
     let ids = broker.topic("orders", &[]).await;
     broker.sink("orders", wish("prices", &[path("price", "long")], json!({}))).await;
-    let columns = [json!({"type": "uuid", "name": "id"}), json!({"type": "body", "name": "raw"})];
+    let template = json!({"language": "jsonnet", "content": "Body('price') * 2"});
+    let columns = [
+        json!({"type": "uuid", "name": "id"}),
+        json!({"type": "body", "name": "raw"}),
+        json!({"type": "template", "name": "twice", "template": template, "dataType": "long"}),
+    ];
     broker.sink("orders", wish("raws", &columns, json!({}))).await;
     broker.append(ids[0], &[r#"{"price":1,"x":2}"#, r#"{"price":2}"#]).await;
     broker.append(ids[1], &[r#"{"price":3}"#]).await;
@@ -99,7 +104,8 @@ async fn each_sink_has_the_rows_of_the_topic_by_its_own_mapping() {
     }
     assert_eq!(broker.columns("prices").await, ["floe", "price"]);
     assert_eq!(broker.longs("prices", "price").await, [Some(1), Some(2), Some(3)]);
-    assert_eq!(broker.columns("raws").await, ["floe", "id", "raw"]);
+    assert_eq!(broker.columns("raws").await, ["floe", "id", "raw", "twice"]);
+    assert_eq!(broker.longs("raws", "twice").await, [Some(2), Some(4), Some(6)]);
     let raws: Vec<String> = broker
         .scan("raws")
         .await
