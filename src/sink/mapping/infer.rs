@@ -36,7 +36,8 @@ const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 pub struct Proposal {
     /// Columns of a mapping: the event's id, its time, then fields in the order they were first seen.
     pub columns: Vec<Column>,
-    /// Fields that have no column: there are too many, or no path leads to their names.
+    /// Fields that have no column: there are too many, or no path leads to their names. `a.*` are
+    /// those of an object with more than 1,000.
     pub left_out: Vec<String>,
 }
 
@@ -67,6 +68,8 @@ enum Form {
 struct Field {
     form: Option<Form>,
     members: Vec<(String, Field)>,
+    /// There are more of them.
+    is_cut: bool,
 }
 
 /// Proposes columns for `samples`, at most [`SAMPLES_MAX`] of which are looked at.
@@ -106,7 +109,10 @@ impl Field {
             let known = self.members.iter().position(|(other, _)| other == name);
             let place = match known {
                 Some(place) => place,
-                None if self.members.len() >= MEMBERS_MAX => continue,
+                None if self.members.len() >= MEMBERS_MAX => {
+                    self.is_cut = true;
+                    continue;
+                }
                 None => {
                     self.members.push((name.clone(), Self::default()));
                     self.members.len() - 1
@@ -148,6 +154,11 @@ impl Field {
                     ..column
                 });
             }
+            path.pop();
+        }
+        if self.is_cut {
+            path.push("*".to_owned());
+            proposal.left_out.push(path.join("."));
             path.pop();
         }
     }
@@ -281,6 +292,10 @@ mod tests {
         let proposal = proposed(&[Value::Object(many)]);
         assert_eq!((proposal.columns.len(), proposal.left_out.len()), (100, 102));
         assert_eq!(proposal.left_out[0], "f98");
+        let more: Map<String, Value> = (0..1_001).map(|n| (format!("f{n}"), n.into())).collect();
+        let proposal = proposed(&[json!({ "o": more })]);
+        assert_eq!(proposal.left_out.len(), 1 + 1_000 - 98);
+        assert_eq!(proposal.left_out[0], "o.*");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) const NATIVES: [(&str, &[&str]); 8] = [
 
 /// Longest format of a time, in bytes.
 const FORMAT_LEN_MAX: usize = 256;
+/// Most values of JSON that one call gives to a template: each takes some hundred bytes.
+const VALUES_MAX: usize = 100_000;
 /// Paths that are kept ready.
 const PATHS_MAX: usize = 256;
 
@@ -135,8 +137,7 @@ impl Calls<'_, '_> {
         };
         let Some(Ok(body)) = &*self.body else { return Err("there is no body".to_owned()) };
         *self.converted += range.len();
-        let value = read(&body[range])?;
-        Ok(to_value(program, &value))
+        to_value(program, &read(&body[range])?, &mut { VALUES_MAX })
     }
 
     fn locate(&mut self, path: &str) -> Result<Option<Range<usize>>, String> {
@@ -153,7 +154,7 @@ impl Calls<'_, '_> {
 
     fn value<'p>(&mut self, program: &mut Program<'p>, text: &str) -> Result<Value<'p>, String> {
         *self.converted += text.len();
-        Ok(to_value(program, &read(text)?))
+        to_value(program, &read(text)?, &mut { VALUES_MAX })
     }
 }
 
@@ -161,25 +162,33 @@ fn read(text: &str) -> Result<Json, String> {
     serde_json::from_str(text).map_err(|error| format!("the body is not JSON: {error}"))
 }
 
-/// Numbers become doubles: Jsonnet has no others. Nesting is bounded by the parser (128).
-fn to_value<'p>(program: &mut Program<'p>, json: &Json) -> Value<'p> {
-    match json {
+/// Numbers become doubles: Jsonnet has no others. Nesting is bounded by the parser (128); `left` is
+/// how many more values may be made.
+fn to_value<'p>(
+    program: &mut Program<'p>,
+    json: &Json,
+    left: &mut usize,
+) -> Result<Value<'p>, String> {
+    let spent = left.checked_sub(1);
+    *left = spent.ok_or_else(|| format!("a template gets at most {VALUES_MAX} values"))?;
+    Ok(match json {
         Json::Null => Value::null(),
         Json::Bool(value) => Value::bool(*value),
         Json::Number(number) => Value::number(number.as_f64().unwrap_or(0.0)),
         Json::String(text) => Value::string(text),
         Json::Array(items) => {
-            let items: Vec<_> = items.iter().map(|item| to_value(program, item)).collect();
+            let items = items.iter().map(|item| to_value(program, item, left));
+            let items = items.collect::<Result<Vec<_>, _>>()?;
             program.make_array(&items)
         }
         Json::Object(members) => {
-            let members: Vec<_> = members
-                .iter()
-                .map(|(name, value)| (program.intern_str(name), to_value(program, value)))
-                .collect();
-            program.make_object(&members)
+            let mut fields = Vec::with_capacity(members.len());
+            for (name, value) in members {
+                fields.push((program.intern_str(name), to_value(program, value, left)?));
+            }
+            program.make_object(&fields)
         }
-    }
+    })
 }
 
 /// A time in UTC by a format of `strftime`; `%f` is milliseconds, as in Keboola's templates.

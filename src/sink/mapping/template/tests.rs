@@ -108,6 +108,10 @@ fn a_template_without_a_result_says_why() {
         json("Body('' + 'a')", "{"),
         Err("the body is not JSON: unexpected end at byte 1".into())
     );
+    let zeros = |count: usize| format!("[0{}]", ",0".repeat(count - 1));
+    assert_eq!(json("std.length(Body())", &zeros(99_999)).as_deref(), Ok("99999"));
+    let reason = json("std.length(Body())", &zeros(100_000)).unwrap_err();
+    assert_eq!(reason, "a template gets at most 100000 values");
     let text: &[Header<'_>] = &[(b"Content-Type", Some(b"text/plain"))];
     assert!(run("Body()", false, &event(text, "")).unwrap_err().starts_with("unsupported content"));
     assert_eq!(run("BodyStr()", true, &event(text, "x")).as_deref(), Ok("x"));
