@@ -180,7 +180,7 @@ mod tests {
             tlv(SEQUENCE, &tlv(OBJECT_IDENTIFIER, CN)),
             [pair(CN, UTF8_STRING, b"a"), vec![0x30, 0x81]].concat(),
         ] {
-            assert_eq!(name(&[bad.clone()]), None, "{bad:?}");
+            assert_eq!(name(std::slice::from_ref(&bad)), None, "{bad:?}");
         }
         let good = tlv(SET, &pair(CN, UTF8_STRING, b"a"));
         for cut in 1..good.len() {
