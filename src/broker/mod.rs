@@ -153,15 +153,6 @@ impl Broker {
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
         let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
         let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
-        let tier_options = tier::Options {
-            cluster_id: cluster_id.clone(),
-            memory_bytes: config.tier_memory_bytes,
-            pin_max_bytes: space.total_bytes / 2,
-            data_dir: config.data_dir.clone(),
-            inspect: components.inspect.clone(),
-            inspect_rows: components.inspect_rows.clone(),
-            ..tier::Options::default()
-        };
         let tiering = Tiering::start(
             tier::Parts {
                 log: log.clone(),
@@ -173,7 +164,7 @@ impl Broker {
                 clock: components.clock.clone(),
                 fail_points: components.fail_points.clone(),
             },
-            tier_options,
+            tier_options(config, &components, &cluster_id, space.total_bytes),
         );
         log.spawn_chores(&tasks);
         store.spawn_chores(&tasks);
@@ -320,6 +311,23 @@ impl Broker {
             tasks.join_threads();
         });
         let _ = ended.await;
+    }
+}
+
+fn tier_options(
+    config: &Config,
+    components: &Components,
+    cluster_id: &str,
+    disk_bytes: u64,
+) -> tier::Options {
+    tier::Options {
+        cluster_id: cluster_id.to_owned(),
+        memory_bytes: config.tier_memory_bytes,
+        pin_max_bytes: disk_bytes / 2,
+        data_dir: config.data_dir.clone(),
+        inspect: components.inspect.clone(),
+        inspect_rows: components.inspect_rows.clone(),
+        ..tier::Options::default()
     }
 }
 

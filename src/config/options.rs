@@ -179,8 +179,9 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(
         "http.inflation.max",
         Kind::Number,
-        "100",
-        "How many times what was sent an HTTP body of more than 1 MiB may be, decompressed.",
+        "1032",
+        "How many times what was sent an HTTP body of more than 1 MiB may be, decompressed. The \
+         default is what gzip can reach.",
     ),
     option(
         "http.idempotency.age",

@@ -207,37 +207,19 @@ fn sinks_of_topics() -> Router<Api> {
         .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
 }
 
-/// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
-pub fn router(api: Api, iceberg: Router) -> Router {
-    let events = post(ingest::events)
-        .put(ingest::events)
-        .patch(ingest::events)
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::write_events));
-    let penalties = ingest::PenaltyBox::default();
-    let native = Router::new()
-        .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
-        .route(
-            "/api/v1/topics/{topic}",
-            get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
-        )
-        .route("/api/v1/topics/{topic}/events", events)
-        .merge(sinks_of_topics())
-        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
-        .route("/api/v1/acks/{token}", get(ingest::ack))
+fn managed() -> Router<Api> {
+    Router::new()
         .route("/api/v1/tables", get(admin::tables::list))
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
         .route("/api/v1/tables/{table}/resume", post(admin::tables::resume))
         .route("/api/v1/tokens", get(admin::tokens::list).post(admin::tokens::create))
         .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
-        .route("/api/v1/streams", get(streams::manage::list).post(streams::manage::create))
-        .route(
-            "/api/v1/streams/{stream}",
-            get(streams::manage::describe).delete(streams::manage::delete),
-        )
-        .route("/api/v1/streams/{stream}/terminate", post(streams::manage::terminate))
-        .route("/api/v1/streams/{stream}/start", post(streams::manage::start))
-        .merge(streams::routes())
+}
+
+/// Senders that can set no header, and how they are let in.
+fn pushed() -> Router<Api> {
+    Router::new()
         .route("/api/v1/sources", get(admin::sources::list))
         .route(
             "/api/v1/sources/{source}",
@@ -256,6 +238,35 @@ pub fn router(api: Api, iceberg: Router) -> Router {
                 .put(webhooks::receive_by_url)
                 .patch(webhooks::receive_by_url),
         )
+}
+
+/// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
+pub fn router(api: Api, iceberg: Router) -> Router {
+    let events = post(ingest::events)
+        .put(ingest::events)
+        .patch(ingest::events)
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::write_events));
+    let penalties = ingest::PenaltyBox::default();
+    let native = Router::new()
+        .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
+        .route(
+            "/api/v1/topics/{topic}",
+            get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
+        )
+        .route("/api/v1/topics/{topic}/events", events)
+        .merge(sinks_of_topics())
+        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
+        .route("/api/v1/acks/{token}", get(ingest::ack))
+        .merge(managed())
+        .route("/api/v1/streams", get(streams::manage::list).post(streams::manage::create))
+        .route(
+            "/api/v1/streams/{stream}",
+            get(streams::manage::describe).delete(streams::manage::delete),
+        )
+        .route("/api/v1/streams/{stream}/terminate", post(streams::manage::terminate))
+        .route("/api/v1/streams/{stream}/start", post(streams::manage::start))
+        .merge(streams::routes())
+        .merge(pushed())
         .route("/oauth/token", post(oauth::token))
         .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .route("/v0/events", post(ingest::tinybird::events))
