@@ -235,8 +235,10 @@ impl Registry {
 
     pub(crate) fn put(&mut self, token: Arc<Token>) {
         if let Some(identity) = token.identity() {
-            let newest = self.by_identity.get(identity);
-            if newest.is_none_or(|newest| newest.created_ms <= token.created_ms) {
+            // Two may be of one millisecond, but only one of them in force.
+            let rank = |token: &Token| (token.revoked_ms().is_none(), token.created_ms);
+            let known = self.by_identity.get(identity);
+            if known.is_none_or(|known| rank(known) <= rank(&token)) {
                 self.by_identity.insert(identity.clone(), Arc::clone(&token));
             }
         }

@@ -39,13 +39,19 @@ pub(super) fn to_json<'a>(
     let essence = media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let essence = essence.to_ascii_lowercase();
     match essence.strip_prefix(b"application/") {
-        Some(kind) if kind == b"json" || kind.ends_with(b"+json") => {
+        Some(kind) if kind == b"json" || kind.ends_with(b"+json") || is_bare(kind, body) => {
             let text = simdutf8::basic::from_utf8(body).map_err(|_| BodyError::NotUtf8)?;
             Ok(Cow::Borrowed(text))
         }
         Some(b"x-www-form-urlencoded") => form(body).map(Cow::Owned).map_err(BodyError::Form),
         _ => Err(BodyError::Media(headers::text(media).into_owned())),
     }
+}
+
+/// True for JSON that `curl -d` calls a form: in a form these brackets would be escaped.
+fn is_bare(kind: &[u8], body: &[u8]) -> bool {
+    let first = body.trim_ascii_start().first();
+    kind == b"x-www-form-urlencoded" && matches!(first, Some(b'{' | b'['))
 }
 
 /// A form as a JSON object: `a[b]=x` is a member of an object, `a[]=x` and `a[0]=x` are items of
@@ -156,6 +162,10 @@ mod tests {
             assert_eq!(json(media).unwrap(), "a=1", "{media}");
         }
         assert_eq!(json("application/x-www-form-urlencoded; a=b").unwrap(), r#"{"a":"1"}"#);
+        let form: Header<'_> = (b"content-type", Some(b"application/x-www-form-urlencoded"));
+        for bare in ["{\"a\":1}", " [1]", "{"] {
+            assert_eq!(to_json(&[form], bare.as_bytes()).unwrap(), bare);
+        }
         assert_eq!(json("text/plain"), Err(BodyError::Media("text/plain".to_owned())));
         assert_eq!(to_json(&[], b"1").unwrap(), "1");
         assert_eq!(to_json(&[], b"\xff"), Err(BodyError::NotUtf8));
