@@ -111,6 +111,7 @@ mod tests {
             include_str!("ingest/cloudevents.rs"),
             include_str!("ingest/place.rs"),
             include_str!("ingest/split.rs"),
+            include_str!("../schema/json/decode.rs"),
         ];
         let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
         let codes = &document["components"]["schemas"]["EventError"]["properties"]["code"]["enum"];
