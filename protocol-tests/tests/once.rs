@@ -285,6 +285,16 @@ async fn a_connector_that_repeats_byte_by_byte_is_stored_once_by_its_body() {
     floe.restart().await;
     assert_eq!(send(&floe, "b/events", "{}").await.2["duplicate"], true);
     assert_eq!(stored(&floe, "b").await, 1);
+    // What comes to the topic through a source too.
+    let source = Client::new().put(floe.url("/api/v1/sources/b")).body("{}").send().await.unwrap();
+    let (status, _, source) = parts(source).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let url = floe.url(source["path"].as_str().unwrap());
+    for duplicate in [false, true] {
+        let answer = Client::new().post(&url).body("{\"n\":3}").send().await.unwrap();
+        assert_eq!(parts(answer).await.2["duplicate"], duplicate);
+    }
+    assert_eq!(stored(&floe, "b").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ use crate::http::problem::Problem;
 use crate::http::request_id;
 use crate::source::Source;
 use crate::tier::rows::HEADER_IP;
+use crate::topic::options::Idempotency;
 
 /// What lies below needs a secret instead of a token.
 pub(super) const PREFIX: &str = "/sources/";
@@ -103,8 +104,9 @@ fn head(
         return Err(Problem::new("source_disabled", "the source is disabled"));
     }
     let identity = Identity::of(headers)?;
-    api.engine.topic(&source.wish.topic)?;
-    Ok((source, identity))
+    let known = api.engine.topic(&source.wish.topic)?;
+    let idempotency = api.engine.idempotency(&source.wish.topic, known.as_deref());
+    Ok((source, identity.or_body(idempotency == Idempotency::Body)))
 }
 
 /// The headers of the request as record headers, without credentials, and who sent it.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 
 use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Change, Space, Store};
@@ -83,9 +84,7 @@ impl fmt::Debug for Source {
 impl Source {
     /// True if `secret` is its own; takes the same time wherever they differ.
     pub fn is_opened_by(&self, secret: &str) -> bool {
-        let (own, given) = (self.secret.as_bytes(), secret.as_bytes());
-        let differ = own.iter().zip(given).fold(0, |found, (one, other)| found | (one ^ other));
-        own.len() == given.len() && differ == 0
+        self.secret.as_bytes().ct_eq(secret.as_bytes()).into()
     }
 
     /// Names this version of it, as an entity tag without quotes.

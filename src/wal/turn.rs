@@ -63,39 +63,62 @@ impl Turn {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
 
     use super::*;
 
-    /// Waits in a thread for `over`; the handle ends with the wait.
-    fn waiter(turn: &Arc<Turn>, over: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
-        let (of_thread, over) = (Arc::clone(turn), Arc::clone(over));
-        let wait = move || of_thread.wait(|| over.load(Ordering::Acquire));
-        let waiter = std::thread::spawn(wait);
-        while !turn.is_waiting.load(Ordering::Acquire) && !waiter.is_finished() {
-            std::thread::yield_now();
+    /// Somebody who waits in a thread of its own.
+    struct Waiter {
+        turn: Arc<Turn>,
+        over: Arc<AtomicBool>,
+        looks: Arc<AtomicUsize>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    impl Waiter {
+        fn start(turn: &Arc<Turn>) -> Self {
+            let (turn, over) = (Arc::clone(turn), Arc::new(AtomicBool::new(false)));
+            let looks = Arc::new(AtomicUsize::new(0));
+            let (waits, is_over, looked) = (Arc::clone(&turn), Arc::clone(&over), looks.clone());
+            let thread = std::thread::spawn(move || {
+                waits.wait(|| {
+                    looked.fetch_add(1, Ordering::AcqRel);
+                    is_over.load(Ordering::Acquire)
+                });
+            });
+            let waiter = Self { turn, over, looks, thread };
+            waiter.see_looks(1);
+            waiter
         }
-        waiter
+
+        fn see_looks(&self, number: usize) {
+            while self.looks.load(Ordering::Acquire) < number {
+                std::thread::yield_now();
+            }
+            // It holds the lock from a look to its sleep.
+            drop(self.turn.lock.lock());
+        }
     }
 
     #[test]
     fn small_requests_wake_nobody_and_large_ones_together_do() {
-        let (turn, over) = (Arc::new(Turn::default()), Arc::new(AtomicBool::new(false)));
-        let waits = waiter(&turn, &over);
+        let turn = Arc::new(Turn::default());
+        let waiter = Waiter::start(&turn);
         turn.queued(WRITE_AHEAD_BYTES - 1);
         turn.give();
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(!waits.is_finished());
+        waiter.see_looks(2);
+        assert!(turn.is_waiting.load(Ordering::Acquire));
+        assert_eq!(waiter.looks.load(Ordering::Acquire), 2, "only the change was looked at");
         turn.queued(1);
-        waits.join().unwrap();
+        waiter.thread.join().unwrap();
         // What came before a wait does not count for it.
-        let waits = waiter(&turn, &over);
+        let waiter = Waiter::start(&turn);
         turn.queued(WRITE_AHEAD_BYTES - 1);
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(!waits.is_finished());
-        over.store(true, Ordering::Release);
         turn.give();
-        waits.join().unwrap();
+        waiter.see_looks(2);
+        assert!(turn.is_waiting.load(Ordering::Acquire));
+        waiter.over.store(true, Ordering::Release);
+        turn.give();
+        waiter.thread.join().unwrap();
     }
 
     #[test]
