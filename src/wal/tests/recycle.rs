@@ -8,12 +8,16 @@ use crate::runtime::files::DiskSpace;
 use crate::runtime::files::power_loss::PowerLoss;
 use crate::wal::files::SPARE_NAMES;
 
-/// Inodes of the files in the folder of the log, with their names.
+/// Inodes of the files in the folder of the log, with their names. The log renames and removes
+/// files meanwhile: one that is gone by the time it is looked at is left out.
 fn inodes(dir: &Path) -> Vec<(u64, String)> {
     let entries = std::fs::read_dir(dir.join("wal")).unwrap().map(|entry| entry.unwrap());
-    entries
-        .map(|entry| (entry.metadata().unwrap().ino(), entry.file_name().into_string().unwrap()))
-        .collect()
+    let inode = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) => Some((metadata.ino(), entry.file_name().into_string().unwrap())),
+        Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => panic!("{error}"),
+    };
+    entries.filter_map(inode).collect()
 }
 
 fn fill(bench: &Bench, files: usize) -> Vec<Ack> {
