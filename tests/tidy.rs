@@ -18,10 +18,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("schema", &[]),
     ("table", &["store"]),
     ("sink", &["store", "schema"]),
-    ("tier", &["record", "store", "topic", "log", "schema", "table", "sink"]),
+    ("source", &["store", "sink"]),
+    ("tier", &["record", "store", "topic", "log", "schema", "table", "sink", "source"]),
     ("auth", &["store"]),
     ("stream", &["store"]),
-    ("source", &["store"]),
     ("kafka", &["record", "topic", "log", "auth"]),
     (
         "http",

@@ -158,6 +158,7 @@ impl Broker {
                 log: log.clone(),
                 topics: topics.clone(),
                 sinks: sinks.clone(),
+                sources: sources.clone(),
                 store: store.clone(),
                 catalog: Arc::clone(&catalog),
                 tasks: tasks.clone(),
@@ -354,6 +355,8 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         cluster_id,
         node_id: kafka::Options::default().node_id,
         catalog_names: config.catalog_names.clone(),
+        keboola_project: config.keboola_project,
+        keboola_branch: config.keboola_branch,
     }
 }
 

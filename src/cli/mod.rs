@@ -1,6 +1,7 @@
 //! The command line: one file per command. Prints answers to standard output, everything else to
 //! standard error. Exit codes: 0 done, 1 refused, 2 wrong usage, 3 no server.
 
+mod apply;
 mod bench;
 mod client;
 mod demo;
@@ -45,6 +46,7 @@ fn command() -> Command {
         .subcommand(topic::command())
         .subcommand(table::command())
         .subcommand(sink::command())
+        .subcommand(apply::command())
         .subcommand(stream::command())
         .subcommand(token::command())
         .subcommand(webhook::command())
@@ -78,6 +80,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("topic", matches)) => topic::run(matches).await,
         Some(("table", matches)) => table::run(matches).await,
         Some(("sink", matches)) => sink::run(matches).await,
+        Some(("apply", matches)) => apply::run(matches).await,
         Some(("stream", matches)) => stream::run(matches).await,
         Some(("token", matches)) => token::run(matches).await,
         Some(("webhook", matches)) => webhook::run(matches).await,

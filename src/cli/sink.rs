@@ -108,6 +108,12 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// Reads JSON from a file or standard input.
 fn read(path: &str) -> Result<Value, Failure> {
+    let bytes = read_file(path)?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::Usage(format!("{path}: {error}")))
+}
+
+/// Reads a file, or standard input for `-`.
+pub(super) fn read_file(path: &str) -> Result<Vec<u8>, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::Usage(format!("{path}: {error}"));
     let mut input: Box<dyn Read> = match path {
         "-" => Box::new(std::io::stdin()),
@@ -119,7 +125,7 @@ fn read(path: &str) -> Result<Value, Failure> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(failed(&format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| failed(&error))
+    Ok(bytes)
 }
 
 fn list(answer: &Value) {

@@ -152,6 +152,10 @@ pub struct Config {
     pub catalog_prefix: Option<String>,
     /// Names of the catalog in `catalog.namespace.table`, its own first.
     pub catalog_names: Vec<String>,
+    /// Number of the project in Keboola's dialect.
+    pub keboola_project: u64,
+    /// Number of its branch.
+    pub keboola_branch: u64,
     /// Properties for the warehouse's storage (`s3.*`).
     pub storage: BTreeMap<String, String>,
     /// Properties handed out to clients of the catalog.
@@ -212,6 +216,8 @@ impl Config {
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
             http_inflation_max: read.number("http.inflation.max", 1, u32::MAX)? as usize,
+            keboola_project: u64::from(read.number("keboola.project.id", 0, u32::MAX)?),
+            keboola_branch: u64::from(read.number("keboola.branch.id", 0, u32::MAX)?),
             http_connections_max: read.size("http.connections.max", 1)?,
             http_idempotency_age: read.duration("http.idempotency.age")?,
             http_idempotency_max: read.size("http.idempotency.max", 1)?,

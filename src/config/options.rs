@@ -184,6 +184,18 @@ pub const OPTIONS: &[OptionSpec] = &[
          default is what gzip can reach.",
     ),
     option(
+        "keboola.project.id",
+        Kind::Number,
+        "1",
+        "Number of the project in URLs of Keboola's dialect.",
+    ),
+    option(
+        "keboola.branch.id",
+        Kind::Number,
+        "1",
+        "Number of its branch, which is also called default.",
+    ),
+    option(
         "http.idempotency.age",
         Kind::Duration,
         "1d",

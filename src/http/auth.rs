@@ -16,8 +16,11 @@ use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::tls::Certificate;
-use crate::http::{Api, confluent, credentials, hec, iceberg, otlp, request_id, sources, streams};
+use crate::http::{
+    Api, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources, streams,
+};
 use crate::runtime::metrics;
+use crate::store::history::Edit;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
 const OPEN: &[&str] = &[
@@ -68,6 +71,11 @@ impl Caller {
         self.0.token().map_or("", |token| token.name.as_str())
     }
 
+    /// What is kept of who changes something.
+    pub(crate) fn edit(&self) -> Edit {
+        Edit::by(self.0.name())
+    }
+
     /// [`Caller::may`], as an answer.
     ///
     /// # Errors
@@ -107,11 +115,23 @@ impl Caller {
 }
 
 /// Middleware: settles who sends the request and puts [`Caller`] there, or answers 401.
-pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let Some(dress) = keboola::Dress::of(request.method(), request.uri().path()) else {
+        return settled(&api, request, next).await;
+    };
+    let response = match dress.preflight() {
+        Some(response) => response,
+        None => settled(&api, request, next).await,
+    };
+    dress.on(&api, response)
+}
+
+async fn settled(api: &Api, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let uri = request.uri().clone();
-    let has_own = path.starts_with(SIGNED) || path.starts_with(sources::PREFIX);
-    if OPEN.contains(&path) || has_own {
+    let has_own = [SIGNED, sources::PREFIX, keboola::INGEST].iter().any(|it| path.starts_with(it));
+    let is_open = OPEN.contains(&path) || keboola::OPEN.contains(&path);
+    if is_open || has_own {
         return answered(uri.path(), next.run(request)).await;
     }
     let certificate = request.extensions().get::<Certificate>().cloned();
@@ -122,8 +142,8 @@ pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Ne
         }
         // Who comes while the server goes away should come back, whoever it is.
         Err(problem) => {
-            let closed = streams::closed(&api, request.uri().path()).or_else(|| api.draining());
-            refuse(request, closed.unwrap_or(problem), &api).await
+            let closed = streams::closed(api, request.uri().path()).or_else(|| api.draining());
+            refuse(request, closed.unwrap_or(problem), api).await
         }
     }
 }
@@ -244,6 +264,9 @@ fn shaped(path: &str, headers: &HeaderMap, problem: Problem) -> Response {
     }
     if path == tinybird::ROUTE {
         return tinybird::refusal(problem);
+    }
+    if keboola::is_route(path) {
+        return keboola::refusal(path, &problem);
     }
     if streams::is_route(path) {
         return streams::refusal(problem, headers);

@@ -11,6 +11,7 @@ mod distinguished_name;
 mod hec;
 pub mod iceberg;
 pub mod ingest;
+mod keboola;
 pub(crate) mod oauth;
 pub mod openapi;
 mod origin;
@@ -82,6 +83,10 @@ pub struct Options {
     pub node_id: i32,
     /// Names of the catalog in `catalog.namespace.table`.
     pub catalog_names: Vec<String>,
+    /// Number of the project in Keboola's dialect.
+    pub keboola_project: u64,
+    /// Number of its branch.
+    pub keboola_branch: u64,
 }
 
 /// The parts of the broker that the routes talk to.
@@ -133,6 +138,7 @@ pub struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
     pub(crate) doors: streams::Doors,
+    pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
 }
@@ -145,7 +151,7 @@ impl Api {
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
-        let doors = streams::Doors::new(streams, catalog);
+        let doors = streams::Doors::new(streams, Arc::clone(&catalog));
         let draining = AtomicBool::default();
         Self(Arc::new(Shared {
             log,
@@ -157,6 +163,7 @@ impl Api {
             options,
             engine,
             doors,
+            catalog,
             metrics,
             draining,
         }))
@@ -273,6 +280,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .merge(confluent::routes())
         .merge(otlp::routes())
         .merge(hec::routes(&api))
+        .merge(keboola::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
@@ -282,7 +290,7 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new("method_not_allowed", "see /openapi.json for what is allowed here")
         })
-        .fallback(async || Problem::new("not_found", "see /openapi.json for what is here"))
+        .fallback(nothing_here)
         .with_state(api.clone())
         .layer(middleware::map_response(as_problem));
     Router::new()
@@ -309,6 +317,14 @@ async fn as_problem(response: Response) -> Response {
             Problem::new("too_large", "the body is too large").into_response()
         }
         _ => response,
+    }
+}
+
+async fn nothing_here(request: Request) -> Response {
+    let problem = Problem::new("not_found", "see /openapi.json for what is here");
+    match request.uri().path() {
+        path if keboola::is_route(path) => keboola::refusal(path, &problem),
+        _ => problem.into_response(),
     }
 }
 

@@ -128,6 +128,7 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("confluent/mod.rs"),
             include_str!("hec/mod.rs"),
+            include_str!("keboola/routes.rs"),
             include_str!("otlp/mod.rs"),
             include_str!("streams/mod.rs"),
         ];

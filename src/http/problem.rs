@@ -202,6 +202,22 @@ impl Problem {
         &self.detail
     }
 
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> u16 {
+        let listed = PROBLEMS.iter().find(|problem| problem.0 == self.code);
+        self.status.unwrap_or(listed.map_or(500, |(_, status, ..)| *status))
+    }
+
+    /// When to try again, in seconds.
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
+    /// True if the connection ends after this answer.
+    pub(crate) fn closes(&self) -> bool {
+        self.close
+    }
+
     /// The refused events, at most 100 of them.
     pub fn errors(&self) -> &[EventError] {
         &self.errors
@@ -223,9 +239,9 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let listed = PROBLEMS.iter().find(|problem| problem.0 == self.code);
-        let (_, status, title, retryable) =
+        let (.., title, retryable) =
             *listed.unwrap_or(&("internal", 500, "The server failed", true));
-        let status = self.status.unwrap_or(status);
+        let status = self.status();
         let body = Body {
             r#type: format!("/problems#{}", self.code),
             title,

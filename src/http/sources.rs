@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use crate::http::Api;
 use crate::http::credentials;
-use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::body::{self, Decoded, Share};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Header, OwnedEvent, Span, Stored, Terms};
+use crate::http::ingest::event::{Ack, Header, Once, OwnedEvent, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::problem::Problem;
@@ -46,7 +46,10 @@ pub(super) async fn receive(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     let (parts, body) = request.into_parts();
-    let stored = store(&api, (&id, &secret), &parts, body).await?;
+    let arrived = read(&api, (&id, &secret), &parts, body).await?;
+    let waits = arrived.source.wish.wait.unwrap_or(true);
+    let ack = if waits { Ack::Logged } else { Ack::Accepted };
+    let stored = append(&api, arrived, ack).await?;
     let span = |span: &Span| {
         json!({
             "partition": span.partition,
@@ -64,12 +67,25 @@ pub(super) async fn receive(
     })))
 }
 
-async fn store(
+/// A request to a source that may take it, as it will be stored.
+pub(super) struct Arrived {
+    pub(super) source: Arc<Source>,
+    pub(super) body: Bytes,
+    pub(super) headers: Vec<Header>,
+    share: Share,
+    once: Once,
+}
+
+/// Reads a request to the source of this id and secret.
+///
+/// # Errors
+/// Every problem means that nothing is stored.
+pub(super) async fn read(
     api: &Api,
     path: (&str, &str),
     parts: &Parts,
     body: Body,
-) -> Result<Stored, Problem> {
+) -> Result<Arrived, Problem> {
     let limit = api.options.body_max_bytes;
     let (source, identity) = match head(api, path, &parts.headers) {
         Ok(checked) => checked,
@@ -82,9 +98,19 @@ async fn store(
     let once = off_worker(bytes.len(), move || {
         Ok(identity.once(&principal, || keys::hash(&[&fingerprinted])))
     });
-    let once = once.await?;
-    let event = OwnedEvent { value: Some(bytes), headers: headers(parts), ..OwnedEvent::default() };
-    api.engine.append(&source.wish.topic, vec![event], share, Terms { once, ..Terms::new() }).await
+    let (once, headers) = (once.await?, headers(parts));
+    Ok(Arrived { source, body: bytes, headers, share, once })
+}
+
+/// Makes a request a record of its source's topic.
+///
+/// # Errors
+/// As the engine's `append`.
+pub(super) async fn append(api: &Api, arrived: Arrived, ack: Ack) -> Result<Stored, Problem> {
+    let Arrived { source, body, headers, share, once } = arrived;
+    let event = OwnedEvent { value: Some(body), headers, ..OwnedEvent::default() };
+    let terms = Terms { once, ack, ..Terms::new() };
+    api.engine.append(&source.wish.topic, vec![event], share, terms).await
 }
 
 /// What can be said before the body is read.

@@ -2,8 +2,11 @@
 //! own progress.
 //!
 //! ```text
-//! Sink  topic id (16 bytes) | sink id    JSON: v = 1, uid, topic_id, id, name, ... (see Stored)
+//! Sink  topic id (16 bytes) | sink id    JSON: v = 1, uid, topic_id, id, wish, ... (see Stored)
 //! ```
+//!
+//! What is marked as deleted takes nothing, holds nothing of the log and can come back; earlier
+//! versions are kept (`store::history`).
 //!
 //! Owns: the space `Sink`, which sinks there are and what they ask for. Does not own: what a mapping
 //! does (`mapping`), how rows come into the tables (`tier`), the topic.
@@ -18,14 +21,20 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::store;
+use crate::store::history::Trail;
 use crate::types::{Offset, SinkUid, TopicId};
 
 pub use mapping::Mapping;
-pub use registry::{Put, Sinks};
+pub use registry::{Asked, Put, Sinks};
 pub use wish::Wish;
+
+/// A version of what was asked of a sink.
+pub type Version = store::history::Version<Wish>;
 
 /// Most sinks of one topic.
 pub const SINKS_PER_TOPIC_MAX: usize = 20;
+/// Most sinks of one topic that are marked as deleted; the one that was deleted first is forgotten.
+pub const DELETED_PER_TOPIC_MAX: usize = 100;
 /// Most sinks of all topics together.
 pub const SINKS_MAX: usize = 10_000;
 
@@ -66,6 +75,51 @@ pub struct Triggers {
     pub records: Option<u64>,
 }
 
+impl Triggers {
+    /// True if it says nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What `other` says where this says nothing.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            lag_ms: self.lag_ms.or(other.lag_ms),
+            bytes: self.bytes.or(other.bytes),
+            records: self.records.or(other.records),
+        }
+    }
+
+    /// Whatever of the two comes first.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            [one, other].into_iter().flatten().min()
+        }
+        Self {
+            lag_ms: least(self.lag_ms, other.lag_ms),
+            bytes: least(self.bytes, other.bytes),
+            records: least(self.records, other.records),
+        }
+    }
+
+    /// What is wrong with it; `name` is the member that it is.
+    pub fn faults(self, name: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |what: &str, value: Option<u64>, min: u64, max: u64| {
+            if value.is_some_and(|value| !(min..=max).contains(&value)) {
+                faults.push(format!("{name}.{what} is refused: allowed are {min} to {max}"));
+            }
+        };
+        let lag = self.lag_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
+        check("lag_ms", lag, 1_000, 86_400_000);
+        check("bytes", self.bytes, 100, 1 << 40);
+        check("records", self.records, 1, 10_000_000);
+        faults
+    }
+}
+
 /// Where a new sink begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -94,16 +148,37 @@ pub struct Sink {
     pub version: u64,
     /// Where it begins by partition; others begin at their first record.
     pub starts: BTreeMap<i32, Offset>,
-    /// When it was made, milliseconds.
-    pub created_ms: i64,
-    /// When it was changed last, milliseconds.
-    pub changed_ms: i64,
+    /// Who made and changed it, and when.
+    pub trail: Trail,
+    /// It was deleted because its source was, and comes back with it.
+    pub deleted_with_source: bool,
+    /// From when on its statistics count, if somebody cleared them.
+    pub cleared: Option<Cleared>,
+}
+
+/// Statistics that begin anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// When, milliseconds from 1970 on.
+    pub at_ms: i64,
+    /// Rows that the table had by then.
+    pub rows: u64,
 }
 
 impl Sink {
     /// Names this version of it, as an entity tag without quotes.
     pub fn tag(&self) -> String {
         format!("{}.{}", self.uid.0.simple(), self.version)
+    }
+
+    /// True unless it is marked as deleted.
+    pub fn is_live(&self) -> bool {
+        self.trail.deleted.is_none()
+    }
+
+    /// True if it takes records.
+    pub fn is_on(&self) -> bool {
+        self.wish.enabled && self.is_live()
     }
 }
 

@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Error, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink, Wish};
+use super::{
+    Cleared, DELETED_PER_TOPIC_MAX, Error, Mapping, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink, Version,
+    Wish,
+};
 use crate::runtime::{Clock, Tasks};
+use crate::store::history::{self, Edit, Mark, Trail};
 use crate::store::{self, Change, Space, Store};
 use crate::types::{Expected, Offset, SinkUid, TopicId};
 
@@ -30,8 +34,48 @@ struct Stored {
     version: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     starts: BTreeMap<i32, Offset>,
-    created_ms: i64,
-    changed_ms: i64,
+    trail: Trail,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    deleted_with_source: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cleared: Option<Cleared>,
+}
+
+/// What somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The sink as it shall be.
+    pub wish: Wish,
+    /// Where it begins if it is made, by partition; others begin at their first record.
+    pub starts: BTreeMap<i32, Offset>,
+    /// Who asks.
+    pub edit: Edit,
+}
+
+impl Sink {
+    fn new(
+        (topic_id, id): (TopicId, String),
+        wish: Wish,
+        mapping: Arc<Mapping>,
+        starts: BTreeMap<i32, Offset>,
+        mark: Mark,
+    ) -> Self {
+        let (uid, version) = (SinkUid(Uuid::new_v4()), 1);
+        let trail = Trail::begin(mark, wish.enabled);
+        let (deleted_with_source, cleared) = (false, None);
+        Self {
+            uid,
+            topic_id,
+            id,
+            wish,
+            mapping,
+            version,
+            starts,
+            trail,
+            deleted_with_source,
+            cleared,
+        }
+    }
 }
 
 /// What became of a wish.
@@ -90,13 +134,25 @@ impl Sinks {
         Ok(Self { inner: Arc::new(Inner { store, clock, tasks, by_topic, changes, newest }) })
     }
 
-    /// The topic's sink of that id.
+    /// The topic's sink of that id, unless it is marked as deleted.
     pub fn get(&self, topic_id: TopicId, id: &str) -> Option<Arc<Sink>> {
-        self.inner.by_topic.read().get(&topic_id)?.get(id).cloned()
+        self.kept(topic_id, id).filter(|sink| sink.is_live())
     }
 
-    /// The topic's sinks, by id.
+    /// The topic's sink of that id, also if it is marked as deleted.
+    pub fn kept(&self, topic_id: TopicId, id: &str) -> Option<Arc<Sink>> {
+        self.inner.existing(topic_id, id)
+    }
+
+    /// The topic's sinks, by id, without those that are marked as deleted.
     pub fn of_topic(&self, topic_id: TopicId) -> Vec<Arc<Sink>> {
+        let mut sinks = self.all_of_topic(topic_id);
+        sinks.retain(|sink| sink.is_live());
+        sinks
+    }
+
+    /// The topic's sinks, by id, also those that are marked as deleted.
+    pub fn all_of_topic(&self, topic_id: TopicId) -> Vec<Arc<Sink>> {
         let by_topic = self.inner.by_topic.read();
         by_topic.get(&topic_id).map_or_else(Vec::new, |sinks| sinks.values().cloned().collect())
     }
@@ -116,21 +172,20 @@ impl Sinks {
         self.inner.newest.subscribe()
     }
 
-    /// Makes a sink or replaces it; durable when it returns. `starts` is where it begins if it is
-    /// made. With `dry_run` it only checks.
+    /// Makes a sink or replaces it; durable when it returns. With `dry_run` it only checks. One that
+    /// is marked as deleted comes back if the table is the same, and is forgotten if not.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn put(
         &self,
         (topic_id, id): (TopicId, &str),
-        wish: Wish,
-        starts: BTreeMap<i32, Offset>,
+        asked: Asked,
         expected: Expected,
         dry_run: bool,
     ) -> Result<Put, Error> {
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
-        let change = async move { inner.put(topic_id, id, wish, starts, &expected, dry_run).await };
+        let change = async move { inner.put(topic_id, id, asked, &expected, dry_run).await };
         store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
@@ -149,6 +204,62 @@ impl Sinks {
         store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
+    /// Marks a sink as deleted: it takes nothing until [`Self::undelete`]. `with_source` if its
+    /// source is deleted too.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Store`].
+    pub async fn mark_deleted(
+        &self,
+        (topic_id, id): (TopicId, &str),
+        edit: Edit,
+        with_source: bool,
+    ) -> Result<Arc<Sink>, Error> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        let change = async move { inner.mark_deleted(topic_id, &id, edit, with_source).await };
+        store::finish(&self.inner.tasks, CHANGE, change).await
+    }
+
+    /// Brings back a sink that is marked as deleted. What came meanwhile is a recorded gap.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] also for one that is not; [`Error::TooMany`], [`Error::Store`].
+    pub async fn undelete(
+        &self,
+        (topic_id, id): (TopicId, &str),
+        edit: Edit,
+    ) -> Result<Arc<Sink>, Error> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        let change = async move { inner.undelete(topic_id, &id, edit).await };
+        store::finish(&self.inner.tasks, CHANGE, change).await
+    }
+
+    /// Lets the statistics of a sink begin anew at its table's `rows`.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Store`].
+    pub async fn clear(&self, topic_id: TopicId, id: &str, rows: u64) -> Result<(), Error> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        let change = async move { inner.clear(topic_id, &id, rows).await };
+        store::finish(&self.inner.tasks, CHANGE, change).await
+    }
+
+    /// The kept versions of the sink, oldest first. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn versions(&self, uid: SinkUid) -> Result<Vec<Version>, Error> {
+        Ok(history::list(&self.inner.store, &owner(uid))?)
+    }
+
+    /// One kept version of the sink. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn version(&self, uid: SinkUid, number: u64) -> Result<Option<Version>, Error> {
+        Ok(history::get(&self.inner.store, &owner(uid), number)?)
+    }
+
     /// Forgets all sinks of a topic that is gone.
     ///
     /// # Errors
@@ -165,48 +276,129 @@ impl Inner {
         &self,
         topic_id: TopicId,
         id: String,
-        wish: Wish,
-        starts: BTreeMap<i32, Offset>,
+        asked: Asked,
         expected: &Expected,
         dry_run: bool,
     ) -> Result<Put, Error> {
+        let Asked { wish, starts, edit } = asked;
         let mapping = Arc::new(wish.check(&id)?);
         // As it is read back, whatever aliases it was written with.
         let wish = Wish { mapping: mapping.to_json(), ..wish };
         let _alone = self.changes.lock().await;
         let old = self.existing(topic_id, &id);
-        met(expected, old.as_deref())?;
-        let now_ms = self.clock.now_ms();
-        let sink = match &old {
-            Some(old) if old.wish == wish => return Ok(Put::Same(Arc::clone(old))),
-            Some(old) => {
-                check_fixed(old, &wish)?;
-                let (version, changed_ms) = (old.version + 1, now_ms);
-                Sink { wish, mapping, version, changed_ms, ..Sink::clone(old) }
-            }
-            None => {
-                self.check_room(topic_id, &wish)?;
-                let uid = SinkUid(Uuid::new_v4());
-                let (created_ms, changed_ms) = (now_ms, now_ms);
-                let version = 1;
-                Sink { uid, topic_id, id, wish, mapping, version, starts, created_ms, changed_ms }
-            }
-        };
-        let sink = Arc::new(sink);
-        if !dry_run {
-            let change = Change::new().put(Space::Sink, key(topic_id, &sink.id), encode(&sink)?);
-            self.store.commit(change).await?;
-            let mut by_topic = self.by_topic.write();
-            by_topic.entry(topic_id).or_default().insert(sink.id.clone(), Arc::clone(&sink));
-            self.newest.send_modify(|newest| *newest += 1);
+        let live = old.as_ref().filter(|sink| sink.is_live());
+        met(expected, live.map(Arc::as_ref))?;
+        let is_new = live.is_none();
+        let mark = edit.at(self.clock.now_ms(), if is_new { "New sink." } else { "Updated." });
+        if is_new {
+            self.check_room(topic_id, &id, &wish)?;
         }
-        Ok(if old.is_some() { Put::Replaced(sink) } else { Put::Made(sink) })
+        let mut gone = None;
+        let sink = match old {
+            Some(old) if !is_new && old.wish == wish => return Ok(Put::Same(old)),
+            // One that was deleted goes on only where it was.
+            Some(old) if is_new && check_fixed(&old, &wish).is_err() => {
+                gone = Some(old);
+                Sink::new((topic_id, id), wish, mapping, starts, mark)
+            }
+            Some(old) => {
+                check_fixed(&old, &wish)?;
+                let trail = old.trail.then(mark, wish.enabled);
+                let version = old.version + 1;
+                Sink { wish, mapping, version, trail, ..Sink::clone(&old) }
+            }
+            None => Sink::new((topic_id, id), wish, mapping, starts, mark),
+        };
+        if dry_run {
+            let sink = Arc::new(sink);
+            return Ok(if is_new { Put::Made(sink) } else { Put::Replaced(sink) });
+        }
+        let forgotten = gone.map_or_else(Change::new, |gone| forget(&gone));
+        let sink = self.store(sink, forgotten).await?;
+        Ok(if is_new { Put::Made(sink) } else { Put::Replaced(sink) })
+    }
+
+    /// Stores a new version of a sink together with `more`.
+    async fn store(&self, sink: Sink, more: Change) -> Result<Arc<Sink>, Error> {
+        let change = more.put(Space::Sink, key(sink.topic_id, &sink.id), encode(&sink)?);
+        let (number, mark) = (sink.version, sink.trail.changed.clone());
+        let version = Version { number, mark, wish: sink.wish.clone() };
+        let change = history::keep(change, &owner(sink.uid), &version)?;
+        self.store.commit(change).await?;
+        Ok(self.show(sink))
+    }
+
+    /// Shows everybody what is durable.
+    fn show(&self, sink: Sink) -> Arc<Sink> {
+        let sink = Arc::new(sink);
+        let mut by_topic = self.by_topic.write();
+        by_topic.entry(sink.topic_id).or_default().insert(sink.id.clone(), Arc::clone(&sink));
+        self.newest.send_modify(|newest| *newest += 1);
+        sink
+    }
+
+    async fn mark_deleted(
+        &self,
+        topic_id: TopicId,
+        id: &str,
+        edit: Edit,
+        deleted_with_source: bool,
+    ) -> Result<Arc<Sink>, Error> {
+        let _alone = self.changes.lock().await;
+        let old = self.existing(topic_id, id).filter(|sink| sink.is_live());
+        let old = old.ok_or_else(|| unknown(id))?;
+        let trail = old.trail.ended(edit.at(self.clock.now_ms(), "Deleted."));
+        let version = old.version + 1;
+        let gone = self.one_too_many(topic_id);
+        let forgotten = gone.as_deref().map_or_else(Change::new, forget);
+        let sink = Sink { version, trail, deleted_with_source, ..Sink::clone(&old) };
+        let sink = self.store(sink, forgotten).await?;
+        if let Some(gone) = gone {
+            self.hide(topic_id, &gone.id);
+        }
+        Ok(sink)
+    }
+
+    /// The sink that was deleted first, if one more would be too many.
+    fn one_too_many(&self, topic_id: TopicId) -> Option<Arc<Sink>> {
+        let by_topic = self.by_topic.read();
+        let deleted = by_topic.get(&topic_id)?.values().filter(|sink| !sink.is_live());
+        let deleted: Vec<&Arc<Sink>> = deleted.collect();
+        let oldest = deleted.iter().min_by_key(|sink| sink.trail.changed.at_ms)?;
+        (deleted.len() >= DELETED_PER_TOPIC_MAX).then(|| Arc::clone(oldest))
+    }
+
+    async fn undelete(&self, topic_id: TopicId, id: &str, edit: Edit) -> Result<Arc<Sink>, Error> {
+        let _alone = self.changes.lock().await;
+        let old = self.existing(topic_id, id).filter(|sink| !sink.is_live());
+        let old = old.ok_or_else(|| unknown(id))?;
+        self.check_room(topic_id, id, &old.wish)?;
+        let mark = edit.at(self.clock.now_ms(), "Undeleted.");
+        let (trail, version) = (old.trail.then(mark, old.wish.enabled), old.version + 1);
+        let deleted_with_source = false;
+        let sink = Sink { version, trail, deleted_with_source, ..Sink::clone(&old) };
+        self.store(sink, Change::new()).await
+    }
+
+    async fn clear(&self, topic_id: TopicId, id: &str, rows: u64) -> Result<(), Error> {
+        let _alone = self.changes.lock().await;
+        let old = self.existing(topic_id, id).filter(|sink| sink.is_live());
+        let old = old.ok_or_else(|| unknown(id))?;
+        let cleared = Some(Cleared { at_ms: self.clock.now_ms(), rows });
+        let sink = Sink { cleared, ..Sink::clone(&old) };
+        let change = Change::new().put(Space::Sink, key(topic_id, id), encode(&sink)?);
+        self.store.commit(change).await?;
+        self.show(sink);
+        Ok(())
     }
 
     /// Checks what a new sink needs of all others.
-    fn check_room(&self, topic_id: TopicId, wish: &Wish) -> Result<(), Error> {
+    fn check_room(&self, topic_id: TopicId, id: &str, wish: &Wish) -> Result<(), Error> {
         let by_topic = self.by_topic.read();
-        let of_topic = by_topic.get(&topic_id).map_or(0, BTreeMap::len);
+        let live = |sinks: &BTreeMap<String, Arc<Sink>>| {
+            sinks.values().filter(|sink| sink.is_live()).count()
+        };
+        let of_topic = by_topic.get(&topic_id).map_or(0, live);
         if of_topic >= SINKS_PER_TOPIC_MAX {
             let limit = SINKS_PER_TOPIC_MAX;
             return Err(Error::TooMany(format!(
@@ -217,7 +409,10 @@ impl Inner {
             return Err(Error::TooMany(format!("there are {SINKS_MAX} sinks already")));
         }
         let table = wish.table.display();
-        let taken = |one: &&Arc<Sink>| one.wish.table.display().eq_ignore_ascii_case(&table);
+        let taken = |one: &&Arc<Sink>| {
+            (one.topic_id, one.id.as_str()) != (topic_id, id)
+                && one.wish.table.display().eq_ignore_ascii_case(&table)
+        };
         match by_topic.values().flat_map(BTreeMap::values).find(taken) {
             Some(other) => {
                 Err(Error::TableTaken { table, sink: other.id.clone(), topic_id: other.topic_id })
@@ -233,10 +428,16 @@ impl Inner {
         expected: &Expected,
     ) -> Result<Arc<Sink>, Error> {
         let _alone = self.changes.lock().await;
-        let unknown = || Error::Unknown(id.chars().take(100).collect());
-        let sink = self.existing(topic_id, id).ok_or_else(unknown)?;
+        let sink = self.existing(topic_id, id).filter(|sink| sink.is_live());
+        let sink = sink.ok_or_else(|| unknown(id))?;
         met(expected, Some(&sink))?;
-        self.store.commit(Change::new().delete(Space::Sink, key(topic_id, id))).await?;
+        self.store.commit(forget(&sink)).await?;
+        self.hide(topic_id, id);
+        Ok(sink)
+    }
+
+    /// Shows everybody that a sink is gone.
+    fn hide(&self, topic_id: TopicId, id: &str) {
         let mut by_topic = self.by_topic.write();
         if let Some(sinks) = by_topic.get_mut(&topic_id) {
             sinks.remove(id);
@@ -245,17 +446,16 @@ impl Inner {
             }
         }
         self.newest.send_modify(|newest| *newest += 1);
-        Ok(sink)
     }
 
     async fn forget(&self, topic_id: TopicId) -> Result<(), Error> {
         let _alone = self.changes.lock().await;
-        let ids: Vec<String> = match self.by_topic.read().get(&topic_id) {
-            Some(sinks) => sinks.keys().cloned().collect(),
+        let sinks: Vec<Arc<Sink>> = match self.by_topic.read().get(&topic_id) {
+            Some(sinks) => sinks.values().cloned().collect(),
             None => return Ok(()),
         };
-        let gone = |change: Change, id: &String| change.delete(Space::Sink, key(topic_id, id));
-        self.store.commit(ids.iter().fold(Change::new(), gone)).await?;
+        let gone = |change: Change, sink: &Arc<Sink>| change.and(forget(sink));
+        self.store.commit(sinks.iter().fold(Change::new(), gone)).await?;
         self.by_topic.write().remove(&topic_id);
         self.newest.send_modify(|newest| *newest += 1);
         Ok(())
@@ -284,29 +484,57 @@ fn check_fixed(old: &Sink, wish: &Wish) -> Result<(), Error> {
     Ok(())
 }
 
+/// Forgets a sink and its versions.
+fn forget(sink: &Sink) -> Change {
+    let change = Change::new().delete(Space::Sink, key(sink.topic_id, &sink.id));
+    history::forget(change, &owner(sink.uid), sink.version)
+}
+
+/// Whose versions they are.
+fn owner(uid: SinkUid) -> String {
+    format!("sink/{}", uid.0)
+}
+
+fn unknown(id: &str) -> Error {
+    Error::Unknown(id.chars().take(100).collect())
+}
+
 fn key(topic_id: TopicId, id: &str) -> Vec<u8> {
     [topic_id.0.as_bytes(), id.as_bytes()].concat()
 }
 
 pub(super) fn encode(sink: &Sink) -> Result<Vec<u8>, Error> {
-    let Sink { uid, topic_id, version, created_ms, changed_ms, .. } = *sink;
+    let Sink { uid, topic_id, version, deleted_with_source, cleared, .. } = *sink;
     let (id, wish, starts) = (sink.id.clone(), sink.wish.clone(), sink.starts.clone());
-    let v = VERSION;
-    let stored = Stored { v, uid, topic_id, id, wish, version, starts, created_ms, changed_ms };
+    let (v, trail) = (VERSION, sink.trail.clone());
+    let stored =
+        Stored { v, uid, topic_id, id, wish, version, starts, trail, deleted_with_source, cleared };
     serde_json::to_vec(&stored).map_err(|error| failed(&error.to_string()))
 }
 
 pub(super) fn decode(value: &[u8]) -> Result<Sink, Error> {
     let stored: Stored = serde_json::from_slice(value)
         .map_err(|error| failed(&format!("a stored sink is malformed: {error}")))?;
-    let Stored { v, uid, topic_id, id, wish, version, starts, created_ms, changed_ms } = stored;
-    if v != VERSION {
+    if stored.v != VERSION {
+        let (id, v) = (stored.id, stored.v);
         let text = format!("sink {id} is stored in version {v}, this release knows {VERSION}");
         return Err(failed(&text));
     }
-    let mapping = wish.check(&id).map_err(|error| failed(&format!("stored sink {id}: {error}")))?;
-    let mapping = Arc::new(mapping);
-    Ok(Sink { uid, topic_id, id, wish, mapping, version, starts, created_ms, changed_ms })
+    let mapping = stored.wish.check(&stored.id);
+    let mapping =
+        mapping.map_err(|error| failed(&format!("stored sink {}: {error}", stored.id)))?;
+    Ok(Sink {
+        uid: stored.uid,
+        topic_id: stored.topic_id,
+        id: stored.id,
+        wish: stored.wish,
+        mapping: Arc::new(mapping),
+        version: stored.version,
+        starts: stored.starts,
+        trail: stored.trail,
+        deleted_with_source: stored.deleted_with_source,
+        cleared: stored.cleared,
+    })
 }
 
 fn failed(reason: &str) -> Error {

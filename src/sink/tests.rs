@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::runtime::Tasks;
+use crate::store::history::Edit;
 use crate::store::testing::Rig;
 use crate::types::{Expected, TopicId};
 
@@ -27,8 +28,16 @@ fn wish_with(more: Value) -> Wish {
     serde_json::from_value(wish).unwrap()
 }
 
+fn asked(wish: Wish) -> Asked {
+    Asked { wish, starts: BTreeMap::new(), edit: edit() }
+}
+
+fn edit() -> Edit {
+    Edit::by("ann")
+}
+
 async fn put(sinks: &Sinks, id: &str, wish: Wish, expected: Expected) -> Result<Put, Error> {
-    sinks.put((TOPIC, id), wish, BTreeMap::new(), expected, false).await
+    sinks.put((TOPIC, id), asked(wish), expected, false).await
 }
 
 #[tokio::test]
@@ -38,7 +47,8 @@ async fn sinks_are_state_that_a_restart_finds() {
     let made = put(&sinks, "a", wish("a"), Expected::Any).await.unwrap();
     assert!(matches!(made, Put::Made(_)));
     let starts = BTreeMap::from([(0, 5)]);
-    sinks.put((TOPIC, "b"), wish("b"), starts.clone(), Expected::Any, false).await.unwrap();
+    let asked_b = Asked { starts: starts.clone(), ..asked(wish("b")) };
+    sinks.put((TOPIC, "b"), asked_b, Expected::Any, false).await.unwrap();
     let other = wish_with(json!({"table": {"name": "a"}, "description": "more"}));
     let replaced = put(&sinks, "a", other.clone(), Expected::Any).await.unwrap();
     assert!(matches!(replaced, Put::Replaced(_)));
@@ -88,11 +98,11 @@ async fn a_dry_run_checks_and_changes_nothing() {
     let rig = Rig::new();
     let sinks = open(&rig);
     let before = sinks.newest();
-    let dry = sinks.put((TOPIC, "a"), wish("a"), BTreeMap::new(), Expected::Any, true).await;
+    let dry = sinks.put((TOPIC, "a"), asked(wish("a")), Expected::Any, true).await;
     assert!(matches!(dry, Ok(Put::Made(_))));
     assert!(sinks.topics().is_empty() && sinks.newest() == before);
     let bad = wish_with(json!({"commit": {"records": 0}}));
-    let dry = sinks.put((TOPIC, "a"), bad, BTreeMap::new(), Expected::Any, true).await;
+    let dry = sinks.put((TOPIC, "a"), asked(bad), Expected::Any, true).await;
     assert!(matches!(dry, Err(Error::Invalid(_))));
 }
 
@@ -107,10 +117,10 @@ async fn a_topic_has_twenty_sinks_and_each_has_a_table_of_its_own() {
     let refused = put(&sinks, "more", wish("more"), Expected::Any).await;
     assert!(matches!(refused, Err(Error::TooMany(_))));
     let other = TopicId(Uuid::from_u128(8));
-    let refused = sinks.put((other, "x"), wish("T3"), BTreeMap::new(), Expected::Any, false).await;
+    let refused = sinks.put((other, "x"), asked(wish("T3")), Expected::Any, false).await;
     assert!(matches!(refused, Err(Error::TableTaken { .. })), "{refused:?}");
     let elsewhere = wish_with(json!({"table": {"name": "t3", "namespace": "other"}}));
-    sinks.put((other, "x"), elsewhere, BTreeMap::new(), Expected::Any, false).await.unwrap();
+    sinks.put((other, "x"), asked(elsewhere), Expected::Any, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -122,6 +132,58 @@ async fn the_table_and_the_start_of_a_sink_stay() {
         let refused = put(&sinks, "a", other, Expected::Any).await;
         assert!(matches!(refused, Err(Error::Fixed(_))), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_deleted_sink_is_off_and_goes_on_in_its_table() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let made = put(&sinks, "a", wish("a"), Expected::Any).await.unwrap();
+    let deleted = sinks.mark_deleted((TOPIC, "a"), edit(), true).await.unwrap();
+    assert!(!deleted.is_on() && deleted.deleted_with_source);
+    let sinks = open(&rig);
+    assert!(sinks.get(TOPIC, "a").is_none() && sinks.of_topic(TOPIC).is_empty());
+    assert_eq!(sinks.all_of_topic(TOPIC).len(), 1, "its table has it still");
+    let other = put(&sinks, "b", wish("A"), Expected::Any).await;
+    assert!(matches!(other, Err(Error::TableTaken { .. })), "{other:?}");
+    let back = sinks.undelete((TOPIC, "a"), edit()).await.unwrap();
+    assert_eq!((back.uid, back.version, back.is_on()), (made.sink().uid, 3, true));
+    assert!(sinks.undelete((TOPIC, "a"), edit()).await.is_err());
+    // Made again it goes on if the table is the same; else it is another sink.
+    sinks.mark_deleted((TOPIC, "a"), edit(), false).await.unwrap();
+    let again = put(&sinks, "a", wish("a"), Expected::None).await.unwrap();
+    assert!(matches!(&again, Put::Made(sink) if sink.uid == made.sink().uid));
+    sinks.mark_deleted((TOPIC, "a"), edit(), false).await.unwrap();
+    let again = put(&sinks, "a", wish("c"), Expected::None).await.unwrap();
+    assert_ne!(again.sink().uid, made.sink().uid);
+    assert_eq!(again.sink().version, 1);
+    assert_eq!(sinks.versions(made.sink().uid).unwrap(), [], "the old one is forgotten");
+    assert_eq!(sinks.versions(again.sink().uid).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn of_many_deleted_sinks_the_first_is_forgotten() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    for number in 0..=DELETED_PER_TOPIC_MAX {
+        let name = format!("t{number}");
+        put(&sinks, &name, wish(&name), Expected::Any).await.unwrap();
+        sinks.mark_deleted((TOPIC, &name), edit(), false).await.unwrap();
+        rig.clock.advance(1);
+    }
+    assert_eq!(sinks.all_of_topic(TOPIC).len(), DELETED_PER_TOPIC_MAX);
+    assert!(sinks.kept(TOPIC, "t0").is_none() && sinks.kept(TOPIC, "t1").is_some());
+    assert_eq!(open(&rig).all_of_topic(TOPIC).len(), DELETED_PER_TOPIC_MAX);
+}
+
+#[tokio::test]
+async fn statistics_begin_anew_without_a_new_version() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    put(&sinks, "a", wish("a"), Expected::Any).await.unwrap();
+    sinks.clear(TOPIC, "a", 7).await.unwrap();
+    let found = open(&rig).get(TOPIC, "a").unwrap();
+    assert_eq!((found.version, found.cleared.map(|cleared| cleared.rows)), (1, Some(7)));
 }
 
 #[test]
@@ -146,7 +208,7 @@ fn all_faults_of_a_wish_are_told_together() {
 
 #[test]
 fn the_layout_is_the_golden_one() {
-    let golden = br#"{"v":1,"uid":"00000000-0000-0000-0000-000000000009","topic_id":"00000000-0000-0000-0000-000000000007","id":"a","wish":{"table":{"namespace":"streams","name":"t"},"mapping":{"columns":[{"type":"uuid","name":"id"}]},"commit":{"records":5},"enabled":true,"from":"latest"},"version":3,"starts":{"0":4},"created_ms":1,"changed_ms":2}"#;
+    let golden = br#"{"v":1,"uid":"00000000-0000-0000-0000-000000000009","topic_id":"00000000-0000-0000-0000-000000000007","id":"a","wish":{"table":{"namespace":"streams","name":"t"},"mapping":{"columns":[{"type":"uuid","name":"id"}]},"commit":{"records":5},"enabled":true,"from":"latest"},"version":3,"starts":{"0":4},"trail":{"created":{"at_ms":1},"changed":{"at_ms":2,"by":"ann"}}}"#;
     let sink = decode(golden).unwrap();
     assert_eq!((sink.version, sink.starts[&0], sink.wish.commit.records), (3, 4, Some(5)));
     let value: Value = serde_json::from_slice(golden).unwrap();

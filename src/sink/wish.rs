@@ -37,6 +37,12 @@ pub struct Wish {
     /// When they go there.
     #[serde(default)]
     pub commit: Triggers,
+    /// Kept for Keboola's clients. There is no stage between the log and a commit.
+    #[serde(default, skip_serializing_if = "Triggers::is_none")]
+    pub staging: Triggers,
+    /// False if what a source answers does not wait for the disk; none is as the source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<bool>,
     /// As `table.partition.spec`; empty is unpartitioned.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub partition_spec: String,
@@ -75,7 +81,8 @@ impl Wish {
             }
         }
         faults.extend(check_table(&self.table));
-        faults.extend(check_triggers(self.commit));
+        faults.extend(self.commit.faults("commit"));
+        faults.extend(self.staging.faults("staging"));
         if let Err(reason) = partition_spec::check(&self.partition_spec) {
             faults.push(format!("partition_spec is refused: {reason}"));
         }
@@ -114,19 +121,5 @@ fn check_table(table: &TableName) -> Vec<String> {
             "table.name is refused: allowed are 1 to {TABLE_LEN_MAX} letters, digits and _"
         ));
     }
-    faults
-}
-
-fn check_triggers(commit: Triggers) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut check = |what: &str, value: Option<u64>, min: u64, max: u64| {
-        if value.is_some_and(|value| !(min..=max).contains(&value)) {
-            faults.push(format!("commit.{what} is refused: allowed are {min} to {max}"));
-        }
-    };
-    let lag = commit.lag_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
-    check("lag_ms", lag, 1_000, 86_400_000);
-    check("bytes", commit.bytes, 100, 1 << 40);
-    check("records", commit.records, 1, 10_000_000);
     faults
 }

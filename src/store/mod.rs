@@ -17,6 +17,7 @@ use crate::runtime::{Clock, FailPoints, Tasks};
 use crate::types::Lsn;
 
 pub mod codec;
+pub mod history;
 pub mod keys;
 pub mod once;
 
@@ -74,11 +75,13 @@ pub enum Space {
     Sink = 12,
     /// URLs whose requests become records. Owner: source.
     Source = 13,
+    /// Earlier versions of sources and sinks, see [`history`]. Owner: store, source and sink.
+    Version = 14,
 }
 
 impl Space {
     /// All of them, each at its number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Topic,
         Self::Partition,
@@ -93,6 +96,7 @@ impl Space {
         Self::Stream,
         Self::Sink,
         Self::Source,
+        Self::Version,
     ];
 
     /// The space with that number.
@@ -117,6 +121,7 @@ impl Space {
             Self::Stream => "stream",
             Self::Sink => "sink",
             Self::Source => "source",
+            Self::Version => "version",
         }
     }
 }

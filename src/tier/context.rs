@@ -11,6 +11,7 @@ use crate::runtime::fail_points::FailPoints;
 use crate::runtime::permits::ByteBudget;
 use crate::runtime::tasks::Tasks;
 use crate::sink::Sinks;
+use crate::source::Sources;
 use crate::table::catalog;
 use crate::table::catalog::Catalog;
 use crate::table::commit::Retry;
@@ -66,6 +67,8 @@ pub(super) struct Context {
     pub(super) log: Log,
     pub(super) topics: Topics,
     pub(super) sinks: Sinks,
+    /// What they commit by, where they do not say it.
+    pub(super) sources: Sources,
     /// What the tables of a topic hold back of its log.
     pub(super) holds: Holds,
     pub(super) ledger: Ledger,

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::sink::Sink;
+use crate::sink::Triggers;
 use crate::table::commit::marker::Writer;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
@@ -17,6 +18,8 @@ pub(super) struct Feed {
     /// The topic with the options of this table.
     topic: Arc<Topic>,
     sink: Option<Arc<Sink>>,
+    /// When it commits, where that is not the topic's to say.
+    commit: Triggers,
 }
 
 impl Deref for Feed {
@@ -30,21 +33,29 @@ impl Deref for Feed {
 impl Feed {
     /// The topic's own table.
     pub(super) fn own(topic: &Arc<Topic>) -> Self {
-        Self { of: Arc::clone(topic), topic: Arc::clone(topic), sink: None }
+        Self {
+            of: Arc::clone(topic),
+            topic: Arc::clone(topic),
+            sink: None,
+            commit: Triggers::default(),
+        }
     }
 
     /// The table of a sink. Options that only JSON columns have do nothing there.
-    pub(super) fn of_sink(topic: &Arc<Topic>, sink: &Arc<Sink>) -> Self {
+    /// `defaults` is when it commits unless it says so itself.
+    pub(super) fn of_sink(topic: &Arc<Topic>, sink: &Arc<Sink>, defaults: Triggers) -> Self {
         let mut seen = Topic::clone(topic);
         let (options, wish) = (&mut seen.options, &sink.wish);
         // A sink is on or off by itself, and its values go by its mapping.
-        options.table_mode = if wish.enabled { TableMode::Auto } else { TableMode::Off };
+        options.table_mode = if sink.is_on() { TableMode::Auto } else { TableMode::Off };
         options.table_namespace.clone_from(&wish.table.namespace);
         options.table_name = Some(wish.table.name.clone());
         options.table_partition_spec.clone_from(&wish.partition_spec);
-        options.table_target_lag_ms = wish.commit.lag_ms.unwrap_or(options.table_target_lag_ms);
-        options.table_flush_bytes = wish.commit.bytes.unwrap_or(options.table_flush_bytes);
-        Self { of: Arc::clone(topic), topic: Arc::new(seen), sink: Some(Arc::clone(sink)) }
+        let commit = wish.commit.or(defaults);
+        options.table_target_lag_ms = commit.lag_ms.unwrap_or(options.table_target_lag_ms);
+        options.table_flush_bytes = commit.bytes.unwrap_or(options.table_flush_bytes);
+        let (of, sink) = (Arc::clone(topic), Some(Arc::clone(sink)));
+        Self { of, topic: Arc::new(seen), sink, commit }
     }
 
     /// Whose rows the table has.
@@ -65,7 +76,7 @@ impl Feed {
 
     /// Waiting records that start a commit; none for no such limit.
     pub(super) fn flush_records(&self) -> Option<u64> {
-        self.sink.as_ref()?.wish.commit.records
+        self.commit.records
     }
 
     /// True if neither the topic nor the sink changed.
@@ -75,6 +86,6 @@ impl Feed {
             (None, None) => true,
             _ => false,
         };
-        same_sink && Arc::ptr_eq(&self.of, &other.of)
+        same_sink && self.commit == other.commit && Arc::ptr_eq(&self.of, &other.of)
     }
 }

@@ -48,6 +48,7 @@ use crate::runtime::fail_points::FailPoints;
 use crate::runtime::permits::ByteBudget;
 use crate::runtime::tasks::Tasks;
 use crate::sink::Sinks;
+use crate::source::Sources;
 use crate::store::Store;
 use crate::table::catalog::Catalog;
 use crate::tier::context::Context;
@@ -132,6 +133,8 @@ pub struct Parts {
     pub topics: Topics,
     /// Their sinks.
     pub sinks: Sinks,
+    /// The sources of topics.
+    pub sources: Sources,
     /// The state.
     pub store: Store,
     /// The catalog of all tables.
@@ -161,6 +164,7 @@ impl Tiering {
             log: parts.log,
             topics: parts.topics,
             sinks: parts.sinks,
+            sources: parts.sources,
             ledger: Ledger::new(parts.store),
             catalog: parts.catalog,
             clock: parts.clock,

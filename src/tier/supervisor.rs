@@ -46,7 +46,7 @@ struct Workers {
     by_writer: BTreeMap<Writer, Handle>,
     /// The newest changes of topics and sinks that the workers were told of.
     seen: u64,
-    seen_sinks: u64,
+    seen_wishes: (u64, u64),
 }
 
 /// All workers; cheap to clone.
@@ -99,6 +99,7 @@ impl Supervisor {
     async fn follow(self) {
         let mut changes = self.context.topics.subscribe();
         let mut sinks = self.context.sinks.subscribe();
+        let mut sources = self.context.sources.subscribe();
         self.forget_leftovers().await;
         loop {
             self.look();
@@ -106,6 +107,7 @@ impl Supervisor {
                 () = self.closing.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = sinks.changed() => if changed.is_err() { return },
+                changed = sources.changed() => if changed.is_err() { return },
                 () = self.ended.wake.notified() => tokio::time::sleep(RESTART_PAUSE).await,
             }
         }
@@ -126,7 +128,7 @@ impl Supervisor {
         let known = tokio::task::spawn_blocking(move || reader.sinks()).await;
         for writer in known.ok().and_then(Result::ok).unwrap_or_default() {
             let lives =
-                sinks.of_topic(writer.topic_id).iter().any(|one| Some(one.uid) == writer.sink);
+                sinks.all_of_topic(writer.topic_id).iter().any(|one| Some(one.uid) == writer.sink);
             if !lives && let Err(error) = ledger.write(ledger::delete(writer)).await {
                 tracing::warn!(?writer, %error, "the ledger of a sink that is gone is left over");
             }
@@ -145,9 +147,9 @@ impl Supervisor {
         }
         // The lock comes first: an older list must not win over a newer one.
         let mut workers = self.workers.lock();
-        let Context { topics, sinks, .. } = &self.context;
-        // Before the sinks are read: what changes meanwhile is looked at once more.
-        let newest_sinks = sinks.newest();
+        let Context { topics, sinks, sources, .. } = &self.context;
+        // Before they are read: what changes meanwhile is looked at once more.
+        let newest_wishes = (sinks.newest(), sources.newest());
         let (newest, mut changed) = topics.changed_since(workers.seen);
         workers.seen = newest;
         let ended = std::mem::take(&mut *self.ended.writers.lock());
@@ -157,8 +159,8 @@ impl Supervisor {
         }
         let again = ended.into_iter().map(|writer| writer.topic_id);
         let mut again: BTreeSet<TopicId> = again.collect();
-        if workers.seen_sinks != newest_sinks {
-            workers.seen_sinks = newest_sinks;
+        if workers.seen_wishes != newest_wishes {
+            workers.seen_wishes = newest_wishes;
             again.extend(sinks.topics());
             again.extend(
                 workers.by_writer.keys().filter(|it| it.sink.is_some()).map(|it| it.topic_id),
@@ -174,17 +176,19 @@ impl Supervisor {
     fn forget_removed(&self, writer: Writer) {
         let Context { topics, sinks, holds, .. } = &self.context;
         let Some(uid) = writer.sink else { return };
-        let lives = sinks.of_topic(writer.topic_id).iter().any(|sink| sink.uid == uid);
+        let lives = sinks.all_of_topic(writer.topic_id).iter().any(|sink| sink.uid == uid);
         if !lives && let Some((topic, false)) = topics.live_or_draining(writer.topic_id) {
             holds.leave(&topic, writer);
         }
     }
 
     fn look_at(&self, workers: &mut Workers, topic: &Arc<Topic>, draining: bool) {
-        let sinks = self.context.sinks.of_topic(topic.id);
-        let own = Feed::own(topic);
-        let feeds = std::iter::once(own).chain(sinks.iter().map(|sink| Feed::of_sink(topic, sink)));
-        let feeds: Vec<Feed> = feeds.collect();
+        let sinks = self.context.sinks.all_of_topic(topic.id);
+        let mut feeds = vec![Feed::own(topic)];
+        if !sinks.is_empty() {
+            let defaults = self.context.sources.commit_of(topic.name.as_str());
+            feeds.extend(sinks.iter().map(|sink| Feed::of_sink(topic, sink, defaults)));
+        }
         // All before the first of them tells the log what it may give back.
         for feed in &feeds {
             self.context.holds.enter(topic, feed.writer());

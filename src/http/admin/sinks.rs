@@ -24,13 +24,15 @@ use crate::http::credentials;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, unknown_topic};
 use crate::sink::mapping::{Event, Faults, FieldError, infer};
-use crate::sink::{self, From, Put, Sink, Wish};
+use crate::sink::{self, Asked, From, Put, Sink, Wish};
+use crate::store::history::Trail;
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
 use crate::types::Offset;
 
 /// Members of an answer that a wish may repeat: they are not its to say.
-const SHOWN_ONLY: [&str; 6] = ["id", "topic", "version", "created_ms", "changed_ms", "status"];
+const SHOWN_ONLY: [&str; 8] =
+    ["id", "topic", "version", "created_ms", "created_by", "changed_ms", "changed_by", "status"];
 
 pub(in crate::http) async fn list(
     State(api): State<Api>,
@@ -73,7 +75,8 @@ pub(in crate::http) async fn put(
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_sink")?;
     caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
     let starts = check(&api, &topic, &id, &wish).await?;
-    let put = api.sinks.put((topic.id, &id), wish, starts, expected, dry_run).await;
+    let asked = Asked { wish, starts, edit: caller.edit() };
+    let put = api.sinks.put((topic.id, &id), asked, expected, dry_run).await;
     let put = put.map_err(|error| problem(&id, &error))?;
     let status = match &put {
         Put::Made(_) if !dry_run => StatusCode::CREATED,
@@ -153,7 +156,7 @@ pub(in crate::http) async fn infer(
 }
 
 /// A request that is mapped as if it was an event.
-pub(super) struct Sample {
+pub(in crate::http) struct Sample {
     id: Uuid,
     received_ms: i64,
     ip: Option<String>,
@@ -163,7 +166,7 @@ pub(super) struct Sample {
 
 impl Sample {
     /// The request of these headers and this body, without its credentials.
-    pub(super) fn new(
+    pub(in crate::http) fn new(
         api: &Api,
         peer: Option<SocketAddr>,
         mut headers: HeaderMap,
@@ -180,7 +183,7 @@ impl Sample {
 }
 
 /// The row that the sink would have of the sample, or why it has none.
-pub(super) async fn try_out(
+pub(in crate::http) async fn try_out(
     sink: &Arc<Sink>,
     sample: &Arc<Sample>,
 ) -> Result<Result<Value, FieldError>, Problem> {
@@ -221,7 +224,7 @@ fn topic_of(
 }
 
 /// Checks what only others know; where the sink begins if it is made.
-async fn check(
+pub(in crate::http) async fn check(
     api: &Api,
     topic: &Topic,
     id: &str,
@@ -264,8 +267,9 @@ fn answer(status: StatusCode, api: &Api, topic: &Topic, sink: &Sink) -> Response
 
 fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
     let status = api.tiering.sink(topic.id, sink.uid).unwrap_or_default();
-    let Wish { name, description, table, mapping, commit, partition_spec, enabled, from } =
-        &sink.wish;
+    let Wish { name, description, table, mapping, commit, .. } = &sink.wish;
+    let Wish { staging, wait, partition_spec, enabled, from, .. } = &sink.wish;
+    let Trail { created, changed, .. } = &sink.trail;
     json!({
         "id": sink.id,
         "topic": topic.name,
@@ -274,12 +278,16 @@ fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
         "table": table,
         "mapping": mapping,
         "commit": commit,
+        "staging": staging,
+        "wait": wait,
         "partition_spec": partition_spec,
         "enabled": enabled,
         "from": from,
         "version": sink.version,
-        "created_ms": sink.created_ms,
-        "changed_ms": sink.changed_ms,
+        "created_ms": created.at_ms,
+        "created_by": created.by,
+        "changed_ms": changed.at_ms,
+        "changed_by": changed.by,
         "status": {
             "table": if status.table.is_empty() { sink.wish.table.display() } else { status.table },
             "dead_letter_table": status.dead_letter_table,
@@ -326,7 +334,7 @@ pub(super) fn refused(sink: &Sink, error: &FieldError) -> Value {
     })
 }
 
-fn problem(id: &str, error: &sink::Error) -> Problem {
+pub(in crate::http) fn problem(id: &str, error: &sink::Error) -> Problem {
     let code = match error {
         sink::Error::Invalid(_) | sink::Error::Fixed(_) => "invalid_sink",
         sink::Error::TableTaken { .. } => "table_taken",

@@ -21,7 +21,8 @@ use crate::http::problem::Problem;
 use crate::source::{self, Source, Wish};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
-const SHOWN_ONLY: [&str; 6] = ["id", "path", "sinks", "version", "created_ms", "changed_ms"];
+const SHOWN_ONLY: [&str; 8] =
+    ["id", "path", "sinks", "version", "created_ms", "created_by", "changed_ms", "changed_by"];
 
 pub(in crate::http) async fn list(
     State(api): State<Api>,
@@ -55,7 +56,7 @@ pub(in crate::http) async fn put(
     let dry_run = precondition::dry_run(query)?;
     let expected = precondition::expected(&headers)?;
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_source")?;
-    let put = api.sources.put(&id, wish, expected, dry_run).await;
+    let put = api.sources.put(&id, wish, caller.edit(), expected, dry_run).await;
     let (source, is_new) = put.map_err(|error| problem(&error))?;
     if !dry_run {
         let version = source.version;
@@ -74,7 +75,8 @@ pub(in crate::http) async fn rotate(
 ) -> Result<Response, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
     let expected = precondition::expected(&headers)?;
-    let source = api.sources.rotate(&id, expected).await.map_err(|error| problem(&error))?;
+    let source = api.sources.rotate(&id, caller.edit(), expected).await;
+    let source = source.map_err(|error| problem(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source has another secret");
     Ok(answer(StatusCode::OK, &api, &source))
 }
@@ -136,15 +138,20 @@ fn shown(api: &Api, source: &Source) -> Value {
         "description": source.wish.description,
         "topic": source.wish.topic,
         "enabled": source.wish.enabled,
+        "commit": source.wish.commit,
+        "staging": source.wish.staging,
+        "wait": source.wish.wait.unwrap_or(true),
         "path": format!("/sources/{}/{}", source.id, source.secret),
         "sinks": sinks.iter().map(|sink| sink.id.clone()).collect::<Vec<_>>(),
         "version": source.version,
-        "created_ms": source.created_ms,
-        "changed_ms": source.changed_ms,
+        "created_ms": source.trail.created.at_ms,
+        "created_by": source.trail.created.by,
+        "changed_ms": source.trail.changed.at_ms,
+        "changed_by": source.trail.changed.by,
     })
 }
 
-fn problem(error: &source::Error) -> Problem {
+pub(in crate::http) fn problem(error: &source::Error) -> Problem {
     let code = match error {
         source::Error::Invalid(_) => "invalid_source",
         source::Error::Precondition(_) => "precondition_failed",

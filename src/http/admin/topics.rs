@@ -34,7 +34,7 @@ struct Alter {
     options: BTreeMap<String, Value>,
 }
 
-fn problem(error: &topic::Error) -> Problem {
+pub(in crate::http) fn problem(error: &topic::Error) -> Problem {
     let code = match error {
         topic::Error::Exists(_) => "exists",
         topic::Error::Unknown(_) | topic::Error::UnknownId(_) => "unknown_topic",

@@ -138,6 +138,21 @@ impl Mapper {
         self.end(filled)
     }
 
+    /// Tells whether the event has what the columns need, and keeps nothing of it. Templates are not
+    /// run.
+    ///
+    /// # Errors
+    /// [`FieldError`] names the first column that the event cannot fill.
+    pub fn check(&mut self, event: &Event<'_>) -> Result<(), FieldError> {
+        let body = (!self.paths.is_empty()).then(|| self.read(event));
+        let found = Found { body, outcomes: Vec::new() };
+        // Without an outcome a template leaves its cell as it is.
+        let mut cells = 0..self.fills.len();
+        let refused = cells.find_map(|place| Some((place, self.cell(place, event, &found).err()?)));
+        self.cells.undo_row();
+        refused.map_or(Ok(()), |(place, reason)| Err(self.error(place, reason)))
+    }
+
     /// Rows since the last [`Self::finish`].
     pub fn rows(&self) -> usize {
         self.cells.rows()

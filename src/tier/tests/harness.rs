@@ -31,6 +31,7 @@ use crate::runtime::Tasks;
 use crate::runtime::files::Disk;
 use crate::runtime::files::FileSystem;
 use crate::sink::Sinks;
+use crate::source::Sources;
 use crate::store;
 use crate::store::Appender;
 use crate::store::Limits;
@@ -75,6 +76,7 @@ pub(super) struct Broker {
     store: Store,
     pub(super) topics: Topics,
     pub(super) sinks: Sinks,
+    pub(super) sources: Sources,
     pub(super) log: Log,
     pub(super) catalog: EmbeddedCatalog,
     pub(super) tiering: Tiering,
@@ -136,6 +138,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
     };
     let topics = Topics::open(store.clone(), settings, clock.clone(), tasks.clone()).unwrap();
     let sinks = Sinks::open(store.clone(), clock.clone(), tasks.clone()).unwrap();
+    let sources = Sources::open(store.clone(), clock.clone(), tasks.clone()).unwrap();
     let log = opening.attach(wal.clone(), topics.clone());
     let warehouse = format!("file://{}/warehouse", dir.display());
     let fail_points = FailPoints::none();
@@ -162,6 +165,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
         log: log.clone(),
         topics: topics.clone(),
         sinks: sinks.clone(),
+        sources: sources.clone(),
         store: store.clone(),
         catalog: Arc::new(catalog.clone()),
         tasks: tasks.clone(),
@@ -169,7 +173,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
         fail_points: fail_points.clone(),
     };
     let tiering = Tiering::start(parts, options);
-    Broker { tasks, wal, store, topics, sinks, log, catalog, tiering, fail_points }
+    Broker { tasks, wal, store, topics, sinks, sources, log, catalog, tiering, fail_points }
 }
 
 pub(super) fn ident(name: &str) -> TableIdent {

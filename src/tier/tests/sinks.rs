@@ -11,9 +11,11 @@ use iceberg::TableUpdate;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::sink::Asked;
 use crate::sink::Sink;
 use crate::sink::Wish;
 use crate::store::Change;
+use crate::store::history::Edit;
 use crate::table::catalog::Catalog;
 use crate::table::catalog::TableChange;
 use crate::table::commit::marker;
@@ -46,7 +48,8 @@ impl Broker {
     async fn sink_from(&self, topic: &str, wish: Wish, starts: BTreeMap<i32, i64>) -> Arc<Sink> {
         let topic_id = self.topics.get(topic).unwrap().id;
         let id = wish.table.name.clone();
-        let put = self.sinks.put((topic_id, &id), wish, starts, Expected::Any, false).await;
+        let asked = Asked { wish, starts, edit: Edit::default() };
+        let put = self.sinks.put((topic_id, &id), asked, Expected::Any, false).await;
         let sink = Arc::clone(put.unwrap().sink());
         // Its worker is there from now on.
         assert!(self.tiering.sink(topic_id, sink.uid).is_some());
@@ -441,5 +444,57 @@ async fn a_sink_that_stands_still_is_resumed_by_the_name_of_its_table() {
     let name = status.table.trim_start_matches("streams.").to_owned();
     assert_eq!(broker.offsets(&name).await, [(0, 2)]);
     assert_eq!(broker.offsets("a").await, [(0, 0)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_commits_as_its_source_says_and_as_it_says_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids =
+        broker.topic("orders", &[("table.mode", "off"), ("table.target.lag.ms", "3600000")]).await;
+    let as_source = broker.sink("orders", wish("as_source", &[path("n", "long")], json!({}))).await;
+    let own = json!({"commit": {"records": 1_000}});
+    let as_it_says = broker.sink("orders", wish("as_it_says", &[path("n", "long")], own)).await;
+    let source = json!({"topic": "orders", "commit": {"records": 2}});
+    let source = serde_json::from_value(source).unwrap();
+    let edit = Edit::default();
+    broker.sources.put("shop", source, edit, Expected::None, false).await.unwrap();
+    broker.append(ids[0], &[r#"{"n":1}"#, r#"{"n":2}"#]).await;
+    let topic_id = broker.topics.get("orders").unwrap().id;
+    let rows = |sink: &Arc<Sink>| broker.tiering.sink(topic_id, sink.uid).unwrap().rows;
+    let waited = async {
+        while rows(&as_source) != 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(BOUND, waited).await.is_ok(), "{}", rows(&as_source));
+    assert_eq!(rows(&as_it_says), 0);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_sink_holds_nothing_and_goes_on_where_it_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[("table.mode", "off")]).await;
+    broker.sink("orders", wish("prices", &[path("n", "long")], json!({}))).await;
+    broker.append(ids[0], &[r#"{"n":1}"#]).await;
+    broker.flush("prices").await;
+    let topic_id = broker.topics.get("orders").unwrap().id;
+    broker.sinks.mark_deleted((topic_id, "prices"), Edit::default(), false).await.unwrap();
+    broker.append(ids[0], &[r#"{"n":2}"#]).await;
+    broker.until_tiered(ids[0], i64::MAX).await;
+    broker.sinks.undelete((topic_id, "prices"), Edit::default()).await.unwrap();
+    // From here on the log waits for it again.
+    let back = async {
+        while broker.tiered(ids[0]) == i64::MAX {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(BOUND, back).await.is_ok());
+    broker.append(ids[0], &[r#"{"n":3}"#]).await;
+    broker.flush("prices").await;
+    assert_eq!(broker.longs("prices", "n").await, [Some(1), Some(3)]);
     broker.stop(true).await;
 }

@@ -1,0 +1,183 @@
+//! `POST /stream/{project}/{source}/{secret}`: a whole request is one record of the source's topic.
+//! What its sinks need of the body is checked before: a request that a sink has no row of is refused
+//! as a whole, nothing of it is stored.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::show;
+use crate::http::Api;
+use crate::http::ingest::body;
+use crate::http::ingest::engine::off_worker;
+use crate::http::ingest::event::{Ack, Header};
+use crate::http::problem::Problem;
+use crate::http::sources::{self, Arrived};
+use crate::sink::Sink;
+use crate::sink::mapping::{Event, FieldError};
+use crate::source::Source;
+use crate::tier::rows::HEADER_IP;
+
+/// Most bytes of all headers together.
+const HEADERS_BYTES_MAX: usize = 16 << 10;
+
+#[derive(Deserialize)]
+pub(super) struct Verbosity {
+    #[serde(default)]
+    verbose: bool,
+}
+
+pub(super) async fn receive(
+    State(api): State<Api>,
+    Path((project, id, secret)): Path<(String, String, String)>,
+    query: Result<Query<Verbosity>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let checked = head(&api, &parts, (&project, query));
+    let verbose = match checked {
+        Ok(verbose) => verbose,
+        Err(failure) => {
+            // The body is read as far as it takes to answer; its own refusal is no news.
+            let unread = Problem::new("bad_request", "");
+            let limit = api.options.body_max_bytes;
+            let _ = body::refuse(&parts.headers, body, limit, unread).await;
+            return Err(failure);
+        }
+    };
+    let read = sources::read(&api, (&id, &secret), &parts, body).await;
+    let arrived = read.map_err(|problem| Failure::of_ingest(&problem))?;
+    let source = Arc::clone(&arrived.source);
+    let mut sinks = super::sources::sinks_of(&api, &source);
+    sinks.retain(|sink| sink.is_on());
+    let (arrived, results) = check(&api, arrived, &parts, &sinks).await?;
+    if results.iter().any(Result::is_err) {
+        return Ok(refused(&api, &source, &sinks, &results));
+    }
+    let waits = |sink: &Arc<Sink>| sink.wish.wait.or(source.wish.wait).unwrap_or(true);
+    let ack = if sinks.iter().all(waits) { Ack::Logged } else { Ack::Accepted };
+    let stored = sources::append(&api, arrived, ack).await;
+    stored.map_err(|problem| Failure::of_ingest(&problem))?;
+    let status = if ack == Ack::Accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+    if !verbose {
+        return Ok((status, "OK").into_response());
+    }
+    let done = |sink: &Arc<Sink>| {
+        let (status, message) = if waits(sink) { (200, "processed") } else { (202, "accepted") };
+        json!({ "sinkId": sink.id, "statusCode": status, "message": message })
+    };
+    let count = sinks.len();
+    let message = match count {
+        0 => "No enabled sink found.".to_owned(),
+        _ => format!("Successfully written to {count}/{count} sinks."),
+    };
+    let sinks = sinks.iter().map(done).collect();
+    Ok(answer(&api, &source, (status, None, &message), sinks))
+}
+
+/// What can be said before the source is looked at; whether a long answer is wanted.
+fn head(
+    api: &Api,
+    parts: &Parts,
+    (project, query): (&str, Result<Query<Verbosity>, QueryRejection>),
+) -> Result<bool, Failure> {
+    if let Some(problem) = api.not_ready() {
+        return Err(Failure::of_ingest(&problem));
+    }
+    let bad = || Failure::ingest(400, "badRequest", format!("invalid project ID {project:?}"));
+    let number: u64 = project.parse().map_err(|_| bad())?;
+    let length = |headers: &HeaderMap| -> usize {
+        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+    };
+    if length(&parts.headers) > HEADERS_BYTES_MAX {
+        let message = format!("the headers have more than {HEADERS_BYTES_MAX} bytes");
+        return Err(Failure::ingest(413, "headerTooLarge", message));
+    }
+    if number != api.options.keboola_project {
+        return Err(Failure::of_ingest(&Problem::new("unknown_source", "")));
+    }
+    let query = query.map_err(|error| Failure::ingest(400, "badRequest", error.body_text()))?;
+    Ok(query.verbose)
+}
+
+type Checked = Vec<Result<(), FieldError>>;
+
+/// What each sink says of the request.
+async fn check(
+    api: &Api,
+    arrived: Arrived,
+    parts: &Parts,
+    sinks: &[Arc<Sink>],
+) -> Result<(Arrived, Checked), Failure> {
+    if sinks.is_empty() {
+        return Ok((arrived, Vec::new()));
+    }
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let ip = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical().to_string());
+    let (received_ms, sinks) = (api.engine.now_ms(), sinks.to_vec());
+    let checked = off_worker(arrived.body.len(), move || {
+        let headers = of_event(&arrived.headers);
+        let (id, ip, body) = (Uuid::nil(), ip.as_deref(), &*arrived.body);
+        let event = Event { id, received_ms, ip, headers: &headers, body };
+        let results = sinks.iter().map(|sink| sink.mapping.compile().check(&event)).collect();
+        Ok((arrived, results))
+    });
+    checked.await.map_err(|problem: Problem| Failure::of_ingest(&problem))
+}
+
+/// Headers as a mapping sees them: without what is the server's own.
+fn of_event(headers: &[Header]) -> Vec<(&[u8], Option<&[u8]>)> {
+    let seen = headers.iter().filter(|(name, _)| name != HEADER_IP);
+    seen.map(|(name, value)| (&**name, value.as_deref())).collect()
+}
+
+fn refused(api: &Api, source: &Source, sinks: &[Arc<Sink>], results: &Checked) -> Response {
+    let told = sinks.iter().zip(results).map(|(sink, result)| match result {
+        Ok(()) => json!({
+            "sinkId": sink.id,
+            "statusCode": 422,
+            "error": "stream.in.notWritten",
+            "message": "not written: another sink has no row of the request",
+        }),
+        Err(error) => json!({
+            "sinkId": sink.id,
+            "statusCode": 422,
+            "error": "stream.in.unprocessableContent",
+            "message": error.to_string(),
+        }),
+    });
+    let message = format!("Written to 0/{} sinks.", sinks.len());
+    let (status, error) = (StatusCode::UNPROCESSABLE_ENTITY, "stream.in.unprocessableContent");
+    answer(api, source, (status, Some(error), &message), told.collect())
+}
+
+fn answer(
+    api: &Api,
+    source: &Source,
+    (status, error, message): (StatusCode, Option<&str>, &str),
+    sinks: Vec<Value>,
+) -> Response {
+    let mut of_source = show::place(api, Some(&source.id));
+    of_source["statusCode"] = status.as_u16().into();
+    of_source["message"] = message.into();
+    of_source["sinks"] = sinks.into();
+    let mut body = json!({
+        "statusCode": status.as_u16(),
+        "message": message,
+        "sources": [of_source],
+    });
+    if let Some(error) = error {
+        body["error"] = error.into();
+    }
+    (status, Json(body)).into_response()
+}

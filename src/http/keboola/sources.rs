@@ -1,0 +1,461 @@
+//! Sources as the management API has them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::{Extension, Json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::failure::Failure;
+use super::page::{self, Asked, at_most, members, one_of, required, text};
+use super::settings::Settings;
+use super::task::Task;
+use super::{admit, base_url, files, id, show};
+use crate::http::Api;
+use crate::http::admin;
+use crate::http::admin::sinks::Sample;
+use crate::http::auth::Caller;
+use crate::sink::Sink;
+use crate::source::{Source, Version, Wish};
+use crate::store::history::Edit;
+use crate::topic::{NewTopic, Topic};
+use crate::types::Expected;
+
+/// Longest name and description, in characters.
+const NAME_LEN_MAX: usize = 40;
+const DESCRIPTION_LEN_MAX: usize = 4_096;
+
+pub(super) async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(branch): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    let body = members(&body)?;
+    check_type(&required(&body, "type")?)?;
+    let mut wish = Wish { enabled: true, ..wish_of(&required(&body, "name")?) };
+    wish.description = text(&body, "description")?.unwrap_or_default();
+    check_texts(&wish)?;
+    let id = id::of(text(&body, "sourceId")?.as_deref(), &wish.name, "sourceId")?;
+    if api.sources.get(&id).is_some() {
+        let message = format!("source {id:?} already exists in the branch");
+        return Err(Failure::api(409, "sourceAlreadyExists", message));
+    }
+    wish.topic.clone_from(&id);
+    topic(&api, &caller, &id).await?;
+    let put = api.sources.put(&id, wish, caller.edit(), Expected::None, false).await;
+    let (source, _) = put.map_err(|error| Failure::of_source(&error))?;
+    tracing::info!(source = id, by = caller.0.name(), "source made");
+    Ok(Task::of_source(&api, "create", "source", &source).accepted(&api, &headers))
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(branch): Path<String>,
+    asked: Asked,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    listed(&api, &headers, asked, api.sources.list())
+}
+
+pub(super) async fn list_deleted(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(branch): Path<String>,
+    asked: Asked,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    listed(&api, &headers, asked, api.sources.deleted())
+}
+
+fn listed(
+    api: &Api,
+    headers: &HeaderMap,
+    asked: Asked,
+    sources: Vec<Arc<Source>>,
+) -> Result<Json<Value>, Failure> {
+    let base = base_url(api, headers);
+    let shown = |one: Arc<Source>| (one.id.clone(), show::source(api, &base, &one));
+    page::page(asked, (show::place(api, None), "sources"), sources.into_iter().map(shown).collect())
+}
+
+/// All sources with their sinks and how far those are: what a page that shows them needs.
+pub(super) async fn aggregate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(branch): Path<String>,
+    asked: Asked,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let base = base_url(&api, &headers);
+    let shown = |source: Arc<Source>| {
+        let mut shown = show::source(&api, &base, &source);
+        let sinks = sinks_of(&api, &source).into_iter().map(|sink| {
+            let mut shown = show::sink(&api, &source, &sink);
+            shown["statistics"] = files::total(&api, &sink);
+            shown
+        });
+        shown["sinks"] = sinks.collect();
+        (source.id.clone(), shown)
+    };
+    let sources = api.sources.list().into_iter().map(shown).collect();
+    page::page(asked, (show::place(&api, None), "sources"), sources)
+}
+
+pub(super) async fn describe(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    Ok(Json(show::source(&api, &base_url(&api, &headers), &source)))
+}
+
+pub(super) async fn update(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    let body = members(&body)?;
+    if let Some(kind) = text(&body, "type")? {
+        check_type(&kind)?;
+    }
+    let (name, description) = (text(&body, "name")?, text(&body, "description")?);
+    let edit = edit(&caller, &body)?;
+    let change = |wish: &mut Wish| {
+        wish.name = name.unwrap_or_else(|| wish.name.clone());
+        wish.description = description.unwrap_or_else(|| wish.description.clone());
+        check_texts(wish)
+    };
+    let source = altered(&api, &source, edit, change).await?;
+    Ok(Task::of_source(&api, "update", "source", &source).accepted(&api, &headers))
+}
+
+/// `cascade` is taken and changes nothing: the sinks of a deleted source are deleted with it, its
+/// tables stay in any case.
+#[derive(Deserialize)]
+pub(super) struct Delete {
+    #[serde(rename = "cascade")]
+    _cascade: Option<bool>,
+}
+
+pub(super) async fn delete(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    query: Result<Query<Delete>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    query.map_err(|error| Failure::api(400, "badRequest", error.body_text()))?;
+    let source = existing(&api, &source)?;
+    // The sinks first: where that is cut short, the source is there to be deleted again.
+    if let Some(topic) = api.topics.get(&source.wish.topic) {
+        for sink in api.sinks.of_topic(topic.id) {
+            let deleted = api.sinks.mark_deleted((topic.id, &sink.id), caller.edit(), true).await;
+            deleted.map_err(|error| Failure::of_sink(&sink.id, &error))?;
+        }
+    }
+    let deleted = api.sources.mark_deleted(&source.id, caller.edit()).await;
+    let source = deleted.map_err(|error| Failure::of_source(&error))?;
+    tracing::info!(source = source.id, by = caller.0.name(), "source deleted");
+    Ok(Task::of_source(&api, "delete", "source", &source).accepted(&api, &headers))
+}
+
+pub(super) async fn undelete(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    let undeleted = api.sources.undelete(&source, caller.edit()).await;
+    let source = undeleted.map_err(|error| Failure::of_source(&error))?;
+    let topic = topic(&api, &caller, &source.wish.topic).await?;
+    let with_it = api.sinks.all_of_topic(topic.id).into_iter();
+    for sink in with_it.filter(|sink| !sink.is_live() && sink.deleted_with_source) {
+        let back = api.sinks.undelete((topic.id, &sink.id), caller.edit()).await;
+        back.map_err(|error| Failure::of_sink(&sink.id, &error))?;
+    }
+    Ok(Task::of_source(&api, "undelete", "source", &source).accepted(&api, &headers))
+}
+
+pub(super) async fn settings(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    Ok(Json(settings_of(&source.wish).shown(floor(&api, &source))))
+}
+
+pub(super) async fn set(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    let body = members(&body)?;
+    let edit = edit(&caller, &body)?;
+    let change = |wish: &mut Wish| {
+        let mut settings = settings_of(wish);
+        settings.set(&body)?;
+        let Settings { commit, staging, wait } = settings;
+        *wish = Wish { commit, staging, wait, ..wish.clone() };
+        Ok(())
+    };
+    let source = altered(&api, &source, edit, change).await?;
+    Ok(Task::of_source(&api, "update", "sourceSettings", &source).accepted(&api, &headers))
+}
+
+/// Maps the request to the rows that the source's sinks would have of it. Nothing is stored.
+pub(super) async fn test(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let sample = Arc::new(Sample::new(&api, peer, headers, body));
+    let mut tables = Vec::new();
+    for sink in sinks_of(&api, &source) {
+        let row = admin::sinks::try_out(&sink, &sample).await.map_err(Failure::from)?;
+        let row =
+            row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
+        let empty = Vec::new();
+        let columns = row["columns"].as_array().unwrap_or(&empty).iter();
+        let columns: Vec<Value> = columns.map(as_text).collect();
+        tables.push(json!({
+            "sinkId": sink.id,
+            "tableId": sink.wish.table.display(),
+            "rows": [{ "columns": columns }],
+        }));
+    }
+    let mut answer = show::place(&api, Some(&source.id));
+    answer["tables"] = tables.into();
+    Ok(Json(answer))
+}
+
+/// A column whose value is text, as Keboola stores everything.
+fn as_text(column: &Value) -> Value {
+    let value = match &column["value"] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    json!({ "name": column["name"], "value": value })
+}
+
+/// Lets the statistics of all sinks of the source begin anew.
+pub(super) async fn clear(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+) -> Result<(), Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    for sink in sinks_of(&api, &source) {
+        files::clear(&api, &sink).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn disable(
+    state: State<Api>,
+    caller: Caller,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    switch(state, caller, path, headers, ("disable", "Disabled.", false)).await
+}
+
+pub(super) async fn enable(
+    state: State<Api>,
+    caller: Caller,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    switch(state, caller, path, headers, ("enable", "Enabled.", true)).await
+}
+
+async fn switch(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    headers: HeaderMap,
+    (verb, reason, enabled): (&'static str, &str, bool),
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    let edit = Edit { reason: reason.to_owned(), ..caller.edit() };
+    let change = |wish: &mut Wish| {
+        wish.enabled = enabled;
+        Ok(())
+    };
+    let source = altered(&api, &source, edit, change).await?;
+    Ok(Task::of_source(&api, verb, "source", &source).accepted(&api, &headers))
+}
+
+/// The one before opens nothing from then on.
+pub(super) async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let rotated = api.sources.rotate(&source, caller.edit(), Expected::Any).await;
+    let source = rotated.map_err(|error| Failure::of_source(&error))?;
+    tracing::info!(source = source.id, by = caller.0.name(), "source has another secret");
+    Ok(Json(show::source(&api, &base_url(&api, &headers), &source)))
+}
+
+pub(super) async fn versions(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source)): Path<(String, String)>,
+    asked: Asked,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    let (reader, id) = (api.sources.clone(), source.id.clone());
+    let found = tokio::task::spawn_blocking(move || reader.versions(&id)).await;
+    let found = found.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
+    let found = found.map_err(|error| Failure::of_source(&error))?;
+    let versions = found.iter().map(|one| (format!("{:010}", one.number), show::version(one)));
+    page::page(asked, (show::place(&api, Some(&source.id)), "versions"), versions.collect())
+}
+
+pub(super) async fn version(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source, number)): Path<(String, String, String)>,
+) -> Result<Json<Value>, Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    Ok(Json(show::version(&kept(&api, &source, &number).await?)))
+}
+
+/// Asks for what an earlier version asked for. The secret stays.
+pub(super) async fn rollback(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((branch, source, number)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    admit(&api, &caller, &branch)?;
+    let source = existing(&api, &source)?;
+    let Version { number, wish: earlier, .. } = kept(&api, &source, &number).await?;
+    let edit = Edit { reason: format!("Rollback to version {number}."), ..caller.edit() };
+    let change = |wish: &mut Wish| {
+        *wish = earlier;
+        Ok(())
+    };
+    let source = altered(&api, &source.id, edit, change).await?;
+    Ok(Task::of_source(&api, "rollback", "source", &source).accepted(&api, &headers))
+}
+
+async fn kept(api: &Api, source: &Source, number: &str) -> Result<Version, Failure> {
+    let unknown = || Failure::not_found("version", number, "source");
+    let parsed = number.parse().map_err(|_| unknown())?;
+    let (reader, id) = (api.sources.clone(), source.id.clone());
+    let found = tokio::task::spawn_blocking(move || reader.version(&id, parsed)).await;
+    let found = found.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
+    found.map_err(|error| Failure::of_source(&error))?.ok_or_else(unknown)
+}
+
+/// The source of that id.
+pub(super) fn existing(api: &Api, id: &str) -> Result<Arc<Source>, Failure> {
+    api.sources.get(id).ok_or_else(|| Failure::not_found("source", id, "branch"))
+}
+
+/// Its sinks.
+pub(super) fn sinks_of(api: &Api, source: &Source) -> Vec<Arc<Sink>> {
+    let topic = api.topics.get(&source.wish.topic);
+    topic.map_or_else(Vec::new, |topic| api.sinks.of_topic(topic.id))
+}
+
+/// Its settings, as far as it says them.
+pub(super) fn settings_of(wish: &Wish) -> Settings {
+    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait }
+}
+
+/// What counts where neither a sink nor its source says anything.
+pub(super) fn floor(api: &Api, source: &Source) -> Settings {
+    let topic = api.topics.get(&source.wish.topic);
+    let options = topic.as_ref().map(|topic| &topic.options);
+    Settings::floor(
+        options.map_or(60_000, |options| options.table_target_lag_ms),
+        options.map_or(0, |options| options.table_flush_bytes),
+    )
+}
+
+/// Who asks for a change, and why.
+pub(super) fn edit(caller: &Caller, body: &Map<String, Value>) -> Result<Edit, Failure> {
+    let reason = text(body, "changeDescription")?.unwrap_or_default();
+    at_most("changeDescription", &reason, DESCRIPTION_LEN_MAX)?;
+    Ok(Edit { reason, ..caller.edit() })
+}
+
+/// The topic of a source, which is made without a table of its own: the sinks have the rows.
+pub(super) async fn topic(api: &Api, caller: &Caller, name: &str) -> Result<Arc<Topic>, Failure> {
+    if let Some(topic) = api.topics.get(name) {
+        return Ok(topic);
+    }
+    let overrides = [("table.mode".to_owned(), "off".to_owned())].into();
+    let new = NewTopic { name: name.to_owned(), partitions: None, overrides };
+    let made = api.topics.create_for(new, false, caller.0.may_write_tables()).await;
+    made.map_err(|error| Failure::of_problem(&admin::topics::problem(&error)))
+}
+
+async fn altered(
+    api: &Api,
+    id: &str,
+    edit: Edit,
+    change: impl FnOnce(&mut Wish) -> Result<(), Failure>,
+) -> Result<Arc<Source>, Failure> {
+    let source = existing(api, id)?;
+    let mut wish = source.wish.clone();
+    change(&mut wish)?;
+    let expected = Expected::Tags(vec![source.tag()]);
+    let put = api.sources.put(id, wish, edit, expected, false).await;
+    Ok(put.map_err(|error| Failure::of_source(&error))?.0)
+}
+
+fn wish_of(name: &str) -> Wish {
+    Wish { name: name.to_owned(), ..Wish::default() }
+}
+
+fn check_type(kind: &str) -> Result<(), Failure> {
+    one_of("type", kind, &["http"])
+}
+
+fn check_texts(wish: &Wish) -> Result<(), Failure> {
+    if wish.name.is_empty() {
+        return Err(Failure::api(400, "invalidLength", "body.name must not be empty"));
+    }
+    at_most("name", &wish.name, NAME_LEN_MAX)?;
+    at_most("description", &wish.description, DESCRIPTION_LEN_MAX)
+}
