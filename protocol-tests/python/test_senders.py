@@ -2,7 +2,11 @@
 
 import importlib.metadata
 import logging
+import os
+import re
+import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -19,7 +23,15 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from clients import ENV
+from conftest import eventually, free_port
+
 EXPORTERS = ("OpenTelemetry exporters (Python, OTLP/HTTP)", importlib.metadata.version("opentelemetry-exporter-otlp-proto-http"))
+
+COLLECTOR = ENV / "collector"
+HERE = Path(__file__).resolve()
+GO_MOD = (HERE.parents[1] / "go-collector" / "go.mod").read_text()
+COLLECTORS = ("OpenTelemetry Collector (otlphttp exporter)", re.search(r"exporter/otlphttpexporter v(\S+)", GO_MOD).group(1))
 
 RESOURCE = Resource({"service.name": "shop", "replicas": 3})
 
@@ -111,3 +123,68 @@ def test_an_exporter_drops_what_is_refused_and_keeps_what_may_pass(floe, caplog)
     tracers.shutdown()
     floe.flush("otel_traces")
     assert [row["name"] for row in floe.rows("streams.otel_traces").to_pylist()] == ["kept"]
+
+
+@pytest.fixture
+def collector(floe, tmp_path):
+    """A Collector with the configuration that docs/http.md has, behind a receiver; its exporter's format can be chosen."""
+    if (COLLECTOR / "missing").exists():
+        pytest.skip((COLLECTOR / "missing").read_text().strip())
+    floe.make_token("admin")
+    token = floe.make_token("collector", "write:topic:otel_*", "create:topic:otel_*")
+    page = (HERE.parents[2] / "docs" / "http.md").read_text()
+    documented = re.search(r"```yaml\n# OpenTelemetry Collector.*?\n(.*?)```", page, re.DOTALL).group(1)
+    documented = documented.replace("http://127.0.0.1:8080", floe.url).replace("${env:FLOE_TOKEN}", token)
+    processes = []
+
+    def start(more=""):
+        port = free_port()
+        receiver = f"receivers:\n  otlp:\n    protocols:\n      http: {{endpoint: 127.0.0.1:{port}}}\n"
+        config = documented.replace("    compression: gzip\n", f"    compression: gzip\n{more}")
+        config += "  telemetry:\n    metrics: {level: none}\n"
+        (tmp_path / "collector.yaml").write_text(receiver + config)
+        log = (tmp_path / f"collector-{port}.log").open("wb")
+        command = [COLLECTOR / "collector", "--config", f"file:{tmp_path / 'collector.yaml'}"]
+        processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]}))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(30)
+
+
+def send_through(url, name):
+    """Sends a span through the Collector at `url`."""
+    tracers = TracerProvider(resource=RESOURCE)
+    exporter = OTLPSpanExporter(f"{url}/v1/traces")
+    span = []
+
+    class Keep(SimpleSpanProcessor):
+        def on_end(self, ended):
+            span.append(ended)
+
+    tracers.add_span_processor(Keep(exporter))
+    tracers.get_tracer("lib").start_span(name).end()
+    eventually(lambda: exporter.export(span).name == "SUCCESS", 60)
+    exporter.shutdown()
+
+
+@pytest.mark.compat("protobuf and JSON with gzip, by the documented configuration; a restart of Floe loses nothing", client=COLLECTORS)
+def test_a_collector_sends_what_it_receives(floe, collector):
+    url = collector()
+    send_through(url, "as protobuf")
+    url_json = collector("    encoding: json\n")
+    send_through(url_json, "as JSON")
+    # Both wait in the Collector's queue or are there; then Floe is away, and the Collector keeps what comes.
+    eventually(lambda: floe.get("/api/v1/topics")["topics"])
+    floe.stop()
+    send_through(url, "while away")
+    floe.start()
+
+    def names():
+        floe.flush("otel_traces")
+        found = sorted(row["name"] for row in floe.rows("streams.otel_traces").to_pylist())
+        return found if len(found) >= 3 else None
+
+    assert eventually(names, 60) == ["as JSON", "as protobuf", "while away"]

@@ -355,6 +355,10 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         cluster_id,
         node_id: kafka::Options::default().node_id,
         catalog_names: config.catalog_names.clone(),
+        sns: http::Sns {
+            topics: config.sns_topics.clone(),
+            endpoints: config.sns_endpoints.clone(),
+        },
         keboola_project: config.keboola_project,
         keboola_branch: config.keboola_branch,
     }

@@ -152,6 +152,10 @@ pub struct Config {
     pub catalog_prefix: Option<String>,
     /// Names of the catalog in `catalog.namespace.table`, its own first.
     pub catalog_names: Vec<String>,
+    /// ARNs of Amazon SNS topics whose subscriptions are confirmed.
+    pub sns_topics: Vec<String>,
+    /// What addresses of SNS may begin with besides Amazon's.
+    pub sns_endpoints: Vec<String>,
     /// Number of the project in Keboola's dialect.
     pub keboola_project: u64,
     /// Number of its branch.
@@ -216,6 +220,8 @@ impl Config {
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
             http_inflation_max: read.number("http.inflation.max", 1, u32::MAX)? as usize,
+            sns_topics: read.names("webhook.sns.topic"),
+            sns_endpoints: read.names("webhook.sns.endpoint"),
             keboola_project: u64::from(read.number("keboola.project.id", 0, u32::MAX)?),
             keboola_branch: u64::from(read.number("keboola.branch.id", 0, u32::MAX)?),
             http_connections_max: read.size("http.connections.max", 1)?,
@@ -391,6 +397,10 @@ impl Reader<'_> {
 
     fn address(&self, key: &str) -> Result<SocketAddr, Error> {
         self.parsed(key, units::parse_address)
+    }
+
+    fn names(&self, key: &str) -> Vec<String> {
+        self.settings.get(key).cloned().unwrap_or_default()
     }
 
     fn catalog_names(&self) -> Result<Vec<String>, Error> {

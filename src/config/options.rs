@@ -184,6 +184,20 @@ pub const OPTIONS: &[OptionSpec] = &[
          default is what gzip can reach.",
     ),
     option(
+        "webhook.sns.topic",
+        Kind::Names,
+        "",
+        "ARN of an Amazon SNS topic whose subscription a webhook with a URL secret confirms; \
+         repeatable, and * at the end stands for anything.",
+    ),
+    option(
+        "webhook.sns.endpoint",
+        Kind::Names,
+        "",
+        "What an address that confirms a subscription may begin with besides https://sns.REGION.amazonaws.com; \
+         repeatable. For servers that speak as SNS does.",
+    ),
+    option(
         "keboola.project.id",
         Kind::Number,
         "1",

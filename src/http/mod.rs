@@ -51,6 +51,7 @@ use crate::topic::Topics;
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
 pub use tls::Tls;
+pub use webhooks::Sns;
 
 use problem::Problem;
 
@@ -83,6 +84,8 @@ pub struct Options {
     pub node_id: i32,
     /// Names of the catalog in `catalog.namespace.table`.
     pub catalog_names: Vec<String>,
+    /// Whose subscriptions are confirmed.
+    pub sns: Sns,
     /// Number of the project in Keboola's dialect.
     pub keboola_project: u64,
     /// Number of its branch.

@@ -69,6 +69,12 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("internal", 500, "The server failed", true),
     ("outcome_unknown", 500, "The events may or may not have been stored", true),
     ("issuer_unavailable", 503, "The issuer's keys cannot be had; nothing was stored", true),
+    (
+        "subscription_unconfirmed",
+        503,
+        "Whoever asked for a confirmation did not take it; nothing was stored",
+        true,
+    ),
     ("draining", 503, "The server is shutting down; nothing was stored", true),
     ("storage_full", 503, "Storage is full; nothing was stored", true),
     ("storage_unavailable", 503, "Storage is full; nothing was stored", true),

@@ -13,6 +13,7 @@
 
 pub mod mapping;
 mod registry;
+mod stored;
 mod wish;
 
 use std::collections::BTreeMap;

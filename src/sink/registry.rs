@@ -1,16 +1,16 @@
 //! All sinks in memory and as they are stored.
 //!
-//! Owns: the map, the order of changes, their layout on disk. Does not own: what a wish may be
-//! (`wish`).
+//! Owns: the map, the order of changes. Does not own: what a wish may be (`wish`), the layout on disk
+//! (`stored`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::stored::{self, encode};
 use super::{
     Cleared, DELETED_PER_TOPIC_MAX, Error, Mapping, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink, Version,
     Wish,
@@ -20,26 +20,8 @@ use crate::store::history::{self, Edit, Mark, Trail};
 use crate::store::{self, Change, Space, Store};
 use crate::types::{Expected, Offset, SinkUid, TopicId};
 
-const VERSION: u32 = 1;
 /// Name of the tasks that change sinks.
 const CHANGE: &str = "sink-change";
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Stored {
-    v: u32,
-    uid: SinkUid,
-    topic_id: TopicId,
-    id: String,
-    wish: Wish,
-    version: u64,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    starts: BTreeMap<i32, Offset>,
-    trail: Trail,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    deleted_with_source: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    cleared: Option<Cleared>,
-}
 
 /// What somebody asks for.
 #[derive(Debug, Clone)]
@@ -126,7 +108,7 @@ impl Sinks {
     pub fn open(store: Store, clock: Clock, tasks: Tasks) -> Result<Self, Error> {
         let mut by_topic = Map::new();
         for (_, value) in store.scan(Space::Sink, b"")? {
-            let sink = decode(&value)?;
+            let sink = stored::decode(&value)?;
             by_topic.entry(sink.topic_id).or_default().insert(sink.id.clone(), Arc::new(sink));
         }
         let (by_topic, changes) = (RwLock::new(by_topic), tokio::sync::Mutex::default());
@@ -501,42 +483,4 @@ fn unknown(id: &str) -> Error {
 
 fn key(topic_id: TopicId, id: &str) -> Vec<u8> {
     [topic_id.0.as_bytes(), id.as_bytes()].concat()
-}
-
-pub(super) fn encode(sink: &Sink) -> Result<Vec<u8>, Error> {
-    let Sink { uid, topic_id, version, deleted_with_source, cleared, .. } = *sink;
-    let (id, wish, starts) = (sink.id.clone(), sink.wish.clone(), sink.starts.clone());
-    let (v, trail) = (VERSION, sink.trail.clone());
-    let stored =
-        Stored { v, uid, topic_id, id, wish, version, starts, trail, deleted_with_source, cleared };
-    serde_json::to_vec(&stored).map_err(|error| failed(&error.to_string()))
-}
-
-pub(super) fn decode(value: &[u8]) -> Result<Sink, Error> {
-    let stored: Stored = serde_json::from_slice(value)
-        .map_err(|error| failed(&format!("a stored sink is malformed: {error}")))?;
-    if stored.v != VERSION {
-        let (id, v) = (stored.id, stored.v);
-        let text = format!("sink {id} is stored in version {v}, this release knows {VERSION}");
-        return Err(failed(&text));
-    }
-    let mapping = stored.wish.check(&stored.id);
-    let mapping =
-        mapping.map_err(|error| failed(&format!("stored sink {}: {error}", stored.id)))?;
-    Ok(Sink {
-        uid: stored.uid,
-        topic_id: stored.topic_id,
-        id: stored.id,
-        wish: stored.wish,
-        mapping: Arc::new(mapping),
-        version: stored.version,
-        starts: stored.starts,
-        trail: stored.trail,
-        deleted_with_source: stored.deleted_with_source,
-        cleared: stored.cleared,
-    })
-}
-
-fn failed(reason: &str) -> Error {
-    Error::Store(store::Error::Failed(reason.to_owned()))
 }

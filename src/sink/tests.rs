@@ -8,7 +8,7 @@ use crate::store::history::Edit;
 use crate::store::testing::Rig;
 use crate::types::{Expected, TopicId};
 
-use super::registry::decode;
+use super::stored::decode;
 use super::*;
 
 const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
@@ -212,7 +212,7 @@ fn the_layout_is_the_golden_one() {
     let sink = decode(golden).unwrap();
     assert_eq!((sink.version, sink.starts[&0], sink.wish.commit.records), (3, 4, Some(5)));
     let value: Value = serde_json::from_slice(golden).unwrap();
-    let written: Value = serde_json::from_slice(&registry::encode(&sink).unwrap()).unwrap();
+    let written: Value = serde_json::from_slice(&stored::encode(&sink).unwrap()).unwrap();
     assert_eq!(written, value);
     let mut later = value;
     later["v"] = 2.into();

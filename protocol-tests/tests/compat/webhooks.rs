@@ -9,6 +9,7 @@ use protocol_tests::{Floe, binary};
 use reqwest::Client;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{consumed, header, now_s, post, text, told};
 
@@ -226,4 +227,60 @@ async fn a_secret_in_the_url_lets_senders_in_that_can_set_no_header() {
     for secret in [secret.as_str(), rotated.rsplit('/').next().unwrap()] {
         assert!(!log.contains(secret), "a secret is in the log");
     }
+}
+
+/// A server that answers one request as SNS does and tells its path.
+async fn confirming() -> (String, tokio::task::JoinHandle<String>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 4096];
+        let length = stream.read(&mut head).await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        let head = String::from_utf8_lossy(&head[..length]).into_owned();
+        head.split(' ').nth(1).unwrap_or_default().to_owned()
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_of_sns_are_confirmed_for_topics_that_are_named() {
+    let (sns, asked) = confirming().await;
+    let arn = "arn:aws:sns:eu-west-1:1:orders";
+    let flags = [format!("--webhook-sns-topic={arn}"), format!("--webhook-sns-endpoint={sns}")];
+    let floe = Floe::start(&flags.each_ref().map(String::as_str)).await;
+    let made = make(&floe, json!({"name": "sns", "topic": "sns", "scheme": "url"})).await;
+    let path = made["path"].as_str().unwrap().to_owned();
+    let text = ("content-type", "text/plain; charset=UTF-8");
+    let ask = async |arn: &str, url: &str| {
+        let body = json!({
+            "Type": "SubscriptionConfirmation", "TopicArn": arn, "SubscribeURL": url,
+            "Token": "t", "MessageId": "1",
+        });
+        let headers = [text, ("x-amz-sns-message-type", "SubscriptionConfirmation")];
+        told(post(&floe, &path, &headers, body.to_string()).await).await
+    };
+    let url = format!("{sns}/?Action=ConfirmSubscription&Token=t");
+    let (status, refused) = ask("arn:aws:sns:eu-west-1:1:other", &url).await;
+    assert_eq!((status, &refused["code"]), (403, &json!("forbidden")), "{refused}");
+    let (status, _) = ask(arn, "http://127.0.0.1:1/elsewhere").await;
+    assert_eq!(status, 403);
+    let (status, confirmed) = ask(arn, &url).await;
+    assert_eq!((status, &confirmed["confirmed"]), (200, &json!(true)), "{confirmed}");
+    assert_eq!(asked.await.unwrap(), "/?Action=ConfirmSubscription&Token=t");
+    // Nobody answers there any more: SNS may come again.
+    let (status, failed) = ask(arn, &url).await;
+    assert_eq!((status, &failed["code"]), (503, &json!("subscription_unconfirmed")), "{failed}");
+    assert!(!floe.log().contains("Token=t"), "the address has a token in it");
+    let headers =
+        [text, ("x-amz-sns-message-type", "Notification"), ("x-amz-sns-message-id", "m-1")];
+    let body = json!({"Type": "Notification", "MessageId": "m-1", "Message": "hi"}).to_string();
+    for duplicate in [false, true] {
+        let (status, answer) = told(post(&floe, &path, &headers, body.clone()).await).await;
+        assert_eq!((status, &answer["duplicate"]), (200, &json!(duplicate)), "{answer}");
+    }
+    let found = consumed(&floe, "sns", 1);
+    assert_eq!(found[0].value.as_deref(), Some(body.as_bytes()));
 }

@@ -17,10 +17,11 @@ const KEY_BYTES_MAX: usize = 255;
 /// How long the body of a request is its key, milliseconds: longer than connectors repeat.
 const BODY_WINDOW_MS: i64 = 600_000;
 
-/// Headers that hold a key, in order of precedence. The last two are unique for each message of
-/// any sender by what defines them (Standard Webhooks, GitHub). `X-Batch-Id` is not among them:
+/// Headers that hold a key, in order of precedence. All but the first are unique for each message of
+/// any sender by what defines them (Standard Webhooks, GitHub, Amazon SNS). `X-Batch-Id` is not among them:
 /// senders count batches from 1, and two of them would take each other's keys.
-const KEY_HEADERS: [&str; 3] = ["idempotency-key", "webhook-id", "x-github-delivery"];
+const KEY_HEADERS: [&str; 4] =
+    ["idempotency-key", "webhook-id", "x-github-delivery", "x-amz-sns-message-id"];
 
 /// What the headers say, before the body is known.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::http::admin;
 use crate::http::problem::Problem;
 use crate::http::request_id;
-use crate::{sink, source};
+use crate::sink;
+use crate::source;
 
 /// An error answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 //! Owns: the order of checks, what is stored. Does not own: webhooks and secrets (`auth::webhook`).
 
 mod signature;
+mod sns;
 
 use axum::Json;
 use axum::body::Body;
@@ -31,6 +32,10 @@ use crate::http::problem::Problem;
 use crate::http::request_id;
 
 use signature::Signed;
+pub use sns::Sns;
+
+/// Largest message that asks for a confirmation, bytes.
+const CONFIRMATION_BYTES_MAX: usize = 64 << 10;
 
 pub(super) async fn receive(
     State(api): State<Api>,
@@ -89,6 +94,11 @@ pub(super) async fn receive_by_url(
         let limit = api.options.body_max_bytes;
         return Err(body::refuse(&parts.headers, body, limit, problem).await);
     };
+    if sns::is_confirmation(&parts.headers) {
+        let limit = api.options.body_max_bytes.min(CONFIRMATION_BYTES_MAX);
+        let read = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
+        return sns::confirm(&api.options.sns, &read.bytes).await;
+    }
     let (caller, topic) = (Caller(webhook.principal()), webhook.topic.clone());
     ingest::events(State(api), caller, Path(topic), query, parts.headers, body).await
 }
