@@ -95,6 +95,9 @@ async fn a_source_with_a_sink_takes_what_the_sink_has_rows_of() {
         (&json!("my-shop"), &json!("processed"))
     );
     // Nothing of a request is stored that a sink has no row of.
+    let csv = Client::new().post(&url).header("content-type", "text/csv").body("a,b");
+    let (status, answer) = read(csv.send().await.unwrap()).await;
+    assert_eq!((status, &answer["error"]), (415, &json!("stream.in.unsupportedMediaType")));
     let (status, answer) = send(&url, "", r#"{"who": "ann"}"#).await;
     assert_eq!((status, &answer["error"]), (422, &json!("stream.in.unprocessableContent")));
     let told = &answer["sources"][0]["sinks"][0];

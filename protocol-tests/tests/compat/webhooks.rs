@@ -230,6 +230,7 @@ async fn a_secret_in_the_url_lets_senders_in_that_can_set_no_header() {
 }
 
 /// A server that answers one request as SNS does and tells its path.
+#[allow(clippy::disallowed_methods, reason = "it ends with the test")]
 async fn confirming() -> (String, tokio::task::JoinHandle<String>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

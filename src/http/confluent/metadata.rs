@@ -129,7 +129,18 @@ impl<'a> Links<'a> {
             },
             "cluster_id": self.cluster,
             "topics": { "related": self.topics() },
+            // What the proxy's document requires. There is nothing behind these.
+            "acls": self.related("acls"),
+            "brokers": self.related("brokers"),
+            "broker_configs": self.related("broker-configs"),
+            "consumer_groups": self.related("consumer-groups"),
+            "partition_reassignments": self.related("topics/-/partitions/-/reassignment"),
         })
+    }
+
+    /// A link to something of the cluster.
+    fn related(&self, rest: &str) -> Value {
+        json!({ "related": format!("{}/{}/{rest}", self.clusters(), self.cluster) })
     }
 
     fn topic(&self, name: &str, partitions: usize) -> Value {
@@ -144,6 +155,11 @@ impl<'a> Links<'a> {
             "is_internal": false,
             "replication_factor": 1,
             "partitions_count": partitions,
+            // As above.
+            "partitions": self.related(&format!("topics/{name}/partitions")),
+            "configs": self.related(&format!("topics/{name}/configs")),
+            "partition_reassignments":
+                self.related(&format!("topics/{name}/partitions/-/reassignments")),
         })
     }
 }

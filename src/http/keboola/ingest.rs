@@ -24,7 +24,7 @@ use crate::http::ingest::event::{Ack, Header};
 use crate::http::problem::Problem;
 use crate::http::sources::{self, Arrived};
 use crate::sink::Sink;
-use crate::sink::mapping::{Event, FieldError};
+use crate::sink::mapping::{Event, FieldError, FieldErrorKind};
 use crate::source::Source;
 use crate::tier::rows::HEADER_IP;
 
@@ -151,14 +151,28 @@ fn refused(api: &Api, source: &Source, sinks: &[Arc<Sink>], results: &Checked) -
         }),
         Err(error) => json!({
             "sinkId": sink.id,
-            "statusCode": 422,
-            "error": "stream.in.unprocessableContent",
+            "statusCode": told_as(error).0.as_u16(),
+            "error": told_as(error).1,
             "message": error.to_string(),
         }),
     });
     let message = format!("Written to 0/{} sinks.", sinks.len());
-    let (status, error) = (StatusCode::UNPROCESSABLE_ENTITY, "stream.in.unprocessableContent");
+    let worst = results.iter().filter_map(|result| result.as_ref().err()).map(told_as).max();
+    let (status, error) = worst.unwrap_or(UNPROCESSABLE);
     answer(api, source, (status, Some(error), &message), told.collect())
+}
+
+const UNPROCESSABLE: (StatusCode, &str) =
+    (StatusCode::UNPROCESSABLE_ENTITY, "stream.in.unprocessableContent");
+
+/// What a sink answers that has no row of a request.
+fn told_as(error: &FieldError) -> (StatusCode, &'static str) {
+    match error.kind {
+        FieldErrorKind::Media => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "stream.in.unsupportedMediaType")
+        }
+        _ => UNPROCESSABLE,
+    }
 }
 
 fn answer(

@@ -50,6 +50,9 @@ const KEYS: [Key; 7] = [
     ),
 ];
 
+/// Longest duration that is read: about 30 years.
+const DURATION_MS_MAX: i64 = 1_000_000_000_000;
+
 struct Key(&'static str, Kind, &'static str);
 
 /// What a key holds; true beside it for the stage that there is not.
@@ -232,25 +235,33 @@ fn duration(ms: i64) -> String {
 /// A duration of Go's, in milliseconds; none if it is none, or not a whole number of them.
 fn parse_duration(text: &str) -> Option<i64> {
     let mut rest = text;
-    let mut ms = 0.0_f64;
+    let mut ms = 0_i64;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, unit) = rest.split_at(digits);
         let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
         let (unit, after) = unit.split_at(end);
         let factor = match unit {
-            "h" => 3_600_000.0,
-            "m" => 60_000.0,
-            "s" => 1_000.0,
-            "ms" => 1.0,
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1_000,
+            "ms" => 1,
             _ => return None,
         };
-        ms += number.parse::<f64>().ok()? * factor;
+        ms = ms.checked_add(times(number, factor)?)?;
         rest = after;
     }
-    let fits = !text.is_empty() && ms.fract() == 0.0 && ms <= 1e12;
-    #[allow(clippy::cast_possible_truncation, reason = "a whole number of at most 1e12")]
-    fits.then_some(ms as i64)
+    (!text.is_empty() && ms <= DURATION_MS_MAX).then_some(ms)
+}
+
+/// A decimal number, times `factor`; none if that is not whole.
+fn times(number: &str, factor: i64) -> Option<i64> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let part = part.trim_end_matches('0');
+    let unit = 10_i64.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let part = if part.is_empty() { 0 } else { part.parse::<i64>().ok()?.checked_mul(factor)? };
+    let whole = whole.parse::<i64>().ok()?.checked_mul(factor)?;
+    (part % unit == 0).then(|| whole.checked_add(part / unit))?
 }
 
 const UNITS: [(&str, u64); 5] =
@@ -279,6 +290,8 @@ fn parse_size(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn set(settings: &mut Settings, pairs: Value) -> Result<(), Failure> {
@@ -360,5 +373,18 @@ mod tests {
         assert_eq!((&wait["value"], &wait["overwritten"]), (&false.into(), &false.into()));
         let lag = &shown["settings"][6];
         assert_eq!((&lag["value"], &lag["defaultValue"]), (&"1m0s".into(), &"1m0s".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_what_is_shown_is_read_back(
+            text in "[0-9hmsTGMKB. ]{0,20}",
+            ms in 0_i64..1_000_000_000_000,
+            bytes in 0_u64..,
+        ) {
+            let _ = (parse_duration(&text), parse_size(&text));
+            prop_assert_eq!(parse_duration(&duration(ms)), Some(ms));
+            prop_assert_eq!(parse_size(&size(bytes)), Some(bytes));
+        }
     }
 }

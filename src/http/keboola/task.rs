@@ -184,6 +184,8 @@ pub(super) async fn of_source(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -208,6 +210,15 @@ mod tests {
             "api.create.source/1/shop/yesterday_00001",
         ] {
             assert_eq!(Task::parse(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_id_panics(id in "(api\\.(create|update)\\.(source|sink)/)?[0-9a-zTZ:._/-]{0,60}") {
+            if let Some(task) = Task::parse(&id) {
+                prop_assert_eq!(task.id(), id);
+            }
         }
     }
 }
