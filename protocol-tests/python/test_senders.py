@@ -134,7 +134,7 @@ def collector(floe, tmp_path):
     token = floe.make_token("collector", "write:topic:otel_*", "create:topic:otel_*")
     page = (HERE.parents[2] / "docs" / "http.md").read_text()
     documented = re.search(r"```yaml\n# OpenTelemetry Collector.*?\n(.*?)```", page, re.DOTALL).group(1)
-    documented = documented.replace("http://127.0.0.1:8080", floe.url).replace("${env:FLOE_TOKEN}", token)
+    documented = documented.replace("http://127.0.0.1:8080", floe.url)
     processes = []
 
     def start(more=""):
@@ -145,7 +145,7 @@ def collector(floe, tmp_path):
         (tmp_path / "collector.yaml").write_text(receiver + config)
         log = (tmp_path / f"collector-{port}.log").open("wb")
         command = [COLLECTOR / "collector", "--config", f"file:{tmp_path / 'collector.yaml'}"]
-        processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]}))
+        processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env={**os.environ, "FLOE_TOKEN": token}))
         return f"http://127.0.0.1:{port}"
 
     yield start
