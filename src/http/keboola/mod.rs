@@ -38,7 +38,8 @@ pub(super) use routes::routes;
 /// The ingest route, which has a secret instead of a token.
 pub(super) const INGEST: &str = "/stream/";
 /// Paths that need no token.
-pub(super) const OPEN: [&str; 2] = ["/v1", "/health-check"];
+pub(super) const OPEN: [&str; 4] =
+    ["/v1", "/health-check", "/v1/documentation/openapi.json", "/v1/documentation/openapi3.json"];
 /// Everything else needs one.
 const MANAGED: [&str; 2] = ["/v1/branches/", "/v1/tasks/"];
 /// Methods and headers that pages of other sites may use.
@@ -62,7 +63,7 @@ pub(super) fn refusal(path: &str, problem: &Problem) -> Response {
 }
 
 async fn about(State(api): State<Api>, headers: http::HeaderMap) -> Json<Value> {
-    let document = format!("{}/openapi.json", base_url(&api, &headers));
+    let document = format!("{}/v1/documentation/openapi.json", base_url(&api, &headers));
     Json(json!({ "api": "stream", "documentation": document }))
 }
 

@@ -5,11 +5,14 @@ use axum::routing::{delete, get, post, put};
 
 use super::{about, ingest, sinks, sources, task};
 use crate::http::Api;
+use crate::http::openapi;
 
 /// All routes.
 pub(in crate::http) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1", get(about))
+        .route("/v1/documentation/openapi.json", get(openapi::document))
+        .route("/v1/documentation/openapi3.json", get(openapi::document))
         .route("/health-check", get(async || "OK\n"))
         .route("/v1/tasks/{*task}", get(task::describe))
         .route("/v1/branches/{branch}/sources/{source}/tasks/{*task}", get(task::of_source))
