@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 
+import pytest
 from conftest import eventually
 from confluent_kafka import Producer
 
@@ -86,3 +87,62 @@ def test_two_sinks_of_a_topic_have_exact_rows_after_kills(floe):
         return all(one["tiered_offset"] == one["high_watermark"] for one in partitions)
 
     eventually(all_tiered)
+
+
+ROUNDS, KEYS = 6, 200
+KEYED = [
+    {"type": "path", "name": "id", "path": "id", "dataType": "long", "primaryKey": True},
+    {"type": "path", "name": "region", "path": "region", "rawString": True, "primaryKey": True},
+    {"type": "path", "name": "round", "path": "round", "dataType": "long"},
+]
+# The newest value of a key lies in another partition of the second table each time.
+KEYED_TABLES = {"keyed": "", "keyed_by_round": "(round)"}
+
+
+def make_keyed(floe):
+    options = {"table.mode": "off", "table.commit.min.interval.ms": 0}
+    floe.post_json("/api/v1/topics", {"name": "orders", "partitions": 1, "options": options})
+    for table, spec in KEYED_TABLES.items():
+        put(floe, table, {"table": {"name": table}, "mapping": {"columns": KEYED}, "partition_spec": spec})
+
+
+def post_keys(floe, round):
+    """The same keys with newer values, and what a client sends that was not sure of its last request."""
+    rows = [{"id": id, "region": f"r{id % 3}", "round": round} for id in range(KEYS)]
+    body = "\n".join(json.dumps(row) for row in rows + rows[::7]).encode()
+    for _ in range(2):
+        floe.post("/api/v1/topics/orders/events", body, {"content-type": "application/x-ndjson"})
+
+
+def flush_keyed(floe):
+    for table in KEYED_TABLES:
+        floe.flush(table)
+
+
+@pytest.mark.compat("a sink's primary key: one row per key with the newest values", client="duckdb")
+def test_keys_that_are_posted_again_and_again_are_one_row_each_with_the_newest_values(floe):
+    make_keyed(floe)
+    for round in range(ROUNDS):
+        post_keys(floe, round)
+        if round % 2:
+            floe.kill()
+            floe.start()
+        flush_keyed(floe)
+        for table in KEYED_TABLES:
+            found = floe.duckdb().execute(
+                f"SELECT count(*), count(DISTINCT (id, region)), min(round), max(round), min(id), max(id) FROM f.streams.{table}"
+            )
+            assert found.fetchone() == (KEYS, KEYS, round, round, 0, KEYS - 1), table
+    floe.post_json("/api/v1/topics/orders/events", [{"region": "r0", "round": 9}, {"id": 7, "region": "r1", "round": 9}])
+    flush_keyed(floe)
+    for table in KEYED_TABLES:
+        found = floe.duckdb().execute(f"SELECT id, region, round FROM f.streams.{table} WHERE round = 9").fetchall()
+        assert found == [(7, "r1", 9)], table
+        letters = floe.rows(f"streams.{table}__dlq").to_pylist()
+        assert [(one["error_code"], one["field_path"]) for one in letters] == [("REQUIRED_FIELD_NULL", "id")]
+        status = floe.get(f"/api/v1/tables/streams.{table}")
+        rows, more = status["rows"], status["superseded_rows"]
+        assert rows + more + status["dlq_rows"] == 2 * ROUNDS * (KEYS + len(range(0, KEYS, 7))) + 2
+    # As docs/sinks.md says.
+    with pytest.raises(ValueError, match="equality deletes"):
+        floe.rows("streams.keyed")

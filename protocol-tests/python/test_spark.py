@@ -12,6 +12,7 @@ import pytest
 
 from clients import ENV
 from conftest import FLOE_BIN, Floe, assert_each_once, eventually, offsets_of
+from test_sinks import KEYED_TABLES, KEYS, flush_keyed, make_keyed, post_keys
 
 SPARK = ENV / "spark"
 JARS = sorted(SPARK.glob("iceberg-spark-runtime-*.jar"))
@@ -242,3 +243,25 @@ def test_a_rollback_stops_the_table_until_it_is_resumed(floe, spark):
     assert run.returncode == 0, run.stderr
     assert_exactly_once(floe, "rolled", 40)
     assert one(spark, "select count(*), count(distinct i) from f.streams.rolled") == (40, 40)
+
+
+@compat("a sink's primary key: one row per key with the newest values, before and after rewrite_data_files")
+def test_keys_that_are_posted_again_and_again_are_one_row_each(floe, spark):
+    make_keyed(floe)
+    wanted = "select count(*), count(distinct id, region), min(round), max(round) from f.streams"
+    for round in range(4):
+        post_keys(floe, round)
+        flush_keyed(floe)
+    for table in KEYED_TABLES:
+        assert one(spark, f"{wanted}.{table}") == (KEYS, KEYS, 3, 3), table
+        deletes = one(spark, f"select count(*), sum(record_count) from f.streams.{table}.delete_files")
+        assert deletes[0] >= 3 and deletes[1] >= 3 * KEYS
+        options = "map('rewrite-all', 'true')"
+        spark.sql(f"call f.system.rewrite_data_files(table => 'streams.{table}', options => {options})")
+        assert one(spark, f"{wanted}.{table}") == (KEYS, KEYS, 3, 3), table
+        assert one(spark, f"select sum(record_count) from f.streams.{table}.files where content = 0") == (KEYS,)
+    post_keys(floe, 4)
+    flush_keyed(floe)
+    for table in KEYED_TABLES:
+        assert one(spark, f"{wanted}.{table}") == (KEYS, KEYS, 4, 4), table
+        assert floe.get(f"/api/v1/tables/streams.{table}")["state"] == "RUNNING"

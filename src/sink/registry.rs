@@ -279,12 +279,12 @@ impl Inner {
         let sink = match old {
             Some(old) if !is_new && old.wish == wish => return Ok(Put::Same(old)),
             // One that was deleted goes on only where it was.
-            Some(old) if is_new && check_fixed(&old, &wish).is_err() => {
+            Some(old) if is_new && check_fixed(&old, &wish, &mapping).is_err() => {
                 gone = Some(old);
                 Sink::new((topic_id, id), wish, mapping, starts, mark)
             }
             Some(old) => {
-                check_fixed(&old, &wish)?;
+                check_fixed(&old, &wish, &mapping)?;
                 let trail = old.trail.then(mark, wish.enabled);
                 let version = old.version + 1;
                 Sink { wish, mapping, version, trail, ..Sink::clone(&old) }
@@ -453,7 +453,7 @@ fn met(expected: &Expected, now: Option<&Sink>) -> Result<(), Error> {
 }
 
 /// What cannot change while rows of it are in a table.
-fn check_fixed(old: &Sink, wish: &Wish) -> Result<(), Error> {
+fn check_fixed(old: &Sink, wish: &Wish, mapping: &Mapping) -> Result<(), Error> {
     let fixed = |what: &str| {
         Err(Error::Fixed(format!("the {what} of a sink cannot change; make another sink")))
     };
@@ -462,6 +462,10 @@ fn check_fixed(old: &Sink, wish: &Wish) -> Result<(), Error> {
     }
     if old.wish.from != wish.from {
         return fixed("start (`from`)");
+    }
+    // Rows that are there were told apart by the old one.
+    if !old.mapping.has_key_of(mapping) {
+        return fixed("primary key, with what fills it,");
     }
     Ok(())
 }

@@ -186,6 +186,27 @@ async fn statistics_begin_anew_without_a_new_version() {
     assert_eq!((found.version, found.cleared.map(|cleared| cleared.rows)), (1, Some(7)));
 }
 
+#[tokio::test]
+async fn the_primary_key_of_a_sink_stays() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let keyed = |name: &str, key: bool| {
+        let column = json!({"type": "uuid", "name": name, "primaryKey": key});
+        let more = json!({"type": "body", "name": "raw"});
+        wish_with(json!({"table": {"name": "a"}, "mapping": {"columns": [column, more]}}))
+    };
+    put(&sinks, "a", keyed("id", true), Expected::Any).await.unwrap();
+    for other in [keyed("id", false), keyed("uid", true)] {
+        let refused = put(&sinks, "a", other, Expected::Any).await;
+        let Err(Error::Fixed(reason)) = refused else { panic!("{refused:?}") };
+        assert!(reason.starts_with("the primary key"), "{reason}");
+    }
+    let more = json!({"columns": [{"type": "uuid", "name": "id", "primaryKey": true}]});
+    let other = wish_with(json!({"table": {"name": "a"}, "mapping": more}));
+    let replaced = put(&sinks, "a", other, Expected::Any).await.unwrap();
+    assert!(matches!(replaced, Put::Replaced(_)), "other columns may change");
+}
+
 #[test]
 fn all_faults_of_a_wish_are_told_together() {
     let fine = wish("t");

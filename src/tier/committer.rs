@@ -226,7 +226,7 @@ impl Steps for Journal<'_> {
             let write_id = self.prepared.entry_id.to_string();
             summary.insert(contract::SUMMARY_WRITE_ID.to_owned(), write_id);
         }
-        let change = SnapshotChange::append(added.map_err(build_error)?, summary);
+        let change = SnapshotChange::row_delta(added.map_err(build_error)?, summary);
         let file_io = self.context.catalog.file_io().clone();
         let mut target = SnapshotTarget::main(base.metadata.clone(), file_io, commit_id);
         target.attempt = self.builds;
@@ -309,6 +309,10 @@ impl Journal<'_> {
             ("rows".to_owned(), self.prepared.rows.to_string()),
             ("dlq-rows".to_owned(), self.prepared.dlq_rows.to_string()),
         ]);
+        if self.prepared.superseded_rows > 0 {
+            let rows = self.prepared.superseded_rows.to_string();
+            more.insert("superseded-rows".to_owned(), rows);
+        }
         let optional = [
             ("watermark-ms", self.prepared.watermark_ms),
             ("max-record-ts-ms", self.prepared.max_record_ts_ms),

@@ -175,6 +175,8 @@ impl Job {
 pub(super) struct Stats {
     /// Rows of the table.
     pub(super) rows: u64,
+    /// Rows that are left out: a later record has their primary key.
+    pub(super) superseded: u64,
     /// Dead letters by code.
     pub(super) dlq_codes: BTreeMap<String, u64>,
     /// Their offsets.
@@ -420,6 +422,9 @@ fn values<'a>(
             let decoded = mapped::decode(mapped, rows, keep_all, inspect);
             for block in decoded.blocks {
                 batches.push(mapped::encode(&job.target.arrow, mapped, block, rows)?);
+            }
+            if let Some(key) = &mapped.key {
+                (batches, output.stats.superseded) = key.newest(batches)?;
             }
             bury(decoded.bad, rows, letters);
         }

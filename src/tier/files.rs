@@ -1,5 +1,5 @@
-//! The data files of one commit while they are written: one per partition value and schema
-//! (rules 4.6).
+//! The files of one commit while they are written: one of rows per partition value and schema (rules
+//! 4.6), and one of deletes for a table with a primary key.
 //!
 //! Owns: names, which file a batch goes to. Does not own: encoding (`table::sink`), what a
 //! commit does with the files.
@@ -22,6 +22,7 @@ use crate::table::sink::FilePartition;
 use crate::table::sink::ParquetSink;
 use crate::table::sink::SinkOptions;
 use crate::tier::ledger::FileEntry;
+use crate::tier::rows::key::Key;
 
 /// Open files at most; a commit ends at the group that has more.
 const OPEN_FILES_MAX: usize = 512;
@@ -133,15 +134,49 @@ impl Files {
         value: Struct,
         batches: Vec<RecordBatch>,
     ) -> Result<Open, table::Error> {
-        let location = location.trim_end_matches('/');
-        let path = format!("{location}/data/{}-{:05}.parquet", self.tag, self.next);
-        self.next += 1;
+        let path = self.next_path(location, "");
         let output = self.file_io.new_output(&path).map_err(table::Error::from_iceberg)?;
         let mut sink = ParquetSink::create(&output, schema, &self.options).await?;
         for batch in batches {
             sink.write(batch).await?;
         }
         Ok(Open { value, sink })
+    }
+
+    /// Writes a file of deletes beside the data files, which are closed: rows of earlier commits go
+    /// that have one of `keys`, in all partitions. No keys make no file.
+    ///
+    /// # Errors
+    /// [`table::Error`]; the commit's files are then given up.
+    pub(super) async fn write_deletes(
+        &mut self,
+        location: &str,
+        key: &Key,
+        keys: Vec<RecordBatch>,
+        ranges: &[Range],
+    ) -> Result<(), table::Error> {
+        self.finish_all(ranges).await?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let path = self.next_path(location, "-deletes");
+        let output = self.file_io.new_output(&path).map_err(table::Error::from_iceberg)?;
+        let mut sink = ParquetSink::create(&output, key.schema(), &self.options).await?;
+        for batch in keys {
+            sink.write(batch).await?;
+        }
+        sink.add_footer(marker::RANGES, marker::ranges_json(ranges));
+        let partition = FilePartition::unpartitioned(key.spec_id());
+        let file = sink.finish_equality_deletes(partition, key.ids()).await?;
+        self.finished.push((self.schema_id, file));
+        Ok(())
+    }
+
+    fn next_path(&mut self, location: &str, suffix: &str) -> String {
+        let location = location.trim_end_matches('/');
+        let path = format!("{location}/data/{}-{:05}{suffix}.parquet", self.tag, self.next);
+        self.next += 1;
+        path
     }
 
     async fn finish_all(&mut self, ranges: &[Range]) -> Result<(), table::Error> {

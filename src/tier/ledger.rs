@@ -179,6 +179,15 @@ pub struct Totals {
     /// Rows that they took away, as far as the table still told.
     #[serde(default)]
     pub dlq_rolled_back_rows: u64,
+    /// Records without a row because a later one of the same commit has their primary key.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub superseded_rows: u64,
+}
+
+/// What is not there needs no place in the text.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A rename that was decided and may or may not have happened (rules 6.3).
@@ -233,7 +242,7 @@ pub struct Entry {
     pub gap_history: Vec<Gap>,
 }
 
-/// One data file that is written and synced.
+/// One file of rows or of deletes that is written and synced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Absolute URI.
@@ -259,7 +268,7 @@ pub struct Prepared {
     pub gaps: Vec<Gap>,
     /// Ends of all partitions after it.
     pub ends_after: Ends,
-    /// Files of the table.
+    /// Files of the table, rows and deletes.
     pub files: Vec<FileEntry>,
     /// Files of the dead-letter table.
     pub dlq_files: Vec<FileEntry>,
@@ -270,6 +279,9 @@ pub struct Prepared {
     pub rows: u64,
     /// Rows in `dlq_files`.
     pub dlq_rows: u64,
+    /// Records without a row in `files` because a later one of the commit has their primary key.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub superseded_rows: u64,
     /// Dead-letter rows by code.
     pub dlq_codes: std::collections::BTreeMap<String, u64>,
     /// Append time of its oldest row, milliseconds; none without rows.

@@ -16,6 +16,7 @@ mod evolve;
 mod feed;
 mod files;
 mod hold;
+mod keyed;
 pub mod ledger;
 mod lifecycle;
 pub mod naming;

@@ -1,12 +1,17 @@
 //! One commit's data: reads ranges, encodes them, writes files, and gives the `Prepared`.
 //!
 //! Owns: which offsets become rows, dead letters or gaps. Does not own: when (`plan`), the
-//! ledger's steps (`worker`).
+//! ledger's steps (`worker`), which row of a primary key stays (`keyed`).
+
+mod letters;
+mod unique;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
+use iceberg::spec::Struct;
 use uuid::Uuid;
 
 use crate::log::ReadError;
@@ -33,13 +38,12 @@ use crate::tier::encode::Values;
 use crate::tier::evolve;
 use crate::tier::feed::Feed;
 use crate::tier::files::Files;
+use crate::tier::keyed::Keyed;
 use crate::tier::ledger::Entry;
 use crate::tier::ledger::FileEntry;
 use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
-use crate::tier::lifecycle;
 use crate::tier::poison;
-use crate::tier::rows::dlq;
 use crate::tier::shapes::aligned;
 use crate::tier::shapes::shapes;
 use crate::types::Offset;
@@ -89,6 +93,8 @@ pub(super) struct Round<'a> {
     ahead: VecDeque<Piece>,
     files: Files,
     dlq_files: Files,
+    /// The rows so far, of a table with a primary key.
+    keyed: Option<Keyed>,
     ranges: Vec<Range>,
     gaps: Vec<Gap>,
     stats: Stats,
@@ -120,6 +126,10 @@ impl<'a> Round<'a> {
             let footer = footer.into_iter().chain(sink).collect();
             SinkOptions { footer, ..sink_options(context) }
         };
+        let keyed = match &values {
+            Values::Mapped(mapped) => mapped.key.clone().map(Keyed::new),
+            _ => None,
+        };
         let file_io = context.catalog.file_io();
         let files = Files::new(file_io.clone(), tag, options("table"));
         let dlq_files = Files::new(file_io.clone(), tag, options("dead-letters"));
@@ -136,6 +146,7 @@ impl<'a> Round<'a> {
             ahead: VecDeque::new(),
             files,
             dlq_files,
+            keyed,
             ranges: Vec::new(),
             gaps: Vec::new(),
             stats: Stats::default(),
@@ -164,9 +175,12 @@ impl<'a> Round<'a> {
     /// Takes one partition's piece, the next of what was planned.
     pub(super) async fn take(&mut self, piece: Piece) -> Result<(), Halt> {
         self.ahead.pop_front();
+        if let Some(keyed) = &mut self.keyed {
+            keyed.begin(self.ahead.len());
+        }
         let mut at = piece.from;
         let mut read_bytes = 0_u64;
-        while at < piece.until && read_bytes < piece.bytes_max && !self.files.is_full() {
+        while at < piece.until && read_bytes < piece.bytes_max && !self.is_full() {
             let left = usize::try_from(piece.bytes_max - read_bytes).unwrap_or(READ_BYTES);
             let want = left.clamp(1, READ_BYTES);
             let before = at;
@@ -200,6 +214,18 @@ impl<'a> Round<'a> {
             }
         }
         Ok(())
+    }
+
+    /// True if the piece ends with what was taken. A commit that is encoded again takes what it took.
+    fn is_full(&self) -> bool {
+        let is_again = self.kept.is_some();
+        self.files.is_full() || !is_again && self.keyed.as_ref().is_some_and(Keyed::is_full)
+    }
+
+    async fn write(&mut self, rows: Vec<(Struct, RecordBatch)>) -> Result<(), table::Error> {
+        let location = self.table.metadata.location();
+        let target = (&self.target.schema, self.target.spec.spec_id());
+        self.files.write(location, target, rows, &self.ranges).await
     }
 
     /// Takes what one read found; gives the offset after it.
@@ -258,18 +284,19 @@ impl<'a> Round<'a> {
     async fn batches(&mut self, piece: Piece, batches: Vec<StoredBatch>) -> Result<Offset, Halt> {
         let mut batches = Arc::new(batches);
         let mut at = piece.from;
-        while !batches.is_empty() && !self.files.is_full() {
+        while !batches.is_empty() && !self.is_full() {
             let output = self.group(Piece { from: at, ..piece }, &batches).await?;
             let taken = output.taken.clamp(1, batches.len());
             let end = output.cut.unwrap_or(batches[taken - 1].end_offset).min(piece.until);
             self.range(piece.partition, at, end);
             at = end;
-            let location = self.table.metadata.location();
-            let target = (&self.target.schema, self.target.spec.spec_id());
-            self.files.write(location, target, output.rows, &self.ranges).await?;
+            match &mut self.keyed {
+                Some(keyed) => keyed.take(piece.partition, output.rows),
+                None => self.write(output.rows).await?,
+            }
             if let (Some(letters), Some((table, target))) = (output.letters, &self.dead_letters) {
                 self.dlq_rows += letters.num_rows() as u64;
-                let rows = vec![(iceberg::spec::Struct::empty(), letters)];
+                let rows = vec![(Struct::empty(), letters)];
                 let location = table.metadata.location();
                 let target = (&target.schema, target.spec.spec_id());
                 self.dlq_files.write(location, target, rows, &self.ranges).await?;
@@ -354,39 +381,6 @@ impl<'a> Round<'a> {
         Err(Halt::Later(format!("{last}, and the record that is to blame cannot be found")))
     }
 
-    /// Opens the dead-letter table, if it is there, before a record needs it: the group in which the
-    /// first one does is encoded a second time otherwise.
-    pub(super) async fn expect_dead_letters(&mut self) {
-        let Some(known) = &self.entry.dlq else { return };
-        let Ok(ident) = known.ident() else { return };
-        match self.context.catalog.load(&ident).await {
-            Ok(loaded) if loaded.metadata.uuid() == known.uuid => {
-                // What is wrong with it is told once a record needs it.
-                let _ = self.dead_letters_to(loaded).await;
-            }
-            _ => {}
-        }
-    }
-
-    async fn open_dead_letters(&mut self) -> Result<(), Halt> {
-        let main = self.table.ident.clone();
-        let loaded = lifecycle::ensure_dead_letters(self.context, self.entry, &main).await?;
-        self.dead_letters_to(loaded).await
-    }
-
-    async fn dead_letters_to(&mut self, loaded: LoadedTable) -> Result<(), Halt> {
-        let loaded = evolve::restore_columns(self.context, loaded, dlq::schema()).await?;
-        let metadata = &loaded.metadata;
-        let spec = Arc::clone(metadata.default_partition_spec());
-        let target = Target::new(Arc::clone(metadata.current_schema()), spec)?;
-        if !target.spec.is_unpartitioned() {
-            let reason = format!("dead-letter table {} must be unpartitioned", loaded.ident);
-            return Err(Halt::Stop(StopState::ConfigError, reason));
-        }
-        self.dead_letters = Some((loaded, target));
-        Ok(())
-    }
-
     fn job(&self, piece: Piece) -> Job {
         Job {
             partition: piece.partition,
@@ -406,6 +400,7 @@ impl<'a> Round<'a> {
 
     fn merge(&mut self, stats: Stats) {
         self.stats.rows += stats.rows;
+        self.stats.superseded += stats.superseded;
         for (code, count) in stats.dlq_codes {
             *self.stats.dlq_codes.entry(code).or_default() += count;
         }
@@ -415,7 +410,8 @@ impl<'a> Round<'a> {
         self.stats.max_record_ts_ms = self.stats.max_record_ts_ms.max(stats.max_record_ts_ms);
     }
 
-    async fn close(&mut self) -> Result<(Vec<FileEntry>, Vec<FileEntry>), table::Error> {
+    async fn close(&mut self) -> Result<(Vec<FileEntry>, Vec<FileEntry>), Halt> {
+        self.write_unique().await?;
         let files = self.files.close(&self.table.metadata, &self.ranges).await?;
         let dlq_files = match &self.dead_letters {
             Some((table, _)) => self.dlq_files.close(&table.metadata, &self.ranges).await?,
@@ -445,7 +441,7 @@ impl<'a> Round<'a> {
             Ok(files) => files,
             Err(error) => {
                 self.abandon().await;
-                return Err(error.into());
+                return Err(error);
             }
         };
         let mut gaps = carried;
@@ -461,6 +457,7 @@ impl<'a> Round<'a> {
             dlq_ranges: self.stats.dlq_ranges,
             rows: self.stats.rows,
             dlq_rows: self.dlq_rows,
+            superseded_rows: self.stats.superseded,
             dlq_codes: self.stats.dlq_codes,
             oldest_append_ms: self.stats.oldest_append_ms,
             watermark_ms: watermark,

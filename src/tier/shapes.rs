@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use iceberg::spec::Schema;
+use iceberg::spec::TableMetadata;
 use uuid::Uuid;
 
 use crate::schema::columns;
@@ -18,6 +19,7 @@ use crate::tier::ledger::StopState;
 use crate::tier::lifecycle;
 use crate::tier::rows::contract;
 use crate::tier::rows::contract::Contract;
+use crate::tier::rows::key::Key;
 use crate::tier::rows::mapped::Mapped;
 use crate::tier::rows::system;
 use crate::topic::Topic;
@@ -37,6 +39,8 @@ pub(super) async fn aligned(
         // Nothing else of it is ours to change.
         return evolve::ask_for_columns(context, table, contract::schema()).await;
     }
+    // A column of the key that comes back would be another one, null in all rows so far.
+    key_of(topic, &table.metadata)?;
     let table = evolve::restore_columns(context, table, lifecycle::schema_of(topic)).await?;
     evolve::align_spec(context, table, &topic.options.table_partition_spec).await
 }
@@ -55,7 +59,8 @@ pub(super) fn shapes(
     let schema = Arc::clone(metadata.current_schema());
     let target = Target::new(Arc::clone(&schema), Arc::clone(metadata.default_partition_spec()))?;
     if let Some(sink) = topic.sink() {
-        let mapped = Mapped { mapping: Arc::clone(&sink.mapping), topic_id: topic.id };
+        let (mapping, key) = (Arc::clone(&sink.mapping), key_of(topic, metadata)?.map(Arc::new));
+        let mapped = Mapped { mapping, topic_id: topic.id, key };
         return Ok((target, Values::Mapped(Arc::new(mapped))));
     }
     let mode = match topic.options.table_mode {
@@ -83,6 +88,13 @@ pub(super) fn shapes(
     let plan = Plan::new(&schema, options)
         .map_err(|error| Halt::Stop(StopState::ConfigError, error.to_string()))?;
     Ok((target, Values::Json(Arc::new(plan))))
+}
+
+/// The primary key of the feed's table; none where every record has a row.
+fn key_of(topic: &Feed, metadata: &TableMetadata) -> Result<Option<Key>, Halt> {
+    let Some(sink) = topic.sink() else { return Ok(None) };
+    let names = sink.mapping.primary_key().map(|column| column.name.as_str());
+    Key::new(names, metadata).map_err(|error| Halt::Stop(StopState::ConfigError, error.to_string()))
 }
 
 fn contract_of(topic: &Topic, schema: &Schema, write_id: Uuid) -> Result<Contract, Halt> {

@@ -194,6 +194,7 @@ impl Entry {
         self.totals.commits += 1;
         self.totals.rows += prepared.rows;
         self.totals.dlq_rows += prepared.dlq_rows;
+        self.totals.superseded_rows += prepared.superseded_rows;
         Ok(())
     }
 

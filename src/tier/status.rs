@@ -22,7 +22,7 @@ pub struct PartitionStatus {
     pub log_start_offset: Offset,
 }
 
-/// A data file of the last commit.
+/// A file of the last commit, of rows or of deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileStatus {
     /// Absolute URI.
@@ -86,6 +86,8 @@ pub struct TableStatus {
     pub rows: u64,
     /// Rows of the dead-letter table.
     pub dlq_rows: u64,
+    /// Records without a row because a later one of the same commit has their primary key.
+    pub superseded_rows: u64,
     /// Rollbacks of the dead-letter table by its user that were noticed.
     pub dlq_rollbacks: u64,
     /// Rows that they took away and that are not written again, as far as the table still told.
@@ -94,7 +96,7 @@ pub struct TableStatus {
     pub gap_offsets: u64,
     /// The newest gaps.
     pub gaps: Vec<Gap>,
-    /// Data files of the last commit.
+    /// Files of the last commit.
     pub last_files: Vec<FileStatus>,
     /// `table.partition.spec`; a column of it that does not exist yet is waited for.
     pub partition_spec: String,

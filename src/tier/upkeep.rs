@@ -239,6 +239,7 @@ impl Worker {
             status.commits = self.entry.totals.commits;
             status.rows = self.entry.totals.rows;
             status.dlq_rows = self.entry.totals.dlq_rows;
+            status.superseded_rows = self.entry.totals.superseded_rows;
             status.dlq_rollbacks = self.entry.totals.dlq_rollbacks;
             status.dlq_rolled_back_rows = self.entry.totals.dlq_rolled_back_rows;
             status.gap_offsets = self.entry.totals.gap_offsets;

@@ -16,6 +16,7 @@ use crate::tier::Error;
 use crate::tier::committer;
 use crate::tier::committer::Settled;
 use crate::tier::context::Halt;
+use crate::tier::keyed;
 use crate::tier::ledger::Prepared;
 use crate::tier::ledger::put_entry;
 use crate::tier::ledger::put_prepared;
@@ -53,8 +54,11 @@ impl Worker {
         let (started, is_first) = (Instant::now(), self.last_commit.is_none());
         pending::make_durable(&self.context.log, parts).await.map_err(|_| Halt::Closed)?;
         let waiting: u64 = parts.iter().map(|part| part.bytes).sum();
-        let memory =
-            waiting.saturating_mul(MEMORY_PER_LOG_BYTE).clamp(PERMIT_BYTES_MIN, PERMIT_BYTES_MAX);
+        let is_keyed =
+            self.topic.sink().is_some_and(|sink| sink.mapping.primary_key().next().is_some());
+        // Rows of a primary key are held until all of the commit are there.
+        let most = PERMIT_BYTES_MAX + if is_keyed { keyed::BYTES_MAX as u64 } else { 0 };
+        let memory = waiting.saturating_mul(MEMORY_PER_LOG_BYTE).clamp(PERMIT_BYTES_MIN, most);
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let permit = self.context.budget.acquire(memory).await;
         let table = lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;

@@ -70,7 +70,8 @@ pub struct Column {
     pub kind: Kind,
     /// Its name in the table.
     pub name: String,
-    /// True if rows are told apart by it.
+    /// True if rows are told apart by it, and by the others that are marked so: of each key the table
+    /// shows the newest row. An event without a value for it has no row.
     #[serde(default, skip_serializing_if = "is_false")]
     pub primary_key: bool,
     /// Where the value is, of [`Kind::Path`]; the empty path is the whole body.
@@ -142,10 +143,11 @@ impl Column {
         if !is_legal(&self.name) {
             faults.push("the name must have 1 to 255 bytes and no control characters".to_owned());
         }
-        if self.primary_key {
-            faults.push(
-                "primaryKey is not supported yet: rows of a sink are not de-duplicated".to_owned(),
-            );
+        if self.primary_key
+            && matches!(self.iceberg_type(), Ok(PrimitiveType::Float | PrimitiveType::Double))
+        {
+            // Iceberg has no identifier fields of these types: equal values need not look equal.
+            faults.push("a primary key is neither float nor double".to_owned());
         }
         match (&self.path, self.kind) {
             (Some(path), Kind::Path) => {

@@ -132,7 +132,7 @@ impl Mapper {
     /// Adds the row of an event that had one before: what cannot be filled any more is null.
     ///
     /// # Errors
-    /// [`FieldErrorKind::TooLarge`] only.
+    /// [`FieldErrorKind::TooLarge`], and all of a column of the primary key: it has no null.
     pub fn append_lossy(&mut self, event: &Event<'_>) -> Result<(), FieldError> {
         let filled = self.fill(event, true);
         self.end(filled)
@@ -218,9 +218,14 @@ impl Mapper {
         };
         let found = Found { body, outcomes };
         for place in 0..self.fills.len() {
+            let is_key = self.columns[place].primary_key;
             match self.cell(place, event, &found) {
-                Err((kind, _)) if lossy && kind != FieldErrorKind::TooLarge => {
+                Err((kind, _)) if lossy && !is_key && kind != FieldErrorKind::TooLarge => {
                     self.cells.unset(place);
+                }
+                Ok(()) if is_key && !self.cells.is_set(place) => {
+                    let reason = "a column of the primary key is null".to_owned();
+                    return Err(self.error(place, (FieldErrorKind::Missing, reason)));
                 }
                 filled => filled.map_err(|reason| self.error(place, reason))?,
             }

@@ -232,9 +232,30 @@ impl Mapping {
         json!({ "columns": &*self.columns })
     }
 
-    /// The schema of a new table: all columns optional, without identifier fields, ids from 1 on.
+    /// The schema of a new table, ids from 1 on: the primary key is required and its columns are the
+    /// identifier fields, all others are optional.
     pub fn schema(&self) -> Arc<Schema> {
         Arc::clone(&self.schema)
+    }
+
+    /// The columns of the primary key, in order; none where rows are not told apart.
+    pub fn primary_key(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.primary_key)
+    }
+
+    /// True if no two events have one primary key: the id of the event is part of it.
+    pub fn is_key_of_event(&self) -> bool {
+        self.primary_key().any(|column| column.kind == Kind::Uuid)
+    }
+
+    /// True if rows are told apart by the same columns, filled by the same, as by `other`.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        let sorted = |mapping: &'_ Self| {
+            let mut key: Vec<Column> = mapping.primary_key().cloned().collect();
+            key.sort_by(|one, other| one.name.cmp(&other.name));
+            key
+        };
+        sorted(self) == sorted(other)
     }
 
     /// True if a row needs the body read, and so a content type that can be; a template may need
@@ -302,11 +323,16 @@ fn whole(reason: String) -> Faults {
 
 fn schema_of(columns: &[Column]) -> Result<Schema, String> {
     let mut fields = Vec::with_capacity(columns.len());
+    let mut key = Vec::new();
     for (id, column) in (1..).zip(columns) {
         let kind = Type::Primitive(column.iceberg_type()?);
-        fields.push(NestedField::optional(id, &column.name, kind).into());
+        if column.primary_key {
+            key.push(id);
+        }
+        fields.push(NestedField::new(id, &column.name, kind, column.primary_key).into());
     }
-    Schema::builder().with_fields(fields).build().map_err(|error| error.to_string())
+    let builder = Schema::builder().with_fields(fields).with_identifier_field_ids(key);
+    builder.build().map_err(|error| error.to_string())
 }
 
 fn plan_of(schema: &Schema) -> Result<Plan, schema::Error> {

@@ -202,7 +202,7 @@ fn a_data_type_casts_exactly_or_not_at_all() {
 fn all_faults_are_listed_with_their_columns() {
     assert_eq!(
         faults(json!([
-            {"type": "uuid", "name": "a", "primaryKey": true},
+            {"type": "path", "name": "a", "path": "x", "dataType": "float", "primaryKey": true},
             {"type": "body", "name": "A", "path": "x"},
             {"type": "path", "name": "b"},
             {"type": "path", "name": "c", "path": "k[x]"},
@@ -233,8 +233,10 @@ fn all_faults_are_listed_with_their_columns() {
     );
     let only = |column: Value| faults(json!([column])).remove(0);
     assert_eq!(
-        only(json!({"type": "uuid", "name": "a", "primaryKey": true})),
-        "column \"a\": primaryKey is not supported yet: rows of a sink are not de-duplicated"
+        only(json!({
+            "type": "path", "name": "a", "path": "k", "dataType": "double", "primaryKey": true,
+        })),
+        "column \"a\": a primary key is neither float nor double"
     );
     assert_eq!(
         only(json!({"type": "path", "name": "a", "path": "k[x]"})),
@@ -267,6 +269,73 @@ fn a_row_that_was_good_before_is_a_row_with_nulls() {
     let columns = mapper.finish().unwrap();
     let nulls: Vec<usize> = columns.iter().map(|(_, array)| array.null_count()).collect();
     assert_eq!((columns[0].1.len(), nulls), (4, vec![3, 1]));
+}
+
+#[test]
+fn the_primary_key_is_required_and_identifies_rows() {
+    let mapping = mapping(json!([
+        {"type": "path", "name": "v", "path": "v"},
+        {"type": "path", "name": "k", "path": "k", "dataType": "long", "primaryKey": true},
+        {"type": "ip", "name": "ip", "primaryKey": true},
+    ]));
+    let schema = mapping.schema();
+    let required: Vec<bool> =
+        schema.as_struct().fields().iter().map(|field| field.required).collect();
+    assert_eq!(required, [false, true, true]);
+    let mut ids: Vec<i32> = schema.identifier_field_ids().collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [2, 3]);
+    let again = Mapping::parse(&mapping.to_json()).unwrap();
+    assert!(mapping.has_key_of(&again) && !mapping.is_key_of_event());
+}
+
+#[test]
+fn an_event_without_a_value_for_the_key_has_no_row_not_even_one_with_nulls() {
+    let mut mapper = mapping(json!([
+        {"type": "path", "name": "v", "path": "v", "dataType": "long"},
+        {"type": "path", "name": "k", "path": "k", "dataType": "long", "primaryKey": true,
+         "defaultValue": null},
+        {"type": "ip", "name": "ip", "primaryKey": true},
+    ]))
+    .compile();
+    let fine = event(JSON, b"{\"k\":1,\"v\":1}");
+    let no_peer = Event { ip: None, ..fine };
+    let cases: [(&Event<'_>, &str); 3] = [
+        (&event(JSON, b"{\"k\":null,\"v\":1}"), "k"),
+        (&event(JSON, b"{\"v\":1}"), "k"),
+        (&no_peer, "ip"),
+    ];
+    for (event, column) in cases {
+        for refused in [mapper.append(event), mapper.append_lossy(event)] {
+            let error = refused.unwrap_err();
+            assert_eq!((error.column.as_str(), error.kind), (column, FieldErrorKind::Missing));
+            assert_eq!(error.bad_record().code, BadCode::RequiredFieldNull);
+        }
+    }
+    mapper.append(&fine).unwrap();
+    mapper.append_lossy(&event(JSON, b"{\"k\":2,\"v\":\"x\"}")).unwrap();
+    let columns = mapper.finish().unwrap();
+    let nulls: Vec<usize> = columns.iter().map(|(_, array)| array.null_count()).collect();
+    assert_eq!(nulls, [1, 0, 0]);
+}
+
+#[test]
+fn a_key_is_another_where_other_columns_or_other_values_make_it() {
+    let column = |name: &str, path: &str, key: bool| json!({"type": "path", "name": name, "path": path, "primaryKey": key});
+    let of = |columns: Value| mapping(columns);
+    let old = of(json!([column("a", "a", true), column("b", "b", true), column("c", "c", false)]));
+    let same = of(json!([column("b", "b", true), column("a", "a", true), column("d", "c", false)]));
+    assert!(old.has_key_of(&same), "the order and other columns are nothing to it");
+    for other in [
+        json!([column("a", "a", true)]),
+        json!([column("a", "a", true), column("b", "b", true), column("c", "c", true)]),
+        json!([column("a", "a", true), column("b", "x", true)]),
+        json!([column("a", "a", false), column("b", "b", false)]),
+    ] {
+        assert!(!old.has_key_of(&of(other.clone())), "{other}");
+    }
+    let id = of(json!([{"type": "uuid", "name": "id", "primaryKey": true}]));
+    assert!(id.is_key_of_event());
 }
 
 proptest! {

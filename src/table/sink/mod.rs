@@ -240,14 +240,42 @@ impl ParquetSink {
     /// # Errors
     /// [`Error::Storage`], [`Error::Exists`] if another wrote the name meanwhile,
     /// [`Error::Encode`], [`Error::Panicked`]; no file is left on local storage.
-    pub async fn finish(mut self, partition: FilePartition) -> Result<AddedFile, Error> {
+    pub async fn finish(self, partition: FilePartition) -> Result<AddedFile, Error> {
+        self.finish_as(DataContentType::Data, None, partition).await
+    }
+
+    /// As [`Self::finish`], for a file whose rows say which rows of other files are deleted: those
+    /// that are equal in the columns of `field_ids`, which are all that the sink's schema has.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn finish_equality_deletes(
+        mut self,
+        partition: FilePartition,
+        field_ids: &[i32],
+    ) -> Result<AddedFile, Error> {
+        // What Java's writers say of such a file in its footer.
+        self.add_footer("delete-type", "equality".to_owned());
+        let listed: Vec<String> = field_ids.iter().map(i32::to_string).collect();
+        self.add_footer("delete-field-ids", listed.join(", "));
+        let content = DataContentType::EqualityDeletes;
+        self.finish_as(content, Some(field_ids.to_vec()), partition).await
+    }
+
+    async fn finish_as(
+        mut self,
+        content: DataContentType,
+        equality_ids: Option<Vec<i32>>,
+        partition: FilePartition,
+    ) -> Result<AddedFile, Error> {
         let encoder = self.take_encoder()?;
         let mut finished = on_blocking_pool(move || encoder.finish()).await?;
         self.put(std::mem::take(&mut finished.rest)).await?;
         self.output.close().await.map_err(Error::from_iceberg)?;
         let metrics = finished.metrics;
         let file = DataFileBuilder::default()
-            .content(DataContentType::Data)
+            .content(content)
+            .equality_ids(equality_ids)
             .file_path(self.location)
             .file_format(DataFileFormat::Parquet)
             .partition(partition.value)

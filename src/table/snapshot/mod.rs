@@ -26,6 +26,7 @@ use self::builder::Build;
 use crate::runtime::Clock;
 use crate::table::blocking::off_the_workers;
 use crate::table::maintenance::delete_files;
+use crate::table::spec::is_data;
 use crate::table::{AddedFile, Error};
 
 /// Manifests read at once.
@@ -72,6 +73,18 @@ impl SnapshotChange {
             data_sequence_number: None,
             summary,
         }
+    }
+
+    /// `added` with `summary`, as the operation that its files make it (Java's `BaseRowDelta`): rows
+    /// and deletes of others together overwrite, rows alone are appended.
+    pub fn row_delta(added: Vec<AddedFile>, summary: HashMap<String, String>) -> Self {
+        let rows = added.iter().filter(|added| is_data(&added.file)).count();
+        let operation = match (rows, added.len() - rows) {
+            (_, 0) => Operation::Append,
+            (0, _) => Operation::Delete,
+            _ => Operation::Overwrite,
+        };
+        Self { operation, ..Self::append(added, summary) }
     }
 }
 

@@ -343,3 +343,84 @@ async fn delete_files_get_a_manifest_of_their_own_kind() {
     assert_eq!(total(&table, "total-position-deletes"), 1);
     assert_eq!(total(&table, "total-records"), 2);
 }
+
+/// A file that deletes the rows whose `n` is one of `numbers`, in all partitions.
+async fn equality_deletes(table: &TestTable, numbers: &[i64]) -> AddedFile {
+    let n = table.metadata.current_schema().field_by_name("n").unwrap().clone();
+    let schema = iceberg::spec::Schema::builder().with_fields([n.clone()]).build().unwrap();
+    let schema = std::sync::Arc::new(schema);
+    let name = format!("{}/data/{}-deletes", table.metadata.location(), Uuid::now_v7());
+    let output = table.file_io.new_output(name).unwrap();
+    let options = crate::table::sink::SinkOptions::default();
+    let mut sink =
+        crate::table::sink::ParquetSink::create(&output, &schema, &options).await.unwrap();
+    let arrow = iceberg::arrow::schema_to_arrow_schema(&schema).unwrap();
+    let column = arrow_array::Int64Array::from(numbers.to_vec());
+    let batch = arrow_array::RecordBatch::try_new(
+        std::sync::Arc::new(arrow),
+        vec![std::sync::Arc::new(column)],
+    );
+    sink.write(batch.unwrap()).await.unwrap();
+    let partition = crate::table::sink::FilePartition::unpartitioned(0);
+    let added = sink.finish_equality_deletes(partition, &[n.id]).await.unwrap();
+    assert_eq!(added.file.content_type(), DataContentType::EqualityDeletes);
+    assert_eq!(added.file.equality_ids(), Some(vec![n.id]));
+    assert_eq!(added.file.lower_bounds().len(), 1, "readers skip it by its bounds");
+    let text = added.to_json(&table.metadata).unwrap();
+    assert_eq!(AddedFile::from_json(&text, &table.metadata).unwrap(), added);
+    added
+}
+
+#[tokio::test]
+async fn equality_deletes_count_for_rows_of_earlier_commits_through_merges_and_rewrites() {
+    let mut table = TestTable::new(FormatVersion::V2).await;
+    let delta = |added| SnapshotChange::row_delta(added, HashMap::new());
+    assert_eq!(delta(Vec::new()).operation, Operation::Append);
+    for base in [0, 1] {
+        table.append(base, &["a", "b"]).await;
+    }
+    // Rows 0, 1, 1, 2; the row 1 of this commit stays.
+    let both = vec![table.one_file(1, &["new"]).await, equality_deletes(&table, &[1]).await];
+    let change = delta(both);
+    assert_eq!(change.operation, Operation::Overwrite);
+    table.change(change).await;
+    assert_eq!(table.count(None).await, 3);
+    for (name, value) in [
+        ("added-equality-deletes", 1),
+        ("total-equality-deletes", 1),
+        ("added-delete-files", 1),
+        ("total-delete-files", 1),
+        ("total-records", 5),
+    ] {
+        assert_eq!(total(&table, name), value, "{name}");
+    }
+    let alone = delta(vec![equality_deletes(&table, &[2]).await]);
+    assert_eq!(alone.operation, Operation::Delete);
+    table.change(alone).await;
+    assert_eq!(table.count(None).await, 2);
+    // Manifests of both kinds are merged, each with its own; numbers stay.
+    let merge = Some(MergePolicy { at: 2, ..MergePolicy::default() });
+    let target = SnapshotTarget { merge, ..table.target() };
+    let change = delta(vec![table.one_file(2, &["again"]).await]);
+    let built = build(target, change, &table.clock).await.unwrap();
+    table.commit(built.requirements, built.updates);
+    let kinds: Vec<ManifestContentType> =
+        manifests(&table).await.iter().map(|file| file.content).collect();
+    let of = |kind| kinds.iter().filter(|one| **one == kind).count();
+    assert_eq!((of(ManifestContentType::Data), of(ManifestContentType::Deletes)), (2, 1));
+    assert_eq!(table.count(None).await, 3, "0, 1 and 2, each once");
+    // A rewrite of rows takes the deletes along that nothing is left for.
+    let removed: HashSet<String> = live(&table).await.into_iter().map(|(path, ..)| path).collect();
+    let change = SnapshotChange {
+        operation: Operation::Replace,
+        removed,
+        ..delta(vec![table.one_file(0, &["x", "y", "z"]).await])
+    };
+    table.change(change).await;
+    assert_eq!(
+        (total(&table, "total-delete-files"), total(&table, "total-equality-deletes")),
+        (0, 0)
+    );
+    assert_eq!((total(&table, "removed-delete-files"), total(&table, "total-records")), (2, 3));
+    assert_eq!(table.count(None).await, 3);
+}

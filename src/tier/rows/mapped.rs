@@ -29,6 +29,7 @@ use crate::tier::rows::blocks::Decoded;
 use crate::tier::rows::blocks::Pass;
 use crate::tier::rows::dlq::Fault;
 use crate::tier::rows::json::Inspect;
+use crate::tier::rows::key::Key;
 use crate::tier::rows::raw::push_system;
 use crate::tier::rows::system;
 use crate::types::TopicId;
@@ -40,6 +41,8 @@ pub struct Mapped {
     pub mapping: Arc<sink::Mapping>,
     /// The topic, of whose records ids are made.
     pub topic_id: TopicId,
+    /// The primary key of the table; none where every record has a row.
+    pub key: Option<Arc<Key>>,
 }
 
 /// The schema of a new table of a sink.
@@ -49,13 +52,17 @@ pub struct Mapped {
 pub fn schema(mapping: &sink::Mapping) -> Result<Schema, iceberg::Error> {
     let mut next_id = 1;
     let mut fields = vec![system::field(&mut next_id)];
-    for column in mapping.schema().as_struct().fields() {
+    let mut key = Vec::new();
+    for (column, own) in mapping.schema().as_struct().fields().iter().zip(mapping.columns()) {
         let mut field = NestedField::clone(column);
         field.id = next_id;
+        if own.primary_key {
+            key.push(next_id);
+        }
         next_id += 1;
         fields.push(Arc::new(field));
     }
-    Schema::builder().with_fields(fields).build()
+    Schema::builder().with_fields(fields).with_identifier_field_ids(key).build()
 }
 
 /// Maps `rows`. With `keep_all` an earlier attempt found all of them good (rules 4.3): what cannot

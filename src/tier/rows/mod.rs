@@ -8,6 +8,7 @@ mod blocks;
 pub mod contract;
 pub mod dlq;
 pub mod json;
+pub mod key;
 pub mod mapped;
 pub mod raw;
 pub mod system;

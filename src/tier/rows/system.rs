@@ -49,6 +49,9 @@ use crate::tier::rows::fit;
 /// Name of the system column.
 pub const NAME: &str = "floe";
 
+/// Name of its field for when the broker took the record.
+pub const APPEND_TIME: &str = "append_time";
+
 /// How a header key that is not UTF-8 begins.
 const HEX_KEY: &str = "floe.hex:";
 
@@ -68,7 +71,7 @@ pub fn field(next_id: &mut i32) -> NestedFieldRef {
         optional("offset", PrimitiveType::Long),
         optional("timestamp", PrimitiveType::Timestamptz),
         optional("timestamp_type", PrimitiveType::Int),
-        optional("append_time", PrimitiveType::Timestamptz),
+        optional(APPEND_TIME, PrimitiveType::Timestamptz),
     ];
     let key = optional("key", PrimitiveType::String);
     let value = optional("value", PrimitiveType::Binary);
@@ -136,7 +139,7 @@ fn child(field: &Field, rows: &[Row<'_>]) -> Result<ArrayRef, RowsError> {
         "timestamp_type" => {
             Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| timestamp(row).1)))
         }
-        "append_time" => {
+        APPEND_TIME => {
             let of = |row: &Row<'_>| row.append_ms.saturating_mul(1_000);
             Arc::new(times(rows.iter().map(of).collect()))
         }

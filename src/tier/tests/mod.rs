@@ -3,6 +3,7 @@
 mod columns;
 mod contract;
 mod harness;
+mod keys;
 mod once;
 mod roads;
 mod sinks;

@@ -28,11 +28,11 @@ use crate::types::Expected;
 use crate::types::PartitionId;
 
 /// A column of one JSON field.
-fn path(name: &str, kind: &str) -> Value {
+pub(super) fn path(name: &str, kind: &str) -> Value {
     json!({"type": "path", "name": name, "path": name, "dataType": kind})
 }
 
-fn wish(table: &str, columns: &[Value], more: Value) -> Wish {
+pub(super) fn wish(table: &str, columns: &[Value], more: Value) -> Wish {
     let mut wish = json!({"table": {"name": table}, "mapping": {"columns": columns}});
     let members = wish.as_object_mut().unwrap();
     members.extend(more.as_object().unwrap().clone());
@@ -41,7 +41,7 @@ fn wish(table: &str, columns: &[Value], more: Value) -> Wish {
 
 impl Broker {
     /// Makes or replaces a sink of the topic, whose id is the table's name.
-    async fn sink(&self, topic: &str, wish: Wish) -> Arc<Sink> {
+    pub(super) async fn sink(&self, topic: &str, wish: Wish) -> Arc<Sink> {
         self.sink_from(topic, wish, BTreeMap::new()).await
     }
 

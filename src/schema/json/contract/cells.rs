@@ -116,6 +116,11 @@ impl Cells {
         Ok(())
     }
 
+    /// True if the cell of the open row has a value.
+    pub fn is_set(&self, place: usize) -> bool {
+        self.top.columns[place].len() > self.rows
+    }
+
     /// Makes the cell of the open row null again.
     pub fn unset(&mut self, place: usize) {
         self.top.columns[place].truncate(self.rows);
