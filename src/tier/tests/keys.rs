@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -202,6 +204,57 @@ async fn a_crash_at_any_durable_step_leaves_one_row_of_each_key() {
         assert_eq!(broker.pairs().await, [(1, 12), (2, 21), (3, 30)], "{point}");
         broker.stop(true).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_at_any_step_leaves_one_row_of_each_key() {
+    let points =
+        ["tier.after_files", "tier.after_prepared", "tier.before_commit", "tier.after_commit"];
+    for point in points {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start(dir.path()).await;
+        let ids = broker.keyed(json!({})).await;
+        let passes = AtomicU32::new(0);
+        broker.fail_points.set(point, move || match passes.fetch_add(1, Ordering::SeqCst) {
+            1 | 2 => Err("lost".to_owned()),
+            _ => Ok(()),
+        });
+        for round in 0..4 {
+            broker.put(ids[0], &[(1, round), (2, round), (1, round + 1)]).await;
+            broker.flush("a").await;
+            assert_eq!(broker.pairs().await, [(1, round + 1), (2, round)], "{point} {round}");
+        }
+        broker.stop(true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_ends_where_it_holds_much_and_is_encoded_again_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let options = [("table.mode", "off"), ("table.target.lag.ms", "86400000")];
+    let ids = broker.topic("orders", &options).await;
+    let raw = json!({"type": "body", "name": "raw"});
+    broker.sink("orders", wish("a", &[key("k", "long"), path("v", "long"), raw], json!({}))).await;
+    let pad = "x".repeat(1 << 20);
+    let mut newest = BTreeMap::new();
+    for number in 0..44_i64 {
+        let k = number % 40;
+        let value = format!(r#"{{"k":{k},"v":{number},"pad":"{pad}"}}"#);
+        // The last keys come again in the other partition, later.
+        broker.append(ids[(number / 40) as usize], &[&value]).await;
+        newest.insert(k, number);
+    }
+    crash_at(broker, "tier.after_prepared", 0).await;
+    assert!(lose(&dir.path().join("warehouse"), ".parquet", &[]) > 0);
+    let broker = start(dir.path()).await;
+    broker.flush("a").await;
+    let status = broker.status("a");
+    assert!(status.commits > 1, "one commit does not hold 40 MiB");
+    // The keys that came twice came first in their partition: they are not what waits.
+    assert_eq!(broker.pairs().await, newest.into_iter().collect::<Vec<_>>());
+    assert_eq!(status.rows + status.superseded_rows, 44);
+    broker.stop(true).await;
 }
 
 /// Deletes files that are not referenced yet, and gives their number.
