@@ -143,11 +143,8 @@ impl Column {
         if !is_legal(&self.name) {
             faults.push("the name must have 1 to 255 bytes and no control characters".to_owned());
         }
-        if self.primary_key
-            && matches!(self.iceberg_type(), Ok(PrimitiveType::Float | PrimitiveType::Double))
-        {
-            // Iceberg has no identifier fields of these types: equal values need not look equal.
-            faults.push("a primary key is neither float nor double".to_owned());
+        if self.primary_key {
+            faults.extend(self.key_fault());
         }
         match (&self.path, self.kind) {
             (Some(path), Kind::Path) => {
@@ -173,6 +170,23 @@ impl Column {
             }
         }
         faults
+    }
+
+    /// Why it cannot be part of a primary key.
+    fn key_fault(&self) -> Option<String> {
+        match self.iceberg_type().ok()? {
+            // Iceberg has no identifier fields of these types: equal values need not look equal.
+            PrimitiveType::Float | PrimitiveType::Double => {
+                Some("a primary key is neither float nor double".to_owned())
+            }
+            // Iceberg 1.12 for Spark does not find the rows to delete, DuckDB 1.5 ends.
+            PrimitiveType::Uuid => Some(
+                "a primary key is not uuid, by which engines do not delete: leave dataType out, \
+                 and set rawString"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
     }
 
     /// What is wrong with its template without reading it.

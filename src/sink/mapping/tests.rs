@@ -238,6 +238,10 @@ fn all_faults_are_listed_with_their_columns() {
         })),
         "column \"a\": a primary key is neither float nor double"
     );
+    let uuid = only(json!({
+        "type": "path", "name": "a", "path": "k", "dataType": "uuid", "primaryKey": true,
+    }));
+    assert!(uuid.starts_with("column \"a\": a primary key is not uuid"), "{uuid}");
     assert_eq!(
         only(json!({"type": "path", "name": "a", "path": "k[x]"})),
         "column \"a\": only a number may stand in brackets"
