@@ -146,9 +146,11 @@ impl Mapper {
     pub fn check(&mut self, event: &Event<'_>) -> Result<(), FieldError> {
         let body = (!self.paths.is_empty()).then(|| self.read(event));
         let found = Found { body, outcomes: Vec::new() };
-        // Without an outcome a template leaves its cell as it is.
-        let mut cells = 0..self.fills.len();
-        let refused = cells.find_map(|place| Some((place, self.cell(place, event, &found).err()?)));
+        let mut places = 0..self.fills.len();
+        let refused = places.find_map(|place| match self.fills[place] {
+            Fill::Template(..) => None,
+            _ => Some((place, self.filled(place, event, &found).err()?)),
+        });
         self.cells.undo_row();
         refused.map_or(Ok(()), |(place, reason)| Err(self.error(place, reason)))
     }
@@ -219,13 +221,9 @@ impl Mapper {
         let found = Found { body, outcomes };
         for place in 0..self.fills.len() {
             let is_key = self.columns[place].primary_key;
-            match self.cell(place, event, &found) {
+            match self.filled(place, event, &found) {
                 Err((kind, _)) if lossy && !is_key && kind != FieldErrorKind::TooLarge => {
                     self.cells.unset(place);
-                }
-                Ok(()) if is_key && !self.cells.is_set(place) => {
-                    let reason = "a column of the primary key is null".to_owned();
-                    return Err(self.error(place, (FieldErrorKind::Missing, reason)));
                 }
                 filled => filled.map_err(|reason| self.error(place, reason))?,
             }
@@ -246,6 +244,16 @@ impl Mapper {
             (kind, format!("the body is not JSON: {error}"))
         })?;
         Ok(text)
+    }
+
+    /// Fills a cell; one of the primary key has no null.
+    fn filled(&mut self, place: usize, event: &Event<'_>, found: &Found<'_>) -> Filled {
+        self.cell(place, event, found)?;
+        if self.columns[place].primary_key && !self.cells.is_set(place) {
+            let reason = "a column of the primary key is null".to_owned();
+            return Err((FieldErrorKind::Missing, reason));
+        }
+        Ok(())
     }
 
     fn cell(&mut self, place: usize, event: &Event<'_>, found: &Found<'_>) -> Filled {

@@ -388,3 +388,25 @@ proptest! {
         prop_assert_eq!(rows, expected);
     }
 }
+
+#[test]
+fn a_check_says_what_a_row_would_and_keeps_nothing() {
+    let template = json!({"language": "jsonnet", "content": "error 'never run'"});
+    let columns = json!([
+        {"type": "path", "name": "k", "path": "k", "dataType": "long", "primaryKey": true},
+        {"type": "path", "name": "n", "path": "n", "defaultValue": "x"},
+        {"type": "template", "name": "t", "template": template, "primaryKey": false},
+    ]);
+    let mut mapper = mapping(columns).compile();
+    let mut check = |body: &str| {
+        let checked = mapper.check(&event(JSON, body.as_bytes()));
+        checked.map_err(|error| (error.column, error.kind))
+    };
+    let refused = |kind| Err(("k".to_owned(), kind));
+    assert_eq!(check(r#"{"k": 1}"#), Ok(()));
+    assert_eq!(check("{}"), refused(FieldErrorKind::Missing));
+    assert_eq!(check(r#"{"k": null}"#), refused(FieldErrorKind::Missing));
+    assert_eq!(check(r#"{"k": "a"}"#), refused(FieldErrorKind::Mismatch));
+    assert_eq!(check("{"), refused(FieldErrorKind::Body));
+    assert_eq!(mapper.rows(), 0);
+}
