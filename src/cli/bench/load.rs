@@ -34,6 +34,18 @@ pub(super) struct Done {
     pub(super) times: Times,
 }
 
+impl Done {
+    /// Adds what another load did, after this one or beside it.
+    pub(super) fn add(&mut self, other: Self) {
+        self.batches += other.batches;
+        self.records += other.records;
+        self.bytes += other.bytes;
+        self.seconds += other.seconds;
+        self.poison = [self.poison[0] + other.poison[0], self.poison[1] + other.poison[1]];
+        self.times.merge(&other.times);
+    }
+}
+
 /// How a load goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
@@ -126,11 +138,7 @@ pub(super) async fn produce(
         .map(|shots| connection(address, shots, Load { in_flight: share, ..load }, started));
     let mut done = Done::default();
     for one in try_join_all(connections).await? {
-        done.batches += one.batches;
-        done.records += one.records;
-        done.bytes += one.bytes;
-        done.poison = [done.poison[0] + one.poison[0], done.poison[1] + one.poison[1]];
-        done.times.merge(&one.times);
+        done.add(one);
     }
     done.seconds = started.elapsed().as_secs_f64();
     Ok(done)

@@ -12,6 +12,7 @@ mod process;
 mod produce;
 mod report;
 mod server;
+mod sparse;
 mod start;
 mod steady;
 mod tables;
@@ -51,6 +52,10 @@ pub(super) struct Settings {
     lag: Duration,
     /// Bytes of each partition that are kept, in a log that has filled its files before.
     retain_bytes: Option<u64>,
+    /// Bytes of batches that a log is filled with, of which the disk has the headers only.
+    log_bytes: Option<u64>,
+    /// The same load with tables off is left out.
+    is_tables_only: bool,
     /// Megabytes of JSON a second where a load of rows has a pace.
     mb_per_second: Option<u64>,
     /// Table commits, one after the other.
@@ -105,6 +110,22 @@ fn topics_command() -> Command {
         .arg(number("lag", "Target lag of each table, seconds").default_value("60"))
 }
 
+fn steady_command() -> Command {
+    Command::new("steady")
+        .about(
+            "JSON to tables at a steady pace: times of answers with tables and without, memory, and \
+             from a row to its table",
+        )
+        .arg(number("mb-per-second", "Megabytes of JSON a second").default_value("50"))
+        .arg(number("retain-mb", "Keep so many MB of each partition [default: all]"))
+        .arg(
+            Arg::new("tables-only")
+                .long("tables-only")
+                .action(ArgAction::SetTrue)
+                .help("Leave out the same load with tables off"),
+        )
+}
+
 fn kinds() -> Vec<Command> {
     vec![
         Command::new("produce")
@@ -131,15 +152,18 @@ fn kinds() -> Vec<Command> {
             .about("The baseline of `http`: reads bodies and stores nothing, until it is killed"),
         tables_command(),
         topics_command(),
-        Command::new("steady")
+        steady_command(),
+        Command::new("start")
             .about(
-                "JSON to tables at a steady pace: times of answers with tables and without, and \
-                 from a row to its table",
+                "Time to be ready and to the first row; memory; a log written, kill -9, ready \
+                 again",
             )
-            .arg(number("mb-per-second", "Megabytes of JSON a second").default_value("50")),
-        Command::new("start").about(
-            "Time to be ready and to the first row; memory; a log written, kill -9, ready again",
-        ),
+            .arg(number(
+                "log-mb",
+                "Go on until so many MB of batches are written. The values in files that are \
+                 sealed are given back to the disk, which holds the frames' headers and the state \
+                 [default: for --seconds, and all stays]",
+            )),
         Command::new("growth")
             .about("Many commits of one table: times and metadata of the first beside the last")
             .arg(number("commits", "Table commits").default_value("200")),
@@ -222,6 +246,8 @@ impl Settings {
             topics: size("topics"),
             lag: Duration::from_secs(number("lag")),
             retain_bytes: given("retain-mb").map(|mb| mb * 1_000_000),
+            log_bytes: given("log-mb").map(|mb| mb * 1_000_000),
+            is_tables_only: matches.try_get_one("tables-only").ok().flatten() == Some(&true),
             mb_per_second: given("mb-per-second"),
             commits: number("commits"),
             dir: dir.unwrap_or_else(std::env::temp_dir),

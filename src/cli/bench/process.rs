@@ -17,6 +17,12 @@ pub(super) struct Usage {
     pub(super) cpu_seconds: f64,
     /// Bytes sent to the disk.
     pub(super) disk_bytes: f64,
+    /// Calls that read from files, and those that wrote.
+    pub(super) reads: f64,
+    pub(super) writes: f64,
+    /// Bytes of these calls.
+    pub(super) read_bytes: f64,
+    pub(super) written_bytes: f64,
 }
 
 impl Process {
@@ -57,7 +63,14 @@ fn usage_of(stat: &str, io: &str) -> Usage {
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
     let cpu = ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0);
-    Usage { cpu_seconds: cpu / TICKS, disk_bytes: line_of(io, "write_bytes:") }
+    Usage {
+        cpu_seconds: cpu / TICKS,
+        disk_bytes: line_of(io, "write_bytes:"),
+        reads: line_of(io, "syscr:"),
+        writes: line_of(io, "syscw:"),
+        read_bytes: line_of(io, "rchar:"),
+        written_bytes: line_of(io, "wchar:"),
+    }
 }
 
 impl std::ops::Sub for Usage {
@@ -67,7 +80,22 @@ impl std::ops::Sub for Usage {
         Self {
             cpu_seconds: self.cpu_seconds - earlier.cpu_seconds,
             disk_bytes: self.disk_bytes - earlier.disk_bytes,
+            reads: self.reads - earlier.reads,
+            writes: self.writes - earlier.writes,
+            read_bytes: self.read_bytes - earlier.read_bytes,
+            written_bytes: self.written_bytes - earlier.written_bytes,
         }
+    }
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_seconds += other.cpu_seconds;
+        self.disk_bytes += other.disk_bytes;
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.read_bytes += other.read_bytes;
+        self.written_bytes += other.written_bytes;
     }
 }
 
@@ -78,8 +106,10 @@ mod tests {
     #[test]
     fn the_kernels_lines_are_read_whatever_the_process_is_called() {
         let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 150 0 0 20";
-        let usage = usage_of(stat, "rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n");
+        let usage =
+            usage_of(stat, "rchar: 1\nsyscr: 2\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n");
         assert_eq!((usage.cpu_seconds, usage.disk_bytes), (4.0, 4096.0));
+        assert_eq!((usage.read_bytes, usage.reads, usage.writes), (1.0, 2.0, 0.0));
         assert_eq!(usage_of("", "").cpu_seconds, 0.0);
         assert_eq!(Process { pid: None }.peak_mb(), 0.0);
     }

@@ -13,6 +13,7 @@ const TIMES_MAX: usize = 1 << 20;
 /// Figures in order.
 pub(super) struct Report {
     name: String,
+    command: String,
     settings: Value,
     figures: Vec<(String, f64, &'static str)>,
 }
@@ -30,11 +31,14 @@ impl Report {
             "topics": settings.topics,
             "lag": settings.lag.as_secs(),
             "retain_bytes": settings.retain_bytes,
+            "log_bytes": settings.log_bytes,
+            "tables_only": settings.is_tables_only,
             "mb_per_second": settings.mb_per_second,
             "commits": settings.commits,
             "set": settings.server,
         });
-        Self { name: name.to_owned(), settings, figures: Vec::new() }
+        let command = command(std::env::args().skip(1));
+        Self { name: name.to_owned(), command, settings, figures: Vec::new() }
     }
 
     pub(super) fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
@@ -57,7 +61,7 @@ impl Report {
             let figures: Vec<Value> = figures.collect();
             let name = &self.name;
             output::json(&json!({
-                "bench": name, "settings": self.settings, "figures": figures,
+                "bench": name, "command": self.command, "settings": self.settings, "figures": figures,
             }));
             return;
         }
@@ -68,6 +72,21 @@ impl Report {
             .collect();
         output::table(&[&self.name, "", ""], &rows);
     }
+}
+
+/// What repeats the benchmark elsewhere: without what is about this machine.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = "floe".to_owned();
+    let mut arguments = arguments.filter(|argument| argument != "--json");
+    while let Some(argument) = arguments.next() {
+        if argument == "--dir" {
+            arguments.next();
+        } else if !argument.starts_with("--dir=") {
+            command.push(' ');
+            command.push_str(&argument);
+        }
+    }
+    command
 }
 
 /// Three significant digits, as more would be noise.
@@ -130,6 +149,12 @@ impl Times {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_is_that_of_any_machine() {
+        let given = "bench start --dir /x --seconds 5 --json --dir=/y".split(' ');
+        assert_eq!(command(given.map(ToOwned::to_owned)), "floe bench start --seconds 5");
+    }
 
     #[test]
     fn percentiles_are_of_all_times_and_memory_is_bounded() {

@@ -94,9 +94,13 @@ impl Server {
         Ok(server)
     }
 
-    /// Kills it as a crash would, and starts it again on what it left.
-    pub(super) async fn crash_and_restart(&mut self) -> Result<(), String> {
-        self.child.kill().await.map_err(|error| error.to_string())?;
+    /// Kills it as a crash would.
+    pub(super) async fn crash(&mut self) -> Result<(), String> {
+        self.child.kill().await.map_err(|error| error.to_string())
+    }
+
+    /// Starts it again on what it left.
+    pub(super) async fn restart(&mut self) -> Result<(), String> {
         self.since = Instant::now();
         self.child = spawn(&self.arguments)?;
         self.wait_until_ready().await

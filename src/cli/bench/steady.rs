@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Settings;
 use super::load::{self, Load};
+use super::process::Process;
 use super::report::{Report, Times};
 use super::server::Server;
 use super::tables::{ROWS_PER_BATCH, pace, series};
@@ -16,6 +17,8 @@ const TOPIC: &str = "bench";
 
 /// `table.target.lag` of the measured server.
 const LAG: &str = "1s";
+
+const FRESH: &str = "row to table with a target lag of 1 s, from when it was due";
 
 /// How often the table is looked at; freshness is known to this.
 const LOOK: Duration = Duration::from_millis(20);
@@ -36,6 +39,11 @@ pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
         seconds: settings.seconds,
         pace: pace(settings, row_bytes),
     };
+    if settings.is_tables_only {
+        let mut on = phase(settings, "json", series, load, report).await?;
+        report.add_times(FRESH, &mut on.fresh);
+        return Ok(());
+    }
     let mut off = phase(settings, "off", series.clone(), load, report).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut on = phase(settings, "json", series, load, report).await?;
@@ -43,7 +51,7 @@ pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
         let ratio = on.answers.percentile_ms(share) / off.answers.percentile_ms(share);
         report.add(format!("ratio of answers with tables to tables off, {name}"), ratio, "");
     }
-    report.add_times("row to table with a target lag of 1 s, from when it was due", &mut on.fresh);
+    report.add_times(FRESH, &mut on.fresh);
     Ok(())
 }
 
@@ -54,9 +62,14 @@ async fn phase(
     load: Load,
     report: &mut Report,
 ) -> Result<Phase, String> {
-    let server =
-        Server::start(settings, &["--table-mode", mode, "--table-target-lag", LAG]).await?;
-    server.create(TOPIC, settings.partitions, serde_json::json!({})).await?;
+    let mut flags = vec!["--table-mode", mode, "--table-target-lag", LAG];
+    let mut options = serde_json::json!({});
+    if let Some(bytes) = settings.retain_bytes {
+        flags.extend(["--set", "retention.check.interval=1s"]);
+        options = serde_json::json!({ "retention.bytes": bytes.to_string() });
+    }
+    let server = Server::start(settings, &flags).await?;
+    server.create(TOPIC, settings.partitions, options).await?;
     let rate = settings.mb_per_second.unwrap_or_default();
     output::progress(format!(
         "{rate} MB/s of JSON with table.mode={mode} for {:?} ...",
@@ -65,10 +78,12 @@ async fn phase(
     let process = server.process();
     let before = process.usage();
     let with_table = mode != "off";
-    let (done, fresh) = tokio::try_join!(
+    let (done, fresh, early) = tokio::try_join!(
         load::produce(server.kafka, series, load),
         follow(&server, settings.partitions, load, with_table),
+        early_memory(process, settings.seconds),
     )?;
+    let late = process.resident_mb();
     let used = process.usage() - before;
     let name = if with_table { "with tables" } else { "tables off" };
     let sent = done.records as f64 / done.seconds;
@@ -76,8 +91,16 @@ async fn phase(
     report.add(format!("rows sent, {name}"), sent, "1/s");
     report.add_times(&format!("answer, {name}"), &mut answers);
     report.add(format!("server CPU, {name}"), used.cpu_seconds / done.seconds, "cores");
+    report.add(format!("server memory after a tenth of the time, {name}"), early, "MB");
+    report.add(format!("server memory at the end, {name}"), late, "MB");
     report.add(format!("server memory, peak, {name}"), process.peak_mb(), "MB");
     Ok(Phase { answers, fresh })
+}
+
+/// Resident memory after a tenth of the time, MB: what it grows by later is a leak.
+async fn early_memory(process: Process, length: Duration) -> Result<f64, String> {
+    tokio::time::sleep(length / 10).await;
+    Ok(process.resident_mb())
 }
 
 /// Looks at the table until all rows are there; times from when the batch of a row was due.
