@@ -5,7 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::middleware::Next;
@@ -17,7 +17,8 @@ use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::tls::Certificate;
 use crate::http::{
-    Api, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources, streams,
+    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources,
+    streams,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -114,16 +115,16 @@ impl Caller {
     }
 }
 
-/// Middleware: settles who sends the request and puts [`Caller`] there, or answers 401.
-pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// Settles who sends the request and puts [`Caller`] there, or answers 401.
+pub(super) async fn admit(api: &Api, request: Request, next: Next) -> Response {
     let Some(dress) = keboola::Dress::of(request.method(), request.uri().path()) else {
-        return settled(&api, request, next).await;
+        return settled(api, request, next).await;
     };
     let response = match dress.preflight() {
         Some(response) => response,
-        None => settled(&api, request, next).await,
+        None => settled(api, request, next).await,
     };
-    dress.on(&api, response)
+    dress.on(api, response)
 }
 
 async fn settled(api: &Api, mut request: Request, next: Next) -> Response {
@@ -132,34 +133,19 @@ async fn settled(api: &Api, mut request: Request, next: Next) -> Response {
     let has_own = [SIGNED, sources::PREFIX, keboola::INGEST].iter().any(|it| path.starts_with(it));
     let is_open = OPEN.contains(&path) || keboola::OPEN.contains(&path);
     if is_open || has_own {
-        return answered(uri.path(), next.run(request)).await;
+        return answered(uri.path(), run(uri.path(), request, next)).await;
     }
     let certificate = request.extensions().get::<Certificate>().cloned();
     match identify(&api.auth, request.headers(), certificate).await {
         Ok(principal) => {
             request.extensions_mut().insert(Caller(principal));
-            answered(uri.path(), next.run(request)).await
+            answered(uri.path(), run(uri.path(), request, next)).await
         }
         // Who comes while the server goes away should come back, whoever it is.
         Err(problem) => {
             let closed = streams::closed(api, request.uri().path()).or_else(|| api.draining());
             refuse(request, closed.unwrap_or(problem), api).await
         }
-    }
-}
-
-/// Middleware of routes that append events: the rights that the path and the headers tell of are
-/// settled before the body is read, so that nobody uploads what is refused.
-pub(super) async fn write_events(
-    State(api): State<Api>,
-    Path(topic): Path<String>,
-    caller: Caller,
-    request: Request,
-    next: Next,
-) -> Response {
-    match may_write_events(&api, &caller, &topic) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => refuse(request, api.not_ready().unwrap_or(problem), &api).await,
     }
 }
 
@@ -224,6 +210,12 @@ fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
 
 fn count(reason: &'static str) {
     ::metrics::counter!(metrics::AUTH_FAILURES, "side" => "http", "reason" => reason).increment(1);
+}
+
+/// The answer of a route, with refusals in the form of ours; the catalog's have their own.
+async fn run(path: &str, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if path.starts_with("/iceberg") { response } else { as_problem(response) }
 }
 
 /// The answer of a route; where it panics, which is a defect, 500 and not a connection that ends.

@@ -8,6 +8,7 @@ mod auth;
 mod confluent;
 pub(crate) mod credentials;
 mod distinguished_name;
+mod front;
 mod hec;
 pub mod iceberg;
 pub mod ingest;
@@ -30,16 +31,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 
 use crate::auth::Auth;
 use crate::config::Flush;
 use crate::log::Log;
-use crate::runtime::{Clock, Tasks, metrics};
+use crate::runtime::{Clock, Tasks};
 use crate::sink::Sinks;
 use crate::source::Sources;
 use crate::store::{self, Store};
@@ -252,11 +253,7 @@ fn pushed() -> Router<Api> {
 
 /// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
 pub fn router(api: Api, iceberg: Router) -> Router {
-    let events = post(ingest::events)
-        .put(ingest::events)
-        .patch(ingest::events)
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::write_events));
-    let penalties = ingest::PenaltyBox::default();
+    let events = post(ingest::events).put(ingest::events).patch(ingest::events);
     let native = Router::new()
         .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
         .route(
@@ -294,22 +291,19 @@ pub fn router(api: Api, iceberg: Router) -> Router {
             Problem::new("method_not_allowed", "see /openapi.json for what is allowed here")
         })
         .fallback(nothing_here)
-        .with_state(api.clone())
-        .layer(middleware::map_response(as_problem));
+        .with_state(api.clone());
     Router::new()
         .nest("/iceberg", iceberg)
         .merge(native)
-        .layer(middleware::from_fn_with_state(api.clone(), auth::layer))
-        .layer(middleware::from_fn_with_state(penalties, ingest::penalise))
-        .layer(middleware::from_fn_with_state(api.clone(), ingest::cors))
-        .layer(middleware::from_fn_with_state(api, origin::layer))
-        .layer(middleware::from_fn(measured))
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(front::Front::new(api), front::layer))
 }
 
 /// The library's own refusals (a path that is not UTF-8, a body over its limit) are plain text;
 /// clients get a problem all the same.
-async fn as_problem(response: Response) -> Response {
+fn as_problem(response: Response) -> Response {
+    if !response.status().is_client_error() {
+        return response;
+    }
     let plain = response.headers().get(header::CONTENT_TYPE);
     let plain = plain.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     match response.status() {
@@ -329,16 +323,6 @@ async fn nothing_here(request: Request) -> Response {
         path if keboola::is_route(path) => keboola::refusal(path, &problem),
         _ => problem.into_response(),
     }
-}
-
-/// Counts requests by route and status.
-async fn measured(request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let route = route.unwrap_or_else(|| "unmatched".to_owned());
-    let response = next.run(request).await;
-    let status = response.status().as_u16().to_string();
-    ::metrics::counter!(metrics::HTTP_REQUESTS, "route" => route, "status" => status).increment(1);
-    response
 }
 
 /// Takes a name from the path or answers that there is no such thing.

@@ -2,24 +2,21 @@
 //! of another site must not reach it through the visitor's browser (rules 8.2). Tokens are in no
 //! browser that could add them to such a request.
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use crate::http::Api;
 use crate::http::problem::Problem;
 
-/// Middleware.
-pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// Refuses what was not meant for this machine.
+///
+/// # Errors
+/// The problem `foreign_origin`.
+pub(super) fn check(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     let is_guarded = api.options.loopback_only && !api.auth.is_required();
-    if is_guarded && let Err(problem) = check(request.headers()) {
-        return problem.into_response();
-    }
-    next.run(request).await
+    if is_guarded { check_names(headers) } else { Ok(()) }
 }
 
-fn check(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_names(headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(host) = text(header::HOST)
         && !is_loopback(host)
@@ -59,13 +56,13 @@ mod tests {
             headers
         };
         for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "127.0.0.2"] {
-            assert!(check(&headers(&[("host", host)])).is_ok(), "{host}");
+            assert!(check_names(&headers(&[("host", host)])).is_ok(), "{host}");
         }
-        assert!(check(&headers(&[("host", "evil.example")])).is_err());
-        assert!(check(&headers(&[("host", "127.0.0.1.evil.example")])).is_err());
+        assert!(check_names(&headers(&[("host", "evil.example")])).is_err());
+        assert!(check_names(&headers(&[("host", "127.0.0.1.evil.example")])).is_err());
         let cross = [("host", "localhost:8080"), ("origin", "http://evil.example")];
-        assert!(check(&headers(&cross)).is_err());
+        assert!(check_names(&headers(&cross)).is_err());
         let same = [("host", "localhost:8080"), ("origin", "http://localhost:8080")];
-        assert!(check(&headers(&same)).is_ok());
+        assert!(check_names(&headers(&same)).is_ok());
     }
 }

@@ -1,10 +1,7 @@
 //! Request ids: the caller's `X-Request-Id` if it is 1 to 128 visible ASCII characters, else a
 //! UUIDv7; echoed on every answer.
 
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
 /// The header that carries the id both ways.
@@ -19,19 +16,22 @@ pub fn current() -> Option<String> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
-/// Middleware that settles the id and echoes it.
-pub async fn layer(request: Request, next: Next) -> Response {
-    let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
-    let id = match given {
-        Some(id) if is_legal(id) => id.to_owned(),
-        _ => Uuid::now_v7().to_string(),
-    };
-    let value = HeaderValue::from_str(&id);
-    let mut response = CURRENT.scope(id, next.run(request)).await;
-    if let Ok(value) = value {
-        response.headers_mut().insert(HEADER, value);
+/// The id of a request with these headers, and the value that echoes it.
+pub(super) fn of(headers: &HeaderMap) -> (String, Option<HeaderValue>) {
+    let given = headers.get(HEADER).and_then(|value| Some((value.to_str().ok()?, value)));
+    match given {
+        Some((id, value)) if is_legal(id) => (id.to_owned(), Some(value.clone())),
+        _ => {
+            let id = Uuid::now_v7().to_string();
+            let value = HeaderValue::from_str(&id).ok();
+            (id, value)
+        }
     }
-    response
+}
+
+/// Does `work` for the request `id`, which [`current`] tells meanwhile.
+pub(super) async fn within<T>(id: String, work: impl Future<Output = T>) -> T {
+    CURRENT.scope(id, work).await
 }
 
 fn is_legal(id: &str) -> bool {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::http::ingest::event::{Event, Source};
+use crate::http::ingest::new_ids::{EventId, NewIds};
 use crate::http::ingest::place;
 use crate::http::problem::EventError;
 use crate::record::{BatchBuilder, Codec, NewRecord, TimestampBounds};
@@ -87,6 +88,7 @@ struct Open {
 struct Build<'t> {
     target: &'t Target,
     write_id: String,
+    ids: NewIds,
     open: BTreeMap<usize, Open>,
     result: Batches,
     failed: Option<String>,
@@ -99,7 +101,8 @@ struct Build<'t> {
 pub(super) fn build(source: &dyn Source, target: &Target) -> Result<Batches, String> {
     let write_id = target.write_id.to_string();
     let (open, result) = (BTreeMap::new(), Batches::default());
-    let mut build = Build { target, write_id, open, result, failed: None };
+    let ids = NewIds::new();
+    let mut build = Build { target, write_id, ids, open, result, failed: None };
     source.visit(&mut |event| match event {
         Ok(event) => build.take(&event),
         Err(error) => build.result.errors.push(error),
@@ -117,7 +120,8 @@ impl Build<'_> {
             self.result.duplicates += 1;
             return;
         }
-        let checked = check(event, self.target).and_then(|at| Ok((at, id_of(event, self.target)?)));
+        let (target, ids) = (self.target, &mut self.ids);
+        let checked = check(event, target).and_then(|at| Ok((at, id_of(event, target, ids)?)));
         match checked {
             Ok((at, id)) => {
                 if let Err(reason) = self.push(event, at, &id) {
@@ -144,16 +148,19 @@ impl Build<'_> {
         &mut self,
         event: &Event<'_>,
         (partition, timestamp): (usize, i64),
-        id: &str,
+        id: &EventId,
     ) -> Result<(), String> {
-        let mut headers: Vec<(&[u8], Option<&[u8]>)> = vec![
-            (ID_HEADER, Some(id.as_bytes())),
-            (WRITE_ID_HEADER, Some(self.write_id.as_bytes())),
-        ];
-        let own = event.headers.iter();
-        headers.extend(own.map(|(name, value)| (&name[..], value.as_deref())));
+        let ours: [(&[u8], Option<&[u8]>); 2] =
+            [(ID_HEADER, Some(id.as_bytes())), (WRITE_ID_HEADER, Some(self.write_id.as_bytes()))];
+        let mut all: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
+        if !event.headers.is_empty() {
+            all.extend(ours);
+            let own = event.headers.iter();
+            all.extend(own.map(|(name, value)| (&name[..], value.as_deref())));
+        }
+        let headers = if all.is_empty() { &ours[..] } else { &all };
         let key = event.key.as_deref();
-        let record = NewRecord { key, value: event.value, headers: &headers, timestamp };
+        let record = NewRecord { key, value: event.value, headers, timestamp };
         let limit = self.target.max_message_bytes;
         let entry = self.open.entry(partition).or_default();
         let full = entry.ids.len() == IDS_PER_FRAME_MAX;
@@ -222,9 +229,15 @@ fn check<'e>(event: &Event<'e>, target: &Target) -> Result<(usize, i64), Refused
     }
 }
 
-/// The id that the event is stored with: a new one, or the text or number at the topic's path.
-fn id_of<'e>(event: &Event<'e>, target: &'e Target) -> Result<String, Refused<'e>> {
-    let Some(path) = target.id_field.as_deref() else { return Ok(Uuid::now_v7().to_string()) };
+/// A new id, or the text or number at the topic's path.
+fn id_of<'e>(
+    event: &Event<'e>,
+    target: &'e Target,
+    ids: &mut NewIds,
+) -> Result<EventId, Refused<'e>> {
+    let Some(path) = target.id_field.as_deref() else {
+        return Ok(EventId::New(ids.take()));
+    };
     let found = event.value.and_then(|value| place::find(value, path.strip_prefix("$.")?));
     let id = found.and_then(|found| match found.as_bytes().first()? {
         b'"' => serde_json::from_str(found).ok(),
@@ -232,7 +245,7 @@ fn id_of<'e>(event: &Event<'e>, target: &'e Target) -> Result<String, Refused<'e
         _ => None,
     });
     let id: Option<String> = id.filter(|id: &String| (1..=ID_BYTES_MAX).contains(&id.len()));
-    id.ok_or_else(|| {
+    id.map(EventId::Own).ok_or_else(|| {
         let message =
             format!("the event has no text of 1 to {ID_BYTES_MAX} bytes and no number at {path}");
         (Some(path), "bad_id", message)

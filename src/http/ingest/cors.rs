@@ -2,9 +2,9 @@
 //! (`topic.cors.origins`), and for URLs with a secret, which are made for such senders; on every
 //! answer, refusals too. Elsewhere browsers keep them out.
 
-use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::RequestExt;
+use axum::extract::{MatchedPath, RawPathParams, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::http::Api;
@@ -39,37 +39,47 @@ fn allow(api: &Api, topic: &str, headers: &HeaderMap) -> Option<HeaderValue> {
     allowed(&topic.options.cors_origins, origin)
 }
 
-/// Middleware: answers what a browser asks before it sends what a form could not (that has no
-/// token), and names the origin that may read an answer.
-pub(in crate::http) async fn layer(
-    State(api): State<Api>,
-    path: Option<MatchedPath>,
-    parameters: RawPathParams,
-    request: Request,
-    next: Next,
-) -> Response {
-    let route = path.as_ref().map(MatchedPath::as_str);
-    if ![Some(ROUTE), Some(SECRET_ROUTE)].contains(&route)
-        || !request.headers().contains_key(header::ORIGIN)
-    {
-        return next.run(request).await;
+/// A request from a page of another site, to a route that may take such.
+pub(in crate::http) struct Page {
+    /// What names the origin that may read the answer.
+    allowed: Option<HeaderValue>,
+    /// It is what a browser asks before it sends what a form could not (that has no token).
+    is_preflight: bool,
+}
+
+impl Page {
+    /// None of a request that comes from no page, or goes where none may send.
+    pub(in crate::http) async fn of(api: &Api, request: &mut Request) -> Option<Self> {
+        if !request.headers().contains_key(header::ORIGIN) {
+            return None;
+        }
+        let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let allowed = match route {
+            Some(SECRET_ROUTE) => Some(HeaderValue::from_static("*")),
+            Some(ROUTE) => {
+                let parameters = request.extract_parts::<RawPathParams>().await.ok()?;
+                let topic = parameters.iter().find(|(name, _)| *name == "topic");
+                allow(api, topic.map_or("", |(_, name)| name), request.headers())
+            }
+            _ => return None,
+        };
+        let is_preflight = request.method() == Method::OPTIONS;
+        Some(Self { allowed, is_preflight })
     }
-    let topic = parameters.iter().find(|(name, _)| *name == "topic").map_or("", |(_, name)| name);
-    let allowed = match route {
-        Some(SECRET_ROUTE) => Some(HeaderValue::from_static("*")),
-        _ => allow(&api, topic, request.headers()),
-    };
-    let mut response = match request.method() {
-        &Method::OPTIONS => preflight(allowed.is_some()),
-        _ => next.run(request).await,
-    };
-    let headers = response.headers_mut();
-    headers.append(header::VARY, HeaderValue::from_static("origin"));
-    if let Some(origin) = allowed {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+
+    /// The answer to what a browser asks first; none of a request that is to be served.
+    pub(in crate::http) fn preflight(&self) -> Option<Response> {
+        self.is_preflight.then(|| preflight(self.allowed.is_some()))
     }
-    response
+
+    /// Names the origin that may read an answer, a refusal too.
+    pub(in crate::http) fn name_origin(self, headers: &mut HeaderMap) {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = self.allowed {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        }
+    }
 }
 
 fn preflight(is_allowed: bool) -> Response {

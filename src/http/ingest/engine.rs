@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::metrics::Counter;
 use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -47,6 +48,30 @@ pub(crate) struct Engine {
     keys: Keys,
     ids: EventIds,
     clock: Clock,
+    counts: Counts,
+}
+
+/// Counters of events by what became of them: each request has some, and to find one by its label
+/// takes longer than to count.
+#[derive(Clone)]
+struct Counts {
+    accepted: Counter,
+    rejected: Counter,
+    quarantined: Counter,
+    duplicate: Counter,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let of =
+            |result: &'static str| ::metrics::counter!(metrics::HTTP_EVENTS, "result" => result);
+        Self {
+            accepted: of("accepted"),
+            rejected: of("rejected"),
+            quarantined: of("quarantined"),
+            duplicate: of("duplicate"),
+        }
+    }
 }
 
 impl Engine {
@@ -61,7 +86,8 @@ impl Engine {
         let memory = BodyMemory::new(options.in_bytes, options.inflation_max);
         let keys = Keys::new(store.clone(), clock.clone(), options.once);
         let ids = EventIds::new(store, clock.clone(), options.ids);
-        Self { log, topics, tiering, options, memory, keys, ids, clock }
+        let counts = Counts::new();
+        Self { log, topics, tiering, options, memory, keys, ids, clock, counts }
     }
 
     /// Reads back what is remembered of requests. Blocks; before the first one.
@@ -171,14 +197,14 @@ impl Engine {
         let keep = self.keep(name, terms)?;
         let refused = source.refused();
         if terms.on_error == OnError::Reject && !refused.is_empty() {
-            count("rejected", refused.len());
+            self.counts.rejected.increment(refused.len() as u64);
             return Err(refusal(refused.to_vec()));
         }
         // Only now: what is refused makes no topic.
         let (topic, source) = match known {
             Some(topic) => (topic, source),
             None => {
-                let source = look(source, terms.on_error).await?;
+                let source = self.look(source, terms.on_error).await?;
                 (self.make_topic(name).await?, source)
             }
         };
@@ -209,13 +235,14 @@ impl Engine {
         };
         let (batches, kept) = build(source, target, keep.as_ref()).await?;
         let rejected = batches.errors.len();
-        count(if keep.is_some() { "quarantined" } else { "rejected" }, rejected);
+        let bad = if keep.is_some() { &self.counts.quarantined } else { &self.counts.rejected };
+        bad.increment(rejected as u64);
         let none_is_good = batches.accepted + batches.duplicates == 0 && keep.is_none();
         if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
             return Err(refusal(batches.errors));
         }
-        count("duplicate", batches.duplicates);
-        count("accepted", batches.accepted);
+        self.counts.duplicate.increment(batches.duplicates as u64);
+        self.counts.accepted.increment(batches.accepted as u64);
         let kept = match keep {
             Some(keep) if !kept.is_empty() => self.quarantine(keep, kept, write_id).await?,
             _ => Vec::new(),
@@ -291,6 +318,31 @@ impl Engine {
             Err(topic::Error::Store(error)) => Err(Problem::new("internal", error.to_string())),
             Err(error) => Err(Problem::new("invalid_topic", error.to_string())),
         }
+    }
+
+    /// Looks at the first events of a topic before it is made.
+    async fn look<S: Source>(&self, source: S, on_error: OnError) -> Result<S, Problem> {
+        let size_bytes = source.size_bytes();
+        let looked = move || {
+            let (mut refused, mut good) = (source.refused().to_vec(), 0_usize);
+            source.visit(&mut |event| match event {
+                Ok(_) => good += 1,
+                Err(error) => refused.push(error),
+            });
+            refused.sort_by_key(|error| error.index);
+            Ok((source, refused, good))
+        };
+        let (source, refused, good) = off_worker(size_bytes, looked).await?;
+        let is_refused = match on_error {
+            OnError::Reject => true,
+            OnError::Skip => good == 0,
+            OnError::Quarantine => false,
+        };
+        if is_refused && !refused.is_empty() {
+            self.counts.rejected.increment(refused.len() as u64);
+            return Err(refusal(refused));
+        }
+        Ok(source)
     }
 
     pub(super) fn target(&self, topic: &Topic, write_id: Uuid, terms: &Terms) -> Target {
@@ -380,31 +432,6 @@ pub(super) async fn build(
     off_worker(size_bytes, build).await
 }
 
-/// Looks at the first events of a topic before it is made.
-async fn look<S: Source>(source: S, on_error: OnError) -> Result<S, Problem> {
-    let size_bytes = source.size_bytes();
-    let looked = move || {
-        let (mut refused, mut good) = (source.refused().to_vec(), 0_usize);
-        source.visit(&mut |event| match event {
-            Ok(_) => good += 1,
-            Err(error) => refused.push(error),
-        });
-        refused.sort_by_key(|error| error.index);
-        Ok((source, refused, good))
-    };
-    let (source, refused, good) = off_worker(size_bytes, looked).await?;
-    let is_refused = match on_error {
-        OnError::Reject => true,
-        OnError::Skip => good == 0,
-        OnError::Quarantine => false,
-    };
-    if is_refused && !refused.is_empty() {
-        count("rejected", refused.len());
-        return Err(refusal(refused));
-    }
-    Ok(source)
-}
-
 /// Runs work over a body off the async workers; small bodies are done before another thread
 /// would have woken up.
 pub(crate) async fn off_worker<T: Send + 'static>(
@@ -417,10 +444,6 @@ pub(crate) async fn off_worker<T: Send + 'static>(
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
     };
     worked.map_err(|reason| Problem::new("internal", reason))
-}
-
-fn count(result: &'static str, number: usize) {
-    ::metrics::counter!(metrics::HTTP_EVENTS, "result" => result).increment(number as u64);
 }
 
 /// Why the request is refused as a whole, given its refused events (at least one).

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -201,8 +202,9 @@ impl Terms {
     }
 }
 
-/// The offsets of a request's events in one partition, both inclusive, without a hole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The offsets of a request's events in one partition, both inclusive, without a hole; as answers
+/// tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Span {
     /// Index of the partition in its topic.
     pub(crate) partition: usize,

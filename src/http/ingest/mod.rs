@@ -24,6 +24,7 @@ mod hint;
 pub(crate) mod identity;
 pub(crate) mod keys;
 mod native;
+mod new_ids;
 mod once;
 mod penalty;
 mod place;
@@ -38,12 +39,12 @@ use std::time::Duration;
 
 pub(super) use acks::ack;
 pub(super) use channel::channel;
-pub(super) use cors::layer as cors;
+pub(super) use cors::Page;
 pub(crate) use engine::Engine;
 pub use event_ids::IdLimits;
 pub use keys::OnceLimits;
-pub(super) use native::events;
-pub(super) use penalty::{PenaltyBox, layer as penalise};
+pub(super) use native::{events, take};
+pub(super) use penalty::PenaltyBox;
 
 /// Longest time from request to answer: it must come before senders give up, which most do after
 /// 30 seconds.

@@ -4,11 +4,13 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde::Serialize;
+use uuid::Uuid;
 
 use crate::http::auth::{self, Caller};
 use crate::http::ingest::body::{self, Decoded, Share};
@@ -23,7 +25,7 @@ use crate::http::ingest::quarantine;
 use crate::http::ingest::request::{self, Parameters};
 use crate::http::ingest::split::{self, Form};
 use crate::http::ingest::urlencoded;
-use crate::http::problem::Problem;
+use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, request_id};
 use crate::topic::options::Idempotency;
 
@@ -45,14 +47,34 @@ struct Head {
 
 pub(in crate::http) async fn events(
     State(api): State<Api>,
-    caller: Caller,
     Path(topic): Path<String>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let caller = Caller::of(&parts)?;
+    // The right that the path tells of is settled first, so that nobody uploads what is refused.
+    if let Err(problem) = auth::may_write_events(&api, &caller, &topic) {
+        let problem = api.not_ready().unwrap_or(problem);
+        let limit = api.options.body_max_bytes;
+        return Err(body::refuse(&parts.headers, body, limit, problem).await);
+    }
+    take(&api, &caller, &topic, &parts, body).await
+}
+
+/// Stores the events of a request for `caller`, who may write to the topic.
+///
+/// # Errors
+/// Any problem that the route can answer with.
+pub(in crate::http) async fn take(
+    api: &Api,
+    caller: &Caller,
+    topic: &str,
+    parts: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let stored = store(&api, &caller, &topic, query, headers, body).await;
-    let options = || api.topics.get(&topic).map_or(429, |topic| topic.options.overload_status);
+    let query = Query::try_from_uri(&parts.uri);
+    let stored = store(api, caller, topic, query, &parts.headers, body).await;
+    let options = || api.topics.get(topic).map_or(429, |topic| topic.options.overload_status);
     stored.map_err(|problem| problem.overloaded_as(options()))
 }
 
@@ -61,15 +83,15 @@ async fn store(
     caller: &Caller,
     topic: &str,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: HeaderMap,
+    headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let limit = api.options.body_max_bytes;
-    let mut head = match head(api, caller, topic, query, &headers) {
+    let mut head = match head(api, caller, topic, query, headers) {
         Ok(head) => head,
-        Err(problem) => return Err(body::refuse(&headers, body, limit, problem).await),
+        Err(problem) => return Err(body::refuse(headers, body, limit, problem).await),
     };
-    let decoded = body::read(&headers, body, limit, api.engine.memory()).await?;
+    let decoded = body::read(headers, body, limit, api.engine.memory()).await?;
     if let Some(mode) = head.mode.take() {
         return store_cloud_events(api, topic, head, mode, decoded).await;
     }
@@ -78,10 +100,10 @@ async fn store(
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(empty());
     }
-    let (bytes, form) = match urlencoded::event(&headers, &bytes) {
+    let (bytes, form) = match urlencoded::event(headers, &bytes) {
         Some(event) => (event, Form::Json),
         None => {
-            let form = request::form(&headers, &bytes)?;
+            let form = request::form(headers, &bytes)?;
             (bytes, form)
         }
     };
@@ -201,7 +223,7 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     let is_replayed = stored.duplicate && stored.write_id.is_some();
     let mut response = match minimal {
         true => status.into_response(),
-        false => (status, Json(document(stored, ack_url.as_deref()))).into_response(),
+        false => (status, Json(Document::new(&stored, ack_url.as_deref()))).into_response(),
     };
     let headers = response.headers_mut();
     if is_replayed {
@@ -215,32 +237,38 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     response
 }
 
-fn document(stored: Stored, ack_url: Option<&str>) -> Value {
-    let mut errors = stored.errors;
-    errors.truncate(ERRORS_MAX);
-    let span = |span: &Span| {
-        json!({
-            "partition": span.partition,
-            "first_offset": span.first_offset,
-            "last_offset": span.last_offset,
-        })
-    };
-    let mut answer = json!({
-        "accepted": stored.accepted,
-        "rejected": stored.rejected,
-        "duplicates": stored.duplicates,
-        "topic": stored.topic,
-        "partitions": stored.spans.iter().map(span).collect::<Vec<_>>(),
-        "ack": stored.ack.as_str(),
-        "write_id": stored.write_id,
-        "request_id": request_id::current(),
-        "duplicate": stored.duplicate,
-    });
-    if let Some(url) = ack_url {
-        answer["ack_url"] = json!(url);
+/// The answer's body.
+#[derive(Serialize)]
+struct Document<'s> {
+    accepted: usize,
+    rejected: usize,
+    duplicates: usize,
+    topic: &'s str,
+    partitions: &'s [Span],
+    ack: &'static str,
+    write_id: Option<Uuid>,
+    request_id: Option<String>,
+    duplicate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ack_url: Option<&'s str>,
+    #[serde(skip_serializing_if = "<[EventError]>::is_empty")]
+    errors: &'s [EventError],
+}
+
+impl<'s> Document<'s> {
+    fn new(stored: &'s Stored, ack_url: Option<&'s str>) -> Self {
+        Self {
+            accepted: stored.accepted,
+            rejected: stored.rejected,
+            duplicates: stored.duplicates,
+            topic: &stored.topic,
+            partitions: &stored.spans,
+            ack: stored.ack.as_str(),
+            write_id: stored.write_id,
+            request_id: request_id::current(),
+            duplicate: stored.duplicate,
+            ack_url,
+            errors: &stored.errors[..stored.errors.len().min(ERRORS_MAX)],
+        }
     }
-    if !errors.is_empty() {
-        answer["errors"] = json!(errors);
-    }
-    answer
 }

@@ -5,13 +5,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Request};
 use axum::http::{Method, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::Response;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -28,6 +25,9 @@ const SENDERS_MAX: usize = 10_000;
 
 /// Who sends what where, and how it is refused.
 type Key = u64;
+
+/// Who sends what where.
+pub(in crate::http) struct Sender(u64);
 
 #[derive(Debug)]
 struct Entry {
@@ -60,15 +60,33 @@ impl Senders {
     }
 }
 
-/// All senders; cheap to clone.
-#[derive(Clone, Default)]
+/// All senders.
+#[derive(Default)]
 pub(in crate::http) struct PenaltyBox {
-    senders: Arc<Mutex<Senders>>,
+    senders: Mutex<Senders>,
     hasher: RandomState,
 }
 
 impl PenaltyBox {
-    fn key(&self, request: &Request) -> Key {
+    /// Who sends a request that counts, if it does.
+    pub(in crate::http) fn sender(&self, request: &Request) -> Option<Sender> {
+        is_counted(request).then(|| Sender(self.key(request)))
+    }
+
+    /// Lets an answer with this status wait as long as it must. By now the request holds nothing but
+    /// its connection.
+    pub(in crate::http) async fn delay(&self, Sender(key): Sender, status: StatusCode) {
+        if !is_final(status) {
+            return;
+        }
+        let key = self.hasher.hash_one((key, status.as_u16()));
+        let delay = self.senders.lock().refused(key, Instant::now());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    fn key(&self, request: &Request) -> u64 {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let names = [header::AUTHORIZATION.as_str(), "token", "x-api-key"];
         let credentials = names.map(|name| request.headers().get(name).map(|it| it.as_bytes()));
@@ -87,28 +105,6 @@ fn is_final(status: StatusCode) -> bool {
 fn is_counted(request: &Request) -> bool {
     let sends = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     sends && !request.uri().path().starts_with("/iceberg")
-}
-
-/// Middleware.
-pub(in crate::http) async fn layer(
-    State(penalties): State<PenaltyBox>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !is_counted(&request) {
-        return next.run(request).await;
-    }
-    let key = penalties.key(&request);
-    let response = next.run(request).await;
-    if is_final(response.status()) {
-        let key = penalties.hasher.hash_one((key, response.status().as_u16()));
-        // By now the request holds nothing but its connection.
-        let delay = penalties.senders.lock().refused(key, Instant::now());
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
-    }
-    response
 }
 
 #[cfg(test)]

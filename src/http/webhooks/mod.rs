@@ -11,8 +11,7 @@ mod sns;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
@@ -83,7 +82,6 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
 pub(super) async fn receive_by_url(
     State(api): State<Api>,
     Path((name, secret)): Path<(String, String)>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
@@ -100,7 +98,7 @@ pub(super) async fn receive_by_url(
         return sns::confirm(&api.options.sns, &read.bytes).await;
     }
     let (caller, topic) = (Caller(webhook.principal()), webhook.topic.clone());
-    ingest::events(State(api), caller, Path(topic), query, parts.headers, body).await
+    ingest::take(&api, &caller, &topic, &parts, body).await
 }
 
 /// What can be said before the body is read.
