@@ -12,7 +12,7 @@ use crate::http::iceberg::parse::{
     self, CreateNamespace, CreateTable, Register, Rename, UpdateNamespace,
 };
 use crate::table::catalog::embedded::apply;
-use crate::table::catalog::embedded::metadata::{self, MetadataFile};
+use crate::table::catalog::embedded::metadata::{self, MetadataFile, Previous};
 use crate::table::catalog::embedded::names;
 use crate::table::catalog::embedded::warehouse::Warehouse;
 use crate::table::catalog::{Error, NewTable, TableChange};
@@ -131,7 +131,7 @@ fn create_table(body: &[u8]) {
 /// A commit on a table, and the same as the commit that makes it.
 fn commit(change: &TableChange) {
     table_name(&change.ident);
-    let current = (sample(), METADATA_LOCATION);
+    let current = Previous { metadata: sample(), location: METADATA_LOCATION, packed: None };
     let updates = || change.updates.clone();
     let applied = apply::update(&warehouse(), current, &change.requirements, updates());
     match applied {

@@ -20,9 +20,10 @@ pub struct ExpiryPolicy {
     pub keep_min: usize,
     /// Beyond `keep_min`, snapshots older than this go.
     pub age_max_ms: i64,
-    /// Of each branch at most this many stay, whatever their age.
+    /// Of each branch at most this many stay, whatever their age. Once there are more a tenth goes, as
+    /// each expiry reads all manifest lists.
     pub keep_max: usize,
-    /// Nothing is done before this many can go: each expiry reads all manifest lists.
+    /// Nothing is done before this many can go, for the same reason.
     pub batch_min: usize,
     /// At most this many go at once, the oldest first.
     pub batch_max: usize,
@@ -91,6 +92,7 @@ pub fn plan_expiry(
     if metadata.snapshots().len() < policy.batch_min.saturating_add(1) {
         return Ok(None);
     }
+    let policy = with_room(policy, metadata.snapshots().len());
     let references = references(metadata)?;
     let mut kept: HashSet<i64> = HashSet::new();
     let mut reached: HashSet<i64> = HashSet::new();
@@ -165,6 +167,15 @@ fn with_properties(
     }
     policy.keep_min = policy.keep_min.max(1);
     Ok(Some(policy))
+}
+
+/// The policy that makes room for commits to come, if a table has more snapshots than may stay.
+pub(super) fn with_room(policy: ExpiryPolicy, snapshots: usize) -> ExpiryPolicy {
+    let ExpiryPolicy { keep_min, keep_max, .. } = policy;
+    if snapshots <= keep_max {
+        return policy;
+    }
+    ExpiryPolicy { keep_max: (keep_max - keep_max / 10).max(keep_min), ..policy }
 }
 
 fn keep_of_reference(

@@ -48,12 +48,27 @@ async fn age_count_and_minimum_decide() {
     assert_eq!(plan(&table, &young, now), Some(ids[..2].to_vec()), "exactly the age stays");
     let few = ExpiryPolicy { keep_max: 3, ..small() };
     assert_eq!(plan(&table, &few, now), Some(ids[..3].to_vec()), "however young");
+    let (full, over) =
+        (ExpiryPolicy { keep_max: 6, ..small() }, ExpiryPolicy { keep_max: 5, ..small() });
+    assert_eq!(plan(&table, &full, now), None, "as many as may be");
+    assert_eq!(plan(&table, &over, now), Some(ids[..1].to_vec()), "one too many");
     let batch = ExpiryPolicy { batch_min: 5, ..small() };
     assert_eq!(plan(&table, &batch, later), None, "not worth it yet");
     let batch = ExpiryPolicy { batch_max: 1, ..small() };
     assert_eq!(plan(&table, &batch, later), Some(ids[..1].to_vec()), "the oldest first");
     let default = ExpiryPolicy { batch_min: 1, ..ExpiryPolicy::default() };
     assert_eq!(plan(&table, &default, later), None, "ten stay by default");
+}
+
+#[test]
+fn a_table_with_too_many_snapshots_loses_a_tenth_and_never_what_must_stay() {
+    let of = |keep_max, keep_min, snapshots| {
+        let policy = ExpiryPolicy { keep_max, keep_min, ..ExpiryPolicy::default() };
+        expiry::with_room(policy, snapshots).keep_max
+    };
+    assert_eq!((of(1000, 10, 1000), of(1000, 10, 1001)), (1000, 900));
+    assert_eq!((of(1000, 950, 1001), of(1000, 1000, 2000)), (950, 1000));
+    assert_eq!((of(3, 1, 9), of(0, 1, 1)), (3, 1));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use iceberg::{ErrorKind, TableCreation, TableRequirement, TableUpdate};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::metadata::{self, MetadataFile};
+use super::metadata::{self, MetadataFile, Previous};
 use super::promotion;
 use super::warehouse::Warehouse;
 use crate::table::catalog::{Error, NewTable};
@@ -29,19 +29,18 @@ pub(crate) struct Applied {
     pub(crate) expired: Vec<String>,
 }
 
-/// Checks `requirements` against the current metadata, which lies at `location`, and applies
-/// `updates`.
+/// Checks `requirements` against the current metadata and applies `updates`.
 ///
 /// # Errors
 /// [`Error::Conflict`] for a failed requirement or a snapshot that another one overtook,
 /// [`Error::Invalid`] for what can never be applied.
 pub(crate) fn update(
     warehouse: &Warehouse,
-    current: (&TableMetadata, &str),
+    current: Previous<'_>,
     requirements: &[TableRequirement],
     updates: Vec<TableUpdate>,
 ) -> Result<Applied, Error> {
-    let (base, location) = current;
+    let (base, location) = (current.metadata, current.location);
     for requirement in requirements {
         requirement.check(Some(base)).map_err(of_iceberg)?;
     }

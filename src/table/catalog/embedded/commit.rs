@@ -7,7 +7,7 @@ use iceberg::io::FileIO;
 use iceberg::{TableIdent, TableRequirement};
 
 use super::apply::{self, Applied};
-use super::metadata::{self, MetadataFile};
+use super::metadata::{self, MetadataFile, Previous};
 use super::records::{self, TableRecord};
 use super::{Inner, names};
 use crate::store::{Change, Space};
@@ -94,8 +94,13 @@ impl Inner {
         let current = self.load(&ident).await?;
         let inner = Arc::clone(self);
         let base = current.clone();
+        let packed = self.cache.packed(&base.metadata_location);
         let applied = blocking(move || {
-            let current = (&*base.metadata, base.metadata_location.as_str());
+            let current = Previous {
+                metadata: &base.metadata,
+                location: &base.metadata_location,
+                packed: packed.as_deref(),
+            };
             apply::update(&inner.warehouse, current, &requirements, updates)
         });
         let applied = applied.await?;

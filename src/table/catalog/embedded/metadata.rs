@@ -14,6 +14,7 @@ use iceberg::spec::{TableMetadata, TableMetadataRef};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use super::packing::{self, Packed, Parts};
 use crate::table::catalog::Error;
 
 /// Largest metadata file that is read, in bytes of JSON.
@@ -37,24 +38,36 @@ pub(crate) struct MetadataFile {
     bytes: Bytes,
     /// Length of its JSON.
     json_len: usize,
+    /// What the next file of the table can use of its bytes.
+    packed: Option<Arc<Packed>>,
+}
+
+/// The table's current metadata.
+#[derive(Clone, Copy)]
+pub(crate) struct Previous<'m> {
+    /// What it says.
+    pub(crate) metadata: &'m TableMetadata,
+    /// Where it lies.
+    pub(crate) location: &'m str,
+    /// What the new file can use of its bytes.
+    pub(crate) packed: Option<&'m Packed>,
 }
 
 impl MetadataFile {
-    /// The file for `metadata` that follows `previous`, the table's current metadata and where
-    /// that lies.
+    /// The file for `metadata` that follows `previous`.
     ///
     /// # Errors
     /// Says why nobody could read such a file.
     pub(crate) fn new(
         metadata: &TableMetadata,
-        previous: Option<(&TableMetadata, &str)>,
+        previous: Option<Previous<'_>>,
     ) -> Result<Self, String> {
         let gzip = is_gzip(metadata.properties())?;
-        let json = to_json(metadata, previous.map(|(previous, _)| previous.last_updated_ms()))?;
-        // A file that cannot be read back is a dead table, so it is read before it is written.
-        let metadata: TableMetadata = serde_json::from_slice(&json)
-            .map_err(|error| format!("the new metadata would be unreadable: {error}"))?;
-        let number = previous.map_or(0, |(_, location)| number_of(location).saturating_add(1));
+        let before = previous.map(|previous| previous.metadata);
+        let (json, is_changed) = to_json(metadata, before.map(TableMetadata::last_updated_ms))?;
+        let parts = Parts::of(&json).filter(|_| !is_changed);
+        let metadata = read_back(&json, metadata, parts.as_ref(), before)?;
+        let number = previous.map_or(0, |it| number_of(it.location).saturating_add(1));
         let suffix = if gzip { ".gz" } else { "" };
         let location = format!(
             "{}/metadata/{number:05}-{}{suffix}.metadata.json",
@@ -62,8 +75,18 @@ impl MetadataFile {
             Uuid::new_v4()
         );
         let json_len = json.len();
-        let bytes = if gzip { compress(&json)? } else { json };
-        Ok(Self { metadata: Arc::new(metadata), location, bytes: bytes.into(), json_len })
+        let mut packed = None;
+        let bytes = match parts {
+            _ if !gzip => json,
+            None => compress(&json)?,
+            Some(parts) => {
+                let before = previous.and_then(|previous| previous.packed);
+                let (bytes, kept) = packing::pack(&parts, &metadata, before)?;
+                packed = Some(Arc::new(kept));
+                bytes
+            }
+        };
+        Ok(Self { metadata, location, bytes: bytes.into(), json_len, packed })
     }
 
     /// Writes it; durable once this returns.
@@ -122,17 +145,70 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(TableMetadataRef, usize), String> {
     Ok((Arc::new(metadata), json.len()))
 }
 
+/// A file that cannot be read back is a dead table, so it is read before it is written: all of it,
+/// or, in `parts`, without the snapshots that the table's metadata `before` had already and that
+/// were read then.
+fn read_back(
+    json: &[u8],
+    metadata: &TableMetadata,
+    parts: Option<&Parts<'_>>,
+    before: Option<&TableMetadata>,
+) -> Result<TableMetadataRef, String> {
+    let unreadable =
+        |error: serde_json::Error| format!("the new metadata would be unreadable: {error}");
+    let whole = || serde_json::from_slice::<TableMetadata>(json).map_err(unreadable);
+    let (Some(parts), Some(before)) = (parts, before) else {
+        return Ok(Arc::new(whole()?));
+    };
+    let is_known = |id| {
+        let (new, old) = (metadata.snapshot_by_id(id), before.snapshot_by_id(id));
+        new.zip(old).is_some_and(|(new, old)| Arc::ptr_eq(new, old))
+    };
+    let less = parts.without(is_known)?;
+    let read: TableMetadata = serde_json::from_slice(&less).map_err(unreadable)?;
+    if !is_same(&read, metadata) {
+        return Ok(Arc::new(whole()?));
+    }
+    debug_assert_eq!(whole().as_ref(), Ok(metadata), "readers see what was built");
+    Ok(Arc::new(metadata.clone()))
+}
+
+/// True if two say the same of everything but snapshots and what they are called.
+fn is_same(a: &TableMetadata, b: &TableMetadata) -> bool {
+    let plain = |it: &TableMetadata| {
+        (
+            (it.format_version(), it.uuid(), it.location().to_owned(), it.last_updated_ms()),
+            (it.last_sequence_number(), it.last_column_id(), it.last_partition_id()),
+            (it.current_schema_id(), it.default_partition_spec_id(), it.default_sort_order_id()),
+            (it.current_snapshot_id(), it.next_row_id()),
+        )
+    };
+    plain(a) == plain(b)
+        && a.properties() == b.properties()
+        && a.history() == b.history()
+        && a.metadata_log() == b.metadata_log()
+        && a.schemas_iter().len() == b.schemas_iter().len()
+        && a.schemas_iter().all(|it| b.schema_by_id(it.schema_id()) == Some(it))
+        && a.partition_specs_iter().len() == b.partition_specs_iter().len()
+        && a.partition_specs_iter().all(|it| b.partition_spec_by_id(it.spec_id()) == Some(it))
+        && a.sort_orders_iter().len() == b.sort_orders_iter().len()
+        && a.sort_orders_iter().all(|it| b.sort_order_by_id(it.order_id) == Some(it))
+        && a.statistics_iter().len() == b.statistics_iter().len()
+        && a.partition_statistics_iter().len() == b.partition_statistics_iter().len()
+}
+
 /// The JSON of `metadata`, whose time of update is not before `floor_ms`: a clock that was set
-/// back more than a minute would make a file that Iceberg's readers refuse.
-fn to_json(metadata: &TableMetadata, floor_ms: Option<i64>) -> Result<Vec<u8>, String> {
+/// back more than a minute would make a file that Iceberg's readers refuse. True if it says so
+/// instead of what `metadata` says.
+fn to_json(metadata: &TableMetadata, floor_ms: Option<i64>) -> Result<(Vec<u8>, bool), String> {
     let no_json = |error: serde_json::Error| format!("the metadata has no JSON form: {error}");
     match floor_ms {
         Some(floor_ms) if metadata.last_updated_ms() < floor_ms => {
             let mut value = serde_json::to_value(metadata).map_err(no_json)?;
             value["last-updated-ms"] = floor_ms.into();
-            serde_json::to_vec(&value).map_err(no_json)
+            Ok((serde_json::to_vec(&value).map_err(no_json)?, true))
         }
-        _ => serde_json::to_vec(metadata).map_err(no_json),
+        _ => Ok((serde_json::to_vec(metadata).map_err(no_json)?, false)),
     }
 }
 
@@ -176,32 +252,51 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_location: HashMap<String, (TableMetadataRef, usize)>,
+    by_location: HashMap<String, Entry>,
     oldest_first: VecDeque<String>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    metadata: TableMetadataRef,
+    packed: Option<Arc<Packed>>,
     bytes: usize,
 }
 
 impl Cache {
     /// The metadata at `location`, if it is kept.
     pub(super) fn get(&self, location: &str) -> Option<TableMetadataRef> {
-        self.kept.lock().by_location.get(location).map(|(metadata, _)| Arc::clone(metadata))
+        self.kept.lock().by_location.get(location).map(|entry| Arc::clone(&entry.metadata))
+    }
+
+    /// What the next file can use of the bytes of the one at `location`.
+    pub(super) fn packed(&self, location: &str) -> Option<Arc<Packed>> {
+        self.kept.lock().by_location.get(location).and_then(|entry| entry.packed.clone())
     }
 
     /// Keeps the metadata of a file that was written.
     pub(super) fn put_file(&self, file: &MetadataFile) {
-        self.put(&file.location, &file.metadata, file.json_len);
+        let bytes = file.json_len + file.packed.as_ref().map_or(0, |packed| packed.size_bytes());
+        let (metadata, packed) = (Arc::clone(&file.metadata), file.packed.clone());
+        self.keep(&file.location, Entry { metadata, packed, bytes });
     }
 
-    /// Keeps `metadata`, whose JSON has `json_len` bytes, and forgets what no longer fits.
+    /// Keeps `metadata`, whose JSON has `json_len` bytes.
     pub(super) fn put(&self, location: &str, metadata: &TableMetadataRef, json_len: usize) {
-        let mut kept = self.kept.lock();
-        let new = (Arc::clone(metadata), json_len);
-        if json_len > CACHE_BYTES_MAX || kept.by_location.insert(location.to_owned(), new).is_some()
-        {
+        let metadata = Arc::clone(metadata);
+        self.keep(location, Entry { metadata, packed: None, bytes: json_len });
+    }
+
+    /// Keeps `new` and forgets what no longer fits.
+    fn keep(&self, location: &str, new: Entry) {
+        let (mut kept, bytes) = (self.kept.lock(), new.bytes);
+        if bytes > CACHE_BYTES_MAX || kept.by_location.contains_key(location) {
             return;
         }
+        kept.by_location.insert(location.to_owned(), new);
         kept.oldest_first.push_back(location.to_owned());
-        kept.bytes += json_len;
+        kept.bytes += bytes;
         while kept.bytes > CACHE_BYTES_MAX || kept.by_location.len() > CACHE_ENTRIES_MAX {
             let Some(oldest) = kept.oldest_first.pop_front() else {
                 return;
@@ -221,16 +316,18 @@ impl Cache {
 
 impl Kept {
     fn forget(&mut self, location: &str) -> bool {
-        let Some((_, bytes)) = self.by_location.remove(location) else {
+        let Some(entry) = self.by_location.remove(location) else {
             return false;
         };
-        self.bytes -= bytes;
+        self.bytes -= entry.bytes;
         true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use iceberg::spec::{MAIN_BRANCH, Operation, Snapshot, Summary};
+
     use super::*;
     use crate::table::catalog::embedded::tests::sample_metadata;
 
@@ -267,6 +364,55 @@ mod tests {
         assert!(MetadataFile::new(&sample_metadata("/w/t", &[(CODEC, "lz4")]), None).is_err());
     }
 
+    fn previous<'m>(metadata: &'m TableMetadata, packed: Option<&'m Packed>) -> Previous<'m> {
+        Previous { metadata, location: "file:///w/t/metadata/00004-x", packed }
+    }
+
+    /// The metadata after one more append, of which `expired` go.
+    fn next(metadata: &TableMetadata, id: i64, expired: Option<i64>) -> TableMetadata {
+        let sequence = metadata.last_sequence_number() + 1;
+        let properties = [("floe.ends", format!("\"]}}\\ {id}"))];
+        let summary = Summary {
+            operation: Operation::Append,
+            additional_properties: properties.map(|(key, value)| (key.to_owned(), value)).into(),
+        };
+        let snapshot = Snapshot::builder()
+            .with_snapshot_id(id)
+            .with_parent_snapshot_id(metadata.current_snapshot_id())
+            .with_sequence_number(sequence)
+            .with_timestamp_ms(metadata.last_updated_ms() + 1)
+            .with_manifest_list(format!("file:///w/t/metadata/snap-{id}.avro"))
+            .with_summary(summary)
+            .with_schema_id(metadata.current_schema_id())
+            .build();
+        let location = "file:///w/t/metadata/00004-x".to_owned();
+        let builder = metadata.clone().into_builder(Some(location));
+        let builder = builder.set_branch_snapshot(snapshot, MAIN_BRANCH).unwrap();
+        let gone: Vec<i64> = expired.into_iter().collect();
+        builder.remove_snapshots(&gone).build().unwrap().metadata
+    }
+
+    #[test]
+    fn a_table_of_many_snapshots_is_written_as_it_is_and_in_parts_that_stay() {
+        let mut metadata = Arc::new(sample_metadata("file:///w/t", &[(CODEC, "gzip")]));
+        let mut packed: Option<Arc<Packed>> = None;
+        for id in 1..=150_i64 {
+            let expired = (id > 120).then_some(id - 120);
+            let new = next(&metadata, id * 7919, expired.map(|id| id * 7919));
+            let file =
+                MetadataFile::new(&new, Some(previous(&metadata, packed.as_deref()))).unwrap();
+            let (read, json_len) = parse(&file.bytes).unwrap();
+            assert_eq!(read, file.metadata, "{id}");
+            assert_eq!(*file.metadata, new, "{id}");
+            assert_eq!(json_len, file.json_len);
+            let (new_parts, old_parts) = (file.packed.clone().unwrap(), packed);
+            if let Some(old_parts) = old_parts.filter(|_| id == 110) {
+                assert_eq!(new_parts.shared_with(&old_parts), 3, "96 snapshots of 110");
+            }
+            (metadata, packed) = (file.metadata, Some(new_parts));
+        }
+    }
+
     #[test]
     fn a_clock_that_was_set_back_makes_no_unreadable_file() {
         let now = sample_metadata("file:///w/t", &[]);
@@ -276,9 +422,7 @@ mod tests {
         let next = later.clone().into_builder(Some("file:///w/t/metadata/00004-x".into()));
         let next = next.set_properties([("a".into(), "b".into())].into()).unwrap().build().unwrap();
         assert!(next.metadata.last_updated_ms() < later.last_updated_ms());
-        let file =
-            MetadataFile::new(&next.metadata, Some((&later, "file:///w/t/metadata/00004-x")))
-                .unwrap();
+        let file = MetadataFile::new(&next.metadata, Some(previous(&later, None))).unwrap();
         assert_eq!(file.metadata.last_updated_ms(), later.last_updated_ms());
         assert!(file.location.contains("/00005-"));
     }

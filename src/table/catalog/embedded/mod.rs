@@ -15,6 +15,7 @@ mod locks;
 pub(crate) mod metadata;
 pub(crate) mod names;
 mod namespaces;
+mod packing;
 mod promotion;
 mod purge;
 mod records;
