@@ -282,6 +282,6 @@ async fn subscriptions_of_sns_are_confirmed_for_topics_that_are_named() {
         let (status, answer) = told(post(&floe, &path, &headers, body.clone()).await).await;
         assert_eq!((status, &answer["duplicate"]), (200, &json!(duplicate)), "{answer}");
     }
-    let found = consumed(&floe, "sns", 1);
+    let found = consumed(&floe, "sns", 4);
     assert_eq!(found[0].value.as_deref(), Some(body.as_bytes()));
 }
