@@ -152,12 +152,28 @@ fn id_of(snapshot: &[u8]) -> Option<i64> {
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }
 
+/// What tells a group's text from any other: a checksum alone would not do, for two texts that have
+/// it in common by chance would be one file's snapshots twice, and nobody's readers would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Print {
+    /// Of gzip.
+    crc: u64,
+    /// Another, of 64 bits.
+    wide: u64,
+    length: usize,
+}
+
+impl Print {
+    fn of(text: &[u8]) -> Self {
+        let (crc, wide) = (checksum(CRC, text), checksum(CrcAlgorithm::Crc64Nvme, text));
+        Self { crc, wide, length: text.len() }
+    }
+}
+
 /// A group of snapshots, compressed.
 #[derive(Debug, Clone)]
 struct Group {
-    /// Checksum and length of its text.
-    crc: u64,
-    length: usize,
+    print: Print,
     deflated: Bytes,
 }
 
@@ -182,10 +198,9 @@ impl Packed {
         self.groups.iter().filter(is_in_other).count()
     }
 
-    /// The group with this text, if there is one. Snapshots never change, so that the two would have
-    /// to differ in which they hold, at equal checksum and length.
-    fn find(&self, crc: u64, length: usize) -> Option<&Group> {
-        self.groups.iter().find(|group| (group.crc, group.length) == (crc, length))
+    /// The group with this text, if there is one.
+    fn find(&self, print: Print) -> Option<&Group> {
+        self.groups.iter().find(|group| group.print == print)
     }
 }
 
@@ -206,23 +221,23 @@ pub(super) fn pack(
     let texts = parts.groups(metadata);
     let last = texts.len().saturating_sub(1);
     for (at, text) in texts.iter().enumerate() {
-        let of_text = checksum(CRC, text);
+        let print = Print::of(text);
         if at == last {
             file.extend(deflate(text, fast, FlushCompress::Finish)?);
         } else {
-            let known = previous.and_then(|previous| previous.find(of_text, text.len()));
+            let known = previous.and_then(|previous| previous.find(print));
             let group = match known {
                 Some(known) => known.clone(),
                 None => {
                     // Once for all files to come.
                     let deflated = deflate(text, Compression::default(), FlushCompress::Full)?;
-                    Group { crc: of_text, length: text.len(), deflated: deflated.into() }
+                    Group { print, deflated: deflated.into() }
                 }
             };
             file.extend_from_slice(&group.deflated);
             packed.groups.push(group);
         }
-        crc = checksum_combine(CRC, crc, of_text, text.len() as u64);
+        crc = checksum_combine(CRC, crc, print.crc, text.len() as u64);
         length += text.len();
     }
     // Both are 32 bits by definition; the length is told modulo that.
