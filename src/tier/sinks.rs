@@ -60,9 +60,7 @@ impl Tiering {
     pub async fn check_new_sink(&self, table: &TableName) -> Result<(), SinkRefused> {
         let name = table.display();
         let taken = |whose: String| SinkRefused::Taken { table: name.clone(), whose };
-        // The table of a topic that has none has only the name that it would ask for.
-        let is_there = |status: &TableStatus| status.mode != "off" || status.commits > 0;
-        for status in self.supervisor.statuses().into_iter().filter(is_there) {
+        for status in self.supervisor.statuses().into_iter().filter(TableStatus::has_table) {
             let letters = naming::dlq_name(&status.table);
             let letters = status.dead_letter_table.as_ref().unwrap_or(&letters);
             if [&status.table, letters].iter().any(|other| other.eq_ignore_ascii_case(&name)) {

@@ -104,6 +104,14 @@ pub struct TableStatus {
     pub columns: Vec<ColumnStatus>,
 }
 
+impl TableStatus {
+    /// True if there is a table, or will be. That of a topic with `table.mode = off` has only the name
+    /// that it would ask for, unless it was on before.
+    pub(super) fn has_table(&self) -> bool {
+        self.mode != "off" || self.commits > 0
+    }
+}
+
 /// The place where a worker leaves its status.
 #[derive(Clone, Default)]
 pub(super) struct Cell(Arc<Mutex<Shown>>);

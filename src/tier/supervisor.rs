@@ -282,13 +282,18 @@ impl Supervisor {
         self.find_all(name).into_iter().min_by_key(rank)
     }
 
-    /// Every live topic's part of the table of that name, or those of deleted ones.
+    /// Every live topic's part of the table of that name, or those of deleted ones. A topic without a
+    /// table has only the name that it would ask for: whoever has the table comes before it.
     pub(super) fn find_all(&self, name: &str) -> Vec<(mpsc::Sender<Command>, Cell)> {
         let workers = self.workers.lock();
         let named = workers.by_writer.values().filter(|handle| handle.cell.is_named(name));
         let (gone, live): (Vec<&Handle>, Vec<&Handle>) =
             named.partition(|handle| handle.views.borrow().draining);
-        let best = if live.is_empty() { gone } else { live };
+        let mut best = if live.is_empty() { gone } else { live };
+        let has_table = |handle: &&Handle| handle.cell.get().has_table();
+        if best.iter().any(has_table) {
+            best.retain(has_table);
+        }
         best.into_iter().map(|handle| (handle.commands.clone(), handle.cell.clone())).collect()
     }
 

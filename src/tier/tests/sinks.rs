@@ -498,3 +498,16 @@ async fn a_deleted_sink_holds_nothing_and_goes_on_where_it_comes_back() {
     assert_eq!(broker.longs("prices", "n").await, [Some(1), Some(3)]);
     broker.stop(true).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_has_the_name_of_a_topic_without_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("prices", &[("table.mode", "off")]).await;
+    broker.sink("prices", wish("prices", &[path("n", "long")], json!({}))).await;
+    broker.append(ids[0], &[r#"{"n":1}"#]).await;
+    broker.flush("prices").await;
+    assert_eq!(broker.status("prices").sink.as_deref(), Some("prices"));
+    assert_eq!(broker.longs("prices", "n").await, [Some(1)]);
+    broker.stop(true).await;
+}
