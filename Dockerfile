@@ -9,8 +9,6 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 floe && mkdir /data && chown floe /data
 COPY --from=build /src/target/release/floe /usr/local/bin/floe
-# glibc keeps an arena of memory for every few threads: two do as well, in half the memory.
-ENV MALLOC_ARENA_MAX=2
 USER floe
 VOLUME /data
 EXPOSE 9092 29092 8080
