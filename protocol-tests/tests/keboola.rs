@@ -182,6 +182,15 @@ async fn what_was_deleted_comes_back_and_versions_are_kept_over_restarts() {
     let (_, deleted) = ask(&floe, Method::GET, &format!("{sinks}/deleted"), None).await;
     assert_eq!(deleted["sinks"][0]["sinkId"], "orders", "{deleted}");
     done(&floe, Method::PUT, &format!("{sinks}/orders/undelete"), json!({})).await;
+    // Made again instead, it goes on in its table.
+    done(&floe, Method::DELETE, &format!("{sinks}/orders"), json!({})).await;
+    done(&floe, Method::POST, &sinks, sink("orders", "in.shop.orders")).await;
+    // Who shares a topic keeps its sinks.
+    let shared =
+        Client::new().put(floe.url("/api/v1/sources/other")).json(&json!({"topic": "shop"}));
+    assert_eq!(shared.send().await.unwrap().status(), 201);
+    done(&floe, Method::DELETE, &format!("{SOURCES}/other"), json!({})).await;
+    assert_eq!(ask(&floe, Method::GET, &format!("{sinks}/orders"), None).await.0, 200);
     let (status, rotated) =
         ask(&floe, Method::POST, &format!("{source}/rotate-secret"), None).await;
     assert_eq!((status, &rotated["version"]["description"]), (200, &json!("Rotated secret.")));

@@ -41,7 +41,7 @@ use crate::auth::Auth;
 use crate::config::Flush;
 use crate::log::Log;
 use crate::runtime::{Clock, Tasks};
-use crate::sink::Sinks;
+use crate::sink::{Sink, Sinks};
 use crate::source::Sources;
 use crate::store::{self, Store};
 use crate::stream::Streams;
@@ -196,6 +196,12 @@ impl Api {
     fn draining(&self) -> Option<Problem> {
         let is_draining = self.draining.load(Ordering::Relaxed);
         is_draining.then(|| Problem::new("draining", "the server is shutting down").retry_after(5))
+    }
+
+    /// The sinks of the topic of that name; none of one that is not there.
+    fn sinks_of(&self, topic: &str) -> Vec<Arc<Sink>> {
+        let topic = self.topics.get(topic);
+        topic.map_or_else(Vec::new, |topic| self.sinks.of_topic(topic.id))
     }
 
     fn not_ready(&self) -> Option<Problem> {

@@ -239,7 +239,10 @@ pub(in crate::http) async fn check(
         let found = found.iter().map(ToString::to_string).collect();
         problem(id, &sink::Error::Invalid(found))
     })?;
-    let checked = match api.sinks.get(topic.id, id) {
+    // One that was deleted goes on in its table; in another it is a new one.
+    let known = api.sinks.kept(topic.id, id);
+    let known = known.filter(|sink| sink.is_live() || sink.wish.table == wish.table);
+    let checked = match known {
         Some(sink) => api.tiering.check_new_mapping((topic.id, sink.uid), &mapping).await,
         None => api.tiering.check_new_sink(&wish.table).await,
     };

@@ -106,8 +106,7 @@ pub(in crate::http) async fn test(
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     let source = existing(&api, &caller, &id)?;
-    let topic = api.topics.get(&source.wish.topic);
-    let sinks = topic.map_or_else(Vec::new, |topic| api.sinks.of_topic(topic.id));
+    let sinks = api.sinks_of(&source.wish.topic);
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
     let sample = Arc::new(sinks::Sample::new(&api, peer, headers, body));
     let mut tried = Vec::with_capacity(sinks.len());
@@ -130,8 +129,7 @@ fn answer(status: StatusCode, api: &Api, source: &Source) -> Response {
 }
 
 fn shown(api: &Api, source: &Source) -> Value {
-    let topic = api.topics.get(&source.wish.topic);
-    let sinks = topic.map_or_else(Vec::new, |topic| api.sinks.of_topic(topic.id));
+    let sinks = api.sinks_of(&source.wish.topic);
     json!({
         "id": source.id,
         "name": source.wish.name,

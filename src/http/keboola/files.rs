@@ -18,32 +18,24 @@ const FILES_MAX: usize = 100;
 /// States of a table that works, or has nothing to do.
 const WORKING: [&str; 4] = ["RUNNING", "WAITING", "OFF", "DRAINING"];
 
-/// Everything that the sink took since it began, or since somebody cleared it.
+/// Everything that the sink took since it began, or since somebody cleared it. What is not known, as
+/// when the first row of the table was received, is left out.
 pub(super) fn total(api: &Api, sink: &Sink) -> Value {
     let status = api.tiering.sink(sink.topic_id, sink.uid).unwrap_or_default();
     let before = sink.cleared.map_or(0, |cleared| cleared.rows);
     let rows = status.rows.saturating_sub(before);
     let waiting = u64::try_from(status.pending_offsets).unwrap_or(0);
-    let (created, now_ms) = (sink.trail.created.at_ms, api.engine.now_ms());
-    let first_ms = sink.cleared.map_or(created, |cleared| cleared.at_ms);
     let mut levels = json!({});
     if waiting > 0 {
-        let since_ms = now_ms.saturating_sub(status.lag_ms);
+        let oldest_ms = api.engine.now_ms().saturating_sub(status.lag_ms);
         levels["local"] = json!({
-            "firstRecordAt": rfc3339(since_ms),
-            "lastRecordAt": rfc3339(now_ms),
+            "firstRecordAt": rfc3339(oldest_ms),
             "recordsCount": waiting,
             "compressedSize": status.pinned_bytes,
-            "uncompressedSize": status.pinned_bytes,
         });
     }
     if rows > 0 {
-        let last_ms = status.last_commit_ms.unwrap_or(first_ms);
-        levels["target"] = json!({
-            "firstRecordAt": rfc3339(first_ms),
-            "lastRecordAt": rfc3339(last_ms),
-            "recordsCount": rows,
-        });
+        levels["target"] = json!({ "recordsCount": rows });
     }
     json!({ "total": { "recordsCount": rows + waiting }, "levels": levels })
 }

@@ -58,7 +58,7 @@ pub(super) async fn receive(
     let read = sources::read(&api, (&id, &secret), &parts, body).await;
     let arrived = read.map_err(|problem| Failure::of_ingest(&problem))?;
     let source = Arc::clone(&arrived.source);
-    let mut sinks = super::sources::sinks_of(&api, &source);
+    let mut sinks = api.sinks_of(&source.wish.topic);
     sinks.retain(|sink| sink.is_on());
     let (arrived, results) = check(&api, arrived, &parts, &sinks).await?;
     if results.iter().any(Result::is_err) {

@@ -9,7 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
 
+/// Longest page.
 const LIMIT_MAX: usize = 100;
+/// Longest name and description, in characters.
+const NAME_LEN_MAX: usize = 40;
+pub(super) const DESCRIPTION_LEN_MAX: usize = 4_096;
 
 /// Where a page begins and how long it may be.
 #[derive(Debug, Deserialize)]
@@ -105,6 +109,15 @@ pub(super) fn at_most(name: &str, value: &str, max: usize) -> Result<(), Failure
     let message =
         format!("length of body.{name} must be lesser or equal than {max} but got len={length}");
     Err(Failure::api(400, "invalidLength", message))
+}
+
+/// Checks the texts that sources and sinks have for people.
+pub(super) fn check_texts(name: &str, description: &str) -> Result<(), Failure> {
+    if name.is_empty() {
+        return Err(Failure::api(400, "invalidLength", "body.name must not be empty"));
+    }
+    at_most("name", name, NAME_LEN_MAX)?;
+    at_most("description", description, DESCRIPTION_LEN_MAX)
 }
 
 #[cfg(test)]

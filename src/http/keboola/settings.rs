@@ -74,8 +74,8 @@ pub(super) struct Settings {
 
 impl Settings {
     /// What counts without a value of one's own: Keboola's figures for the stage, Floe's for the rest.
-    pub(super) fn floor(lag_ms: i64, bytes: u64) -> Self {
-        let commit = Triggers { lag_ms: Some(lag_ms), bytes: Some(bytes), records: None };
+    pub(super) fn floor(lag_ms: Option<i64>, bytes: Option<u64>) -> Self {
+        let commit = Triggers { lag_ms, bytes, records: None };
         let staging =
             Triggers { lag_ms: Some(30_000), bytes: Some(5 << 20), records: Some(10_000) };
         Self { commit, staging, wait: Some(true) }
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn what_a_sink_does_not_say_is_as_the_source_says() {
-        let floor = Settings::floor(60_000, 32 << 20);
+        let floor = Settings::floor(Some(60_000), Some(32 << 20));
         let source = Settings { wait: Some(false), ..Settings::default() };
         let shown = Settings::default().shown(source.or(floor));
         let wait = &shown["settings"][0];

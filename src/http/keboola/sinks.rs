@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
-use super::page::{self, Asked, at_most, members, missing, one_of, required, text};
+use super::page::{self, Asked, members, missing, one_of, required, text};
 use super::settings::Settings;
-use super::sources::{edit, existing, floor, settings_of, sinks_of, topic};
+use super::sources::{edit, existing, floor, settings_of, topic};
 use super::task::Task;
 use super::{admit, files, id, show};
 use crate::auth::{Operation, Resource};
@@ -25,9 +25,6 @@ use crate::source::Source;
 use crate::store::history::Edit;
 use crate::types::Expected;
 
-/// Longest name and description, in characters.
-const NAME_LEN_MAX: usize = 40;
-const DESCRIPTION_LEN_MAX: usize = 4_096;
 /// Kinds of tables: all are Iceberg tables, a name of Keboola's Storage is one of a namespace.
 const TABLES: [&str; 2] = ["keboola", "iceberg"];
 
@@ -60,7 +57,7 @@ pub(super) async fn create(
         enabled: true,
         from: if from == "earliest" { sink::From::Earliest } else { sink::From::Latest },
     };
-    check_texts(&wish)?;
+    page::check_texts(&wish.name, &wish.description)?;
     let topic = topic(&api, &caller, &source.wish.topic).await?;
     if api.sinks.get(topic.id, &id).is_some() {
         let message = format!("sink {id:?} already exists in the source");
@@ -79,7 +76,7 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Failure> {
     admit(&api, &caller, &branch)?;
     let source = existing(&api, &source)?;
-    listed(&api, &source, asked, sinks_of(&api, &source))
+    listed(&api, &source, asked, api.sinks_of(&source.wish.topic))
 }
 
 pub(super) async fn list_deleted(
@@ -132,7 +129,7 @@ pub(super) async fn update(
     let mut wish = sink.wish.clone();
     wish.name = text(&body, "name")?.unwrap_or(wish.name);
     wish.description = text(&body, "description")?.unwrap_or(wish.description);
-    check_texts(&wish)?;
+    page::check_texts(&wish.name, &wish.description)?;
     let none = Map::new();
     let table = body.get("table").and_then(Value::as_object).unwrap_or(&none);
     if let Some(kind) = text(table, "type")? {
@@ -380,12 +377,4 @@ fn table_name(api: &Api, text: &str) -> Result<TableName, Failure> {
         })?;
     // Tables of Keboola's may have what no SQL takes without quotes.
     Ok(TableName { namespace: namespace.to_owned(), name: name.replace('-', "_") })
-}
-
-fn check_texts(wish: &Wish) -> Result<(), Failure> {
-    if wish.name.is_empty() {
-        return Err(Failure::api(400, "invalidLength", "body.name must not be empty"));
-    }
-    at_most("name", &wish.name, NAME_LEN_MAX)?;
-    at_most("description", &wish.description, DESCRIPTION_LEN_MAX)
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
-use super::page::{self, Asked, at_most, members, one_of, required, text};
+use super::page::{self, Asked, members, one_of, required, text};
 use super::settings::Settings;
 use super::task::Task;
 use super::{admit, base_url, files, id, show};
@@ -26,10 +26,6 @@ use crate::store::history::Edit;
 use crate::topic::{NewTopic, Topic};
 use crate::types::Expected;
 
-/// Longest name and description, in characters.
-const NAME_LEN_MAX: usize = 40;
-const DESCRIPTION_LEN_MAX: usize = 4_096;
-
 pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -40,9 +36,10 @@ pub(super) async fn create(
     admit(&api, &caller, &branch)?;
     let body = members(&body)?;
     check_type(&required(&body, "type")?)?;
-    let mut wish = Wish { enabled: true, ..wish_of(&required(&body, "name")?) };
-    wish.description = text(&body, "description")?.unwrap_or_default();
-    check_texts(&wish)?;
+    let name = required(&body, "name")?;
+    let description = text(&body, "description")?.unwrap_or_default();
+    page::check_texts(&name, &description)?;
+    let mut wish = Wish { name, description, enabled: true, ..Wish::default() };
     let id = id::of(text(&body, "sourceId")?.as_deref(), &wish.name, "sourceId")?;
     if api.sources.get(&id).is_some() {
         let message = format!("source {id:?} already exists in the branch");
@@ -101,7 +98,7 @@ pub(super) async fn aggregate(
     let base = base_url(&api, &headers);
     let shown = |source: Arc<Source>| {
         let mut shown = show::source(&api, &base, &source);
-        let sinks = sinks_of(&api, &source).into_iter().map(|sink| {
+        let sinks = api.sinks_of(&source.wish.topic).into_iter().map(|sink| {
             let mut shown = show::sink(&api, &source, &sink);
             shown["statistics"] = files::total(&api, &sink);
             shown
@@ -141,7 +138,7 @@ pub(super) async fn update(
     let change = |wish: &mut Wish| {
         wish.name = name.unwrap_or_else(|| wish.name.clone());
         wish.description = description.unwrap_or_else(|| wish.description.clone());
-        check_texts(wish)
+        page::check_texts(&wish.name, &wish.description)
     };
     let source = altered(&api, &source, edit, change).await?;
     Ok(Task::of_source(&api, "update", "source", &source).accepted(&api, &headers))
@@ -166,11 +163,9 @@ pub(super) async fn delete(
     query.map_err(|error| Failure::api(400, "badRequest", error.body_text()))?;
     let source = existing(&api, &source)?;
     // The sinks first: where that is cut short, the source is there to be deleted again.
-    if let Some(topic) = api.topics.get(&source.wish.topic) {
-        for sink in api.sinks.of_topic(topic.id) {
-            let deleted = api.sinks.mark_deleted((topic.id, &sink.id), caller.edit(), true).await;
-            deleted.map_err(|error| Failure::of_sink(&sink.id, &error))?;
-        }
+    for sink in sinks_of_it_alone(&api, &source) {
+        let deleted = api.sinks.mark_deleted((sink.topic_id, &sink.id), caller.edit(), true).await;
+        deleted.map_err(|error| Failure::of_sink(&sink.id, &error))?;
     }
     let deleted = api.sources.mark_deleted(&source.id, caller.edit()).await;
     let source = deleted.map_err(|error| Failure::of_source(&error))?;
@@ -241,7 +236,7 @@ pub(super) async fn test(
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
     let sample = Arc::new(Sample::new(&api, peer, headers, body));
     let mut tables = Vec::new();
-    for sink in sinks_of(&api, &source) {
+    for sink in api.sinks_of(&source.wish.topic) {
         let row = admin::sinks::try_out(&sink, &sample).await.map_err(Failure::from)?;
         let row =
             row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
@@ -277,7 +272,7 @@ pub(super) async fn clear(
 ) -> Result<(), Failure> {
     admit(&api, &caller, &branch)?;
     let source = existing(&api, &source)?;
-    for sink in sinks_of(&api, &source) {
+    for sink in api.sinks_of(&source.wish.topic) {
         files::clear(&api, &sink).await?;
     }
     Ok(())
@@ -391,10 +386,14 @@ pub(super) fn existing(api: &Api, id: &str) -> Result<Arc<Source>, Failure> {
     api.sources.get(id).ok_or_else(|| Failure::not_found("source", id, "branch"))
 }
 
-/// Its sinks.
-pub(super) fn sinks_of(api: &Api, source: &Source) -> Vec<Arc<Sink>> {
-    let topic = api.topics.get(&source.wish.topic);
-    topic.map_or_else(Vec::new, |topic| api.sinks.of_topic(topic.id))
+/// Its sinks, unless another source feeds them too.
+fn sinks_of_it_alone(api: &Api, source: &Source) -> Vec<Arc<Sink>> {
+    let feeds_them =
+        |other: &Arc<Source>| other.id != source.id && other.wish.topic == source.wish.topic;
+    match api.sources.list().iter().any(feeds_them) {
+        true => Vec::new(),
+        false => api.sinks_of(&source.wish.topic),
+    }
 }
 
 /// Its settings, as far as it says them.
@@ -407,15 +406,15 @@ pub(super) fn floor(api: &Api, source: &Source) -> Settings {
     let topic = api.topics.get(&source.wish.topic);
     let options = topic.as_ref().map(|topic| &topic.options);
     Settings::floor(
-        options.map_or(60_000, |options| options.table_target_lag_ms),
-        options.map_or(0, |options| options.table_flush_bytes),
+        options.map(|options| options.table_target_lag_ms),
+        options.map(|options| options.table_flush_bytes),
     )
 }
 
 /// Who asks for a change, and why.
 pub(super) fn edit(caller: &Caller, body: &Map<String, Value>) -> Result<Edit, Failure> {
     let reason = text(body, "changeDescription")?.unwrap_or_default();
-    at_most("changeDescription", &reason, DESCRIPTION_LEN_MAX)?;
+    page::at_most("changeDescription", &reason, page::DESCRIPTION_LEN_MAX)?;
     Ok(Edit { reason, ..caller.edit() })
 }
 
@@ -444,18 +443,6 @@ async fn altered(
     Ok(put.map_err(|error| Failure::of_source(&error))?.0)
 }
 
-fn wish_of(name: &str) -> Wish {
-    Wish { name: name.to_owned(), ..Wish::default() }
-}
-
 fn check_type(kind: &str) -> Result<(), Failure> {
     one_of("type", kind, &["http"])
-}
-
-fn check_texts(wish: &Wish) -> Result<(), Failure> {
-    if wish.name.is_empty() {
-        return Err(Failure::api(400, "invalidLength", "body.name must not be empty"));
-    }
-    at_most("name", &wish.name, NAME_LEN_MAX)?;
-    at_most("description", &wish.description, DESCRIPTION_LEN_MAX)
 }

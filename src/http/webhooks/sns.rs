@@ -59,7 +59,10 @@ pub(super) async fn confirm(sns: &Sns, body: &[u8]) -> Result<Response, Problem>
     // Its reason would tell the address, which has a token in it.
     let short = |error: reqwest::Error| failed(error.without_url().to_string());
     let client = reqwest::Client::builder().timeout(ASK_MAX);
-    let client = client.redirect(reqwest::redirect::Policy::none()).build().map_err(short)?;
+    let client = client.redirect(reqwest::redirect::Policy::none());
+    // It reads the certificates of the system.
+    let built = tokio::task::spawn_blocking(move || client.build()).await;
+    let client = built.map_err(|error| failed(error.to_string()))?.map_err(short)?;
     let answer = client.get(subscribe_url).send().await.map_err(short)?;
     if !answer.status().is_success() {
         return Err(failed(format!("it answers {}", answer.status())));
