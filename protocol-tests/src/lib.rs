@@ -202,6 +202,19 @@ impl Floe {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("floe.log")).unwrap_or_default()
     }
+
+    /// Waits until the server has printed `text`; what it printed. It serves before it says so.
+    pub async fn printed(&self, text: &str) -> String {
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(Instant::now() < deadline, "{text:?} was not printed:\n{log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 impl Drop for Floe {

@@ -31,9 +31,7 @@ async fn the_first_token_is_made_without_a_server_and_is_in_force_from_its_start
     // Even when the state is lost: tokens are frames of the log.
     std::fs::remove_dir_all(data.join("state")).unwrap();
     let server = Floe::start_in(&data, &[]).await;
-    // The line comes after the server is ready.
-    let told = async || server.log().contains("every request needs a token").then_some(());
-    eventually("the line that tokens are needed", told).await;
+    server.printed("every request needs a token").await;
     let url = server.url("");
     let list = |token| floe(&["topic", "list", "--url", &url], token);
     let without = list(None);
@@ -49,10 +47,7 @@ async fn the_first_token_is_made_without_a_server_and_is_in_force_from_its_start
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_running_server_tokens_are_made_listed_and_revoked() {
     let server = Floe::start(&[]).await;
-    protocol_tests::eventually("the way to the first token", async || {
-        server.log().contains("floe token create admin").then_some(())
-    })
-    .await;
+    server.printed("floe token create admin").await;
     let url = server.url("");
     let run = |arguments: &[&str], token: Option<&str>| {
         floe(&[&["token"], arguments, &["--url", &url]].concat(), token)
