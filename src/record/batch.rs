@@ -133,10 +133,13 @@ impl BatchBuilder {
     /// # Errors
     /// [`CodecError`] when the codec's library fails.
     pub fn build(&mut self, codec: Codec) -> Result<Bytes, CodecError> {
-        let body = codec::compress(codec, &self.body)?;
         let mut out = vec![0_u8; HEADER_BYTES];
-        out.reserve_exact(body.len());
-        out.extend_from_slice(&body);
+        if codec == Codec::None {
+            out.reserve_exact(self.body.len());
+        }
+        codec::compress(codec, &self.body, &mut out)?;
+        // The codec took memory for bytes that do not compress.
+        out.shrink_to_fit();
         let length = i32::try_from(out.len() - LENGTH_PREFIX_BYTES).map_err(|_| {
             CodecError::Malformed { codec: codec.name(), reason: "over 2 GiB".to_owned() }
         })?;

@@ -1,8 +1,9 @@
 //! Compression of batch bodies. Decompression is capped: a forged body can neither exhaust
 //! memory nor time.
 
-use std::borrow::Cow;
 use std::io::{self, BufRead, Read, Write};
+
+use lzzzz::lz4f;
 
 use crate::record::snappy;
 
@@ -13,6 +14,10 @@ pub const CAP_BYTES_MAX: usize = 128 << 20;
 
 /// A buffer larger than this is not kept for the next batch, in bytes.
 const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// Levels below 0 look for fewer matches. On JSON this one takes 0.9 of the time of level 0 and 1.02
+/// of its bytes.
+const LZ4_LEVEL: i32 = -1;
 
 /// Up to this factor, beyond the first MiB, the size that a frame claims is reserved at once. A
 /// claim above it may be true, but its memory is taken step by step.
@@ -205,38 +210,40 @@ fn read_capped(reader: impl Read, out: &mut Vec<u8>, cap: usize) -> Result<(), F
     Ok(())
 }
 
-/// Compresses a body for a batch of our own.
+/// Appends the compressed `body` to `out`, for a batch of our own.
 ///
 /// # Errors
-/// [`CodecError::Malformed`] when the library fails.
-pub fn compress(codec: Codec, body: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
-    let out = match codec {
-        Codec::None => return Ok(Cow::Borrowed(body)),
-        Codec::Gzip => gzip(body),
-        Codec::Snappy => snappy::compress(body),
-        Codec::Lz4 => lz4(body),
+/// [`CodecError::Malformed`] when the library fails; `out` is then as it was or longer.
+pub fn compress(codec: Codec, body: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let done = match codec {
+        Codec::None => {
+            out.extend_from_slice(body);
+            Ok(())
+        }
+        Codec::Gzip => gzip(body, out),
+        Codec::Snappy => snappy::compress(body, out),
+        Codec::Lz4 => lz4(body, out),
         // Level 3 is the library's default.
-        Codec::Zstd => zstd::bulk::compress(body, 3),
+        Codec::Zstd => zstd::bulk::compress(body, 3).map(|packed| out.extend_from_slice(&packed)),
     };
-    out.map(Cow::Owned)
-        .map_err(|error| CodecError::Malformed { codec: codec.name(), reason: error.to_string() })
+    done.map_err(|error| CodecError::Malformed { codec: codec.name(), reason: error.to_string() })
 }
 
-fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+fn gzip(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
     encoder.write_all(body)?;
-    encoder.finish()
+    encoder.finish().map(drop)
 }
 
-fn lz4(body: &[u8]) -> io::Result<Vec<u8>> {
+fn lz4(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     // Java's reader knows independent blocks only. Every reader takes memory for a whole block;
     // Kafka's clients write blocks of 64 KiB.
-    let info = lz4_flex::frame::FrameInfo::new()
-        .block_mode(lz4_flex::frame::BlockMode::Independent)
-        .block_size(lz4_flex::frame::BlockSize::Max64KB);
-    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
-    encoder.write_all(body)?;
-    encoder.finish().map_err(io::Error::other)
+    let preferences = lz4f::PreferencesBuilder::new()
+        .block_size(lz4f::BlockSize::Max64KB)
+        .block_mode(lz4f::BlockMode::Independent)
+        .compression_level(LZ4_LEVEL)
+        .build();
+    lz4f::compress_to_vec(body, out, &preferences).map(drop).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -52,10 +52,9 @@ fn block(
     Ok(())
 }
 
-/// Compresses `body` in xerial's framing, which every client reads.
-pub(crate) fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+/// Appends the compressed `body` in xerial's framing, which every client reads.
+pub(crate) fn compress(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let mut encoder = snap::raw::Encoder::new();
-    let mut out = Vec::with_capacity(XERIAL_HEADER_BYTES + body.len() / 2);
     out.extend_from_slice(XERIAL_MAGIC);
     out.extend_from_slice(&1_i32.to_be_bytes());
     out.extend_from_slice(&1_i32.to_be_bytes());
@@ -65,5 +64,5 @@ pub(crate) fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&data);
     }
-    Ok(out)
+    Ok(())
 }

@@ -4,11 +4,26 @@ use super::*;
 
 const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
+fn packed(codec: Codec, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    compress(codec, body, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn our_lz4_is_a_frame_of_independent_blocks_of_64_kib_without_checksums_for_java() {
+    let body = packed(Codec::Lz4, &b"0123456789abcdef".repeat(20_000));
+    // Magic; version 1, independent blocks, nothing else; blocks of at most 64 KiB.
+    assert_eq!(body[..6], [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40]);
+    let first = u32::from_le_bytes(body[7..11].try_into().unwrap());
+    assert!(first < 64 << 10, "compressed, and smaller than its block: {first}");
+}
+
 #[test]
 fn a_bomb_stops_at_its_cap() {
     let zeros = vec![0_u8; 4 << 20];
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
-        let body = compress(codec, &zeros).unwrap();
+        let body = packed(codec, &zeros);
         let mut decompressor = Decompressor::new();
         let error = decompressor.decompress(codec, &body, (4 << 20) - 1).unwrap_err();
         assert_eq!(error, CodecError::TooLarge { cap: (4 << 20) - 1 }, "{codec:?}");
@@ -85,7 +100,7 @@ fn linked_lz4_blocks_are_read() {
 #[test]
 fn data_that_compresses_ten_thousandfold_is_read() {
     let zeros = vec![0_u8; 64 << 20];
-    let body = compress(Codec::Zstd, &zeros).unwrap();
+    let body = packed(Codec::Zstd, &zeros);
     assert!(body.len() * 5_000 < zeros.len());
     let mut decompressor = Decompressor::new();
     assert_eq!(decompressor.decompress(Codec::Zstd, &body, CAP_BYTES_MAX).unwrap(), zeros);
@@ -97,7 +112,7 @@ proptest! {
     fn bodies_survive_every_codec(plain in prop::collection::vec(0..20_u8, 0..100_000)) {
         let mut decompressor = Decompressor::new();
         for codec in ALL {
-            let body = compress(codec, &plain).unwrap();
+            let body = packed(codec, &plain);
             prop_assert_eq!(decompressor.decompress(codec, &body, 100_000).unwrap(), &plain[..]);
         }
     }
@@ -112,7 +127,7 @@ proptest! {
         let mut decompressor = Decompressor::new();
         for codec in ALL {
             let _ = decompressor.decompress(codec, &noise, 10_000);
-            let mut body = compress(codec, &plain).unwrap().into_owned();
+            let mut body = packed(codec, &plain);
             let at = at % body.len();
             body[at] = byte;
             let _ = decompressor.decompress(codec, &body, 10_000);

@@ -263,8 +263,8 @@ fn bomb(base_offset: Offset, zeros: usize) -> StoredBatch {
     let plain = stored(base_offset, &[Some(b"v")]);
     let (header, body) = plain.bytes.split_at(61);
     let body = [body, &vec![0; zeros]].concat();
-    let body = crate::record::codec::compress(Codec::Zstd, &body).unwrap().into_owned();
-    let mut bytes = [header, &body].concat();
+    let mut bytes = header.to_vec();
+    crate::record::codec::compress(Codec::Zstd, &body, &mut bytes).unwrap();
     let length = i32::try_from(bytes.len() - 12).unwrap();
     bytes[8..12].copy_from_slice(&length.to_be_bytes());
     bytes[22] |= 4;
