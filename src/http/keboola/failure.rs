@@ -131,6 +131,7 @@ fn name_of(status: u16) -> &'static str {
         404 => "notFound",
         405 => "methodNotAllowed",
         409 => "conflict",
+        422 => "unprocessableContent",
         429 => "tooManyRequests",
         503 => "serviceUnavailable",
         500.. => "internalError",

@@ -1,4 +1,5 @@
-//! `POST /stream/{project}/{source}/{secret}`: a whole request is one record of the source's topic.
+//! `POST /stream/{project}/{source}/{secret}`: a whole request is one record of the source's topic,
+//! unless the source wants it split.
 //! What its sinks need of the body is checked before: a request that a sink has no row of is refused
 //! as a whole, nothing of it is stored.
 
@@ -65,10 +66,11 @@ pub(super) async fn receive(
         return Ok(refused(&api, &source, &sinks, &results));
     }
     let waits = |sink: &Arc<Sink>| sink.wish.wait.or(source.wish.wait).unwrap_or(true);
-    let ack = if sinks.iter().all(waits) { Ack::Logged } else { Ack::Accepted };
+    // The record is one for all sinks: who waits is told of it, who does not has what it wants.
+    let ack = if sinks.is_empty() || sinks.iter().any(waits) { Ack::Logged } else { Ack::Accepted };
     let stored = sources::append(&api, arrived, ack).await;
     stored.map_err(|problem| Failure::of_ingest(&problem))?;
-    let status = if ack == Ack::Accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let status = if sinks.iter().all(waits) { StatusCode::OK } else { StatusCode::ACCEPTED };
     if !verbose {
         return Ok((status, "OK").into_response());
     }
@@ -125,11 +127,18 @@ async fn check(
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let ip = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical().to_string());
     let (received_ms, sinks) = (api.engine.now_ms(), sinks.to_vec());
-    let checked = off_worker(arrived.body.len(), move || {
+    let bytes = arrived.bodies.iter().map(bytes::Bytes::len).sum();
+    let checked = off_worker(bytes, move || {
         let headers = of_event(&arrived.headers);
-        let (id, ip, body) = (Uuid::nil(), ip.as_deref(), &*arrived.body);
-        let event = Event { id, received_ms, ip, headers: &headers, body };
-        let results = sinks.iter().map(|sink| sink.mapping.compile().check(&event)).collect();
+        let (id, ip) = (Uuid::nil(), ip.as_deref());
+        let check = |sink: &Arc<Sink>| {
+            let mut mapper = sink.mapping.compile();
+            let mut events = arrived.bodies.iter();
+            events.try_for_each(|body| {
+                mapper.check(&Event { id, received_ms, ip, headers: &headers, body })
+            })
+        };
+        let results = sinks.iter().map(check).collect();
         Ok((arrived, results))
     });
     checked.await.map_err(|problem: Problem| Failure::of_ingest(&problem))

@@ -14,6 +14,7 @@ mod files;
 mod id;
 mod ingest;
 mod page;
+mod path;
 mod routes;
 mod settings;
 mod show;
@@ -33,7 +34,7 @@ use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 
 use failure::Failure;
-pub(super) use routes::routes;
+pub(super) use routes::{managed, routes};
 
 /// The ingest route, which has a secret instead of a token.
 pub(super) const INGEST: &str = "/stream/";

@@ -7,8 +7,13 @@ use super::{about, ingest, sinks, sources, task};
 use crate::http::Api;
 use crate::http::openapi;
 
-/// All routes.
+/// The ingest route.
 pub(in crate::http) fn routes() -> Router<Api> {
+    Router::new().route("/stream/{project}/{source}/{secret}", post(ingest::receive))
+}
+
+/// What makes, changes and describes sources and sinks.
+pub(in crate::http) fn managed() -> Router<Api> {
     Router::new()
         .route("/v1", get(about))
         .route("/v1/documentation/openapi.json", get(openapi::document))
@@ -18,7 +23,6 @@ pub(in crate::http) fn routes() -> Router<Api> {
         .route("/v1/branches/{branch}/sources/{source}/tasks/{*task}", get(task::of_source))
         .merge(of_sources())
         .merge(of_sinks())
-        .route("/stream/{project}/{source}/{secret}", post(ingest::receive))
 }
 
 fn of_sources() -> Router<Api> {

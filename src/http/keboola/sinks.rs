@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
 use super::page::{self, Asked, members, missing, one_of, required, text};
+use super::path::{Name, OfSink, OfSource};
 use super::settings::Settings;
-use super::sources::{edit, existing, floor, settings_of, topic};
+use super::sources::{edit, floor, settings_of, topic};
 use super::task::Task;
-use super::{admit, files, id, show};
+use super::{files, id, show};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::admin;
@@ -28,15 +29,8 @@ use crate::types::Expected;
 /// Kinds of tables: all are Iceberg tables, a name of Keboola's Storage is one of a namespace.
 const TABLES: [&str; 2] = ["keboola", "iceberg"];
 
-pub(super) async fn create(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
+pub(super) async fn create(at: OfSource, body: Bytes) -> Result<Response, Failure> {
+    let OfSource { api, caller, base, source } = at;
     let body = members(&body)?;
     one_of("type", &required(&body, "type")?, &["table"])?;
     let name = required(&body, "name")?;
@@ -63,70 +57,44 @@ pub(super) async fn create(
         let message = format!("sink {id:?} already exists in the source");
         return Err(Failure::api(409, "sinkAlreadyExists", message));
     }
-    let (made, by) = (store(&api, &caller, (&source, &id), wish, None).await?, caller.0.name());
-    tracing::info!(source = source.id, sink = id, by, "sink made");
-    Ok(Task::of_sink(&api, "create", "sink", (&source, &made)).accepted(&api, &headers))
+    let made = store(&api, &caller, (&source, &id), wish, None).await?;
+    tracing::info!(source = source.id, sink = id, by = caller.0.name(), "sink made");
+    Ok(Task::of_sink(&api, "create", "sink", (&source, &made)).accepted(&api, &base))
 }
 
-pub(super) async fn list(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    asked: Asked,
-) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
-    listed(&api, &source, asked, api.sinks_of(&source.wish.topic))
+pub(super) async fn list(at: OfSource, asked: Asked) -> Result<Json<Value>, Failure> {
+    let sinks = at.api.sinks_of(&at.source.wish.topic);
+    listed(&at, asked, sinks)
 }
 
-pub(super) async fn list_deleted(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    asked: Asked,
-) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
-    let topic = api.topics.get(&source.wish.topic);
-    let mut sinks = topic.map_or_else(Vec::new, |topic| api.sinks.all_of_topic(topic.id));
+pub(super) async fn list_deleted(at: OfSource, asked: Asked) -> Result<Json<Value>, Failure> {
+    let topic = at.api.topics.get(&at.source.wish.topic);
+    let mut sinks = topic.map_or_else(Vec::new, |topic| at.api.sinks.all_of_topic(topic.id));
     sinks.retain(|sink| !sink.is_live());
-    listed(&api, &source, asked, sinks)
+    listed(&at, asked, sinks)
 }
 
 fn listed(
-    api: &Api,
-    source: &Source,
+    OfSource { api, source, .. }: &OfSource,
     asked: Asked,
     sinks: Vec<Arc<Sink>>,
 ) -> Result<Json<Value>, Failure> {
     let shown = |sink: Arc<Sink>| (sink.id.clone(), show::sink(api, source, &sink));
-    let at = show::place(api, Some(&source.id));
-    page::page(asked, (at, "sinks"), sinks.into_iter().map(shown).collect())
+    let place = show::place(api, Some(&source.id));
+    page::page(asked, (place, "sinks"), sinks.into_iter().map(shown).collect())
 }
 
-pub(super) async fn describe(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-) -> Result<Json<Value>, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
-    Ok(Json(show::sink(&api, &source, &sink)))
+pub(super) async fn describe(OfSink { api, source, sink, .. }: OfSink) -> Json<Value> {
+    Json(show::sink(&api, &source, &sink))
 }
 
-pub(super) async fn update(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
+pub(super) async fn update(at: OfSink, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
     if let Some(kind) = text(&body, "type")? {
         one_of("type", &kind, &["table"])?;
     }
-    let edit = edit(&caller, &body)?;
-    let mut wish = sink.wish.clone();
+    let edit = edit(&at.caller, &body)?;
+    let mut wish = at.sink.wish.clone();
     wish.name = text(&body, "name")?.unwrap_or(wish.name);
     wish.description = text(&body, "description")?.unwrap_or(wish.description);
     page::check_texts(&wish.name, &wish.description)?;
@@ -136,81 +104,48 @@ pub(super) async fn update(
         one_of("table.type", &kind, &TABLES)?;
     }
     if let Some(name) = text(table, "tableId")? {
-        wish.table = table_name(&api, &name)?;
+        wish.table = table_name(&at.api, &name)?;
     }
     if let Some(mapping) = table.get("mapping").filter(|mapping| !mapping.is_null()) {
         wish.mapping = mapping.clone();
     }
-    let known = Some((sink.tag(), edit));
-    let sink = store(&api, &caller, (&source, &sink.id), wish, known).await?;
-    Ok(Task::of_sink(&api, "update", "sink", (&source, &sink)).accepted(&api, &headers))
+    altered(&at, wish, edit, ("update", "sink")).await
 }
 
-pub(super) async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
+pub(super) async fn delete(at: OfSink) -> Result<Response, Failure> {
+    let OfSink { api, caller, base, source, sink } = at;
     let deleted = api.sinks.mark_deleted((sink.topic_id, &sink.id), caller.edit(), false).await;
     let sink = deleted.map_err(|error| Failure::of_sink(&sink.id, &error))?;
-    let (source_id, by) = (&source.id, caller.0.name());
-    tracing::info!(source = source_id, sink = sink.id, by, "sink deleted");
-    Ok(Task::of_sink(&api, "delete", "sink", (&source, &sink)).accepted(&api, &headers))
+    tracing::info!(source = source.id, sink = sink.id, by = caller.0.name(), "sink deleted");
+    Ok(Task::of_sink(&api, "delete", "sink", (&source, &sink)).accepted(&api, &base))
 }
 
-pub(super) async fn undelete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
+pub(super) async fn undelete(at: OfSource, Name(sink): Name) -> Result<Response, Failure> {
+    let OfSource { api, caller, base, source } = at;
     let unknown = || Failure::not_found("sink", &sink, "source");
     let topic = api.topics.get(&source.wish.topic).ok_or_else(unknown)?;
     let undeleted = api.sinks.undelete((topic.id, &sink), caller.edit()).await;
     let sink = undeleted.map_err(|error| Failure::of_sink(&sink, &error))?;
-    Ok(Task::of_sink(&api, "undelete", "sink", (&source, &sink)).accepted(&api, &headers))
+    Ok(Task::of_sink(&api, "undelete", "sink", (&source, &sink)).accepted(&api, &base))
 }
 
-pub(super) async fn settings(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-) -> Result<Json<Value>, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
+pub(super) async fn settings(OfSink { api, source, sink, .. }: OfSink) -> Json<Value> {
     let defaults = settings_of(&source.wish).or(floor(&api, &source));
-    Ok(Json(own(&sink.wish).shown(defaults)))
+    Json(own(&sink.wish).shown(defaults))
 }
 
-pub(super) async fn set(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
+pub(super) async fn set(at: OfSink, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
-    let edit = edit(&caller, &body)?;
-    let mut settings = own(&sink.wish);
+    let edit = edit(&at.caller, &body)?;
+    let mut settings = own(&at.sink.wish);
     settings.set(&body)?;
     let Settings { commit, staging, wait } = settings;
-    let wish = Wish { commit, staging, wait, ..sink.wish.clone() };
-    let known = Some((sink.tag(), edit));
-    let sink = store(&api, &caller, (&source, &sink.id), wish, known).await?;
-    Ok(Task::of_sink(&api, "update", "sinkSettings", (&source, &sink)).accepted(&api, &headers))
+    let wish = Wish { commit, staging, wait, ..at.sink.wish.clone() };
+    altered(&at, wish, edit, ("update", "sinkSettings")).await
 }
 
-pub(super) async fn total(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-) -> Result<Json<Value>, Failure> {
-    let (_, sink) = found(&api, &caller, (&branch, &source, &sink))?;
-    Ok(Json(files::total(&api, &sink)))
+pub(super) async fn total(OfSink { api, sink, .. }: OfSink) -> Json<Value> {
+    Json(files::total(&api, &sink))
 }
 
 #[derive(Deserialize)]
@@ -220,98 +155,62 @@ pub(super) struct Files {
 }
 
 pub(super) async fn files(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-    query: Result<Query<Files>, axum::extract::rejection::QueryRejection>,
+    OfSink { api, sink, .. }: OfSink,
+    query: Result<Query<Files>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
-    let (_, sink) = found(&api, &caller, (&branch, &source, &sink))?;
     let query = query.map_err(|error| Failure::api(400, "badRequest", error.body_text()))?;
     let failed_only = query.failed_files.unwrap_or(false);
     Ok(Json(json!({ "files": files::list(&api, &sink, failed_only).await? })))
 }
 
-pub(super) async fn clear(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-) -> Result<(), Failure> {
-    let (_, sink) = found(&api, &caller, (&branch, &source, &sink))?;
+pub(super) async fn clear(OfSink { api, sink, .. }: OfSink) -> Result<(), Failure> {
     files::clear(&api, &sink).await
 }
 
-pub(super) async fn disable(
-    state: State<Api>,
-    caller: Caller,
-    path: Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    switch(state, caller, path, headers, ("disable", "Disabled.", false)).await
+pub(super) async fn disable(at: OfSink) -> Result<Response, Failure> {
+    switch(&at, ("disable", "Disabled."), false).await
 }
 
-pub(super) async fn enable(
-    state: State<Api>,
-    caller: Caller,
-    path: Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    switch(state, caller, path, headers, ("enable", "Enabled.", true)).await
+pub(super) async fn enable(at: OfSink) -> Result<Response, Failure> {
+    switch(&at, ("enable", "Enabled."), true).await
 }
 
 async fn switch(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
-    headers: HeaderMap,
-    (verb, reason, enabled): (&'static str, &str, bool),
+    at: &OfSink,
+    (verb, reason): (&'static str, &str),
+    enabled: bool,
 ) -> Result<Response, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
-    let wish = Wish { enabled, ..sink.wish.clone() };
-    let edit = Edit { reason: reason.to_owned(), ..caller.edit() };
-    let known = Some((sink.tag(), edit));
-    let sink = store(&api, &caller, (&source, &sink.id), wish, known).await?;
-    Ok(Task::of_sink(&api, verb, "sink", (&source, &sink)).accepted(&api, &headers))
+    let wish = Wish { enabled, ..at.sink.wish.clone() };
+    let edit = Edit { reason: reason.to_owned(), ..at.caller.edit() };
+    altered(at, wish, edit, (verb, "sink")).await
 }
 
 pub(super) async fn versions(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink)): Path<(String, String, String)>,
+    OfSink { api, source, sink, .. }: OfSink,
     asked: Asked,
 ) -> Result<Json<Value>, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
     let (reader, uid) = (api.sinks.clone(), sink.uid);
     let kept = tokio::task::spawn_blocking(move || reader.versions(uid)).await;
     let kept = kept.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
     let kept = kept.map_err(|error| Failure::of_sink(&sink.id, &error))?;
     let versions = kept.iter().map(|one| (format!("{:010}", one.number), show::version(one)));
-    let mut at = show::place(&api, Some(&source.id));
-    at["sinkId"] = sink.id.as_str().into();
-    page::page(asked, (at, "versions"), versions.collect())
+    let mut place = show::place(&api, Some(&source.id));
+    place["sinkId"] = sink.id.as_str().into();
+    page::page(asked, (place, "versions"), versions.collect())
 }
 
 pub(super) async fn version(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink, number)): Path<(String, String, String, String)>,
+    OfSink { api, sink, .. }: OfSink,
+    Name(number): Name,
 ) -> Result<Json<Value>, Failure> {
-    let (_, sink) = found(&api, &caller, (&branch, &source, &sink))?;
     Ok(Json(show::version(&kept(&api, &sink, &number).await?)))
 }
 
 /// Asks for what an earlier version asked for.
-pub(super) async fn rollback(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, sink, number)): Path<(String, String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    let (source, sink) = found(&api, &caller, (&branch, &source, &sink))?;
-    let Version { number, wish, .. } = kept(&api, &sink, &number).await?;
-    let edit = Edit { reason: format!("Rollback to version {number}."), ..caller.edit() };
-    let known = Some((sink.tag(), edit));
-    let sink = store(&api, &caller, (&source, &sink.id), wish, known).await?;
-    Ok(Task::of_sink(&api, "rollback", "sink", (&source, &sink)).accepted(&api, &headers))
+pub(super) async fn rollback(at: OfSink, Name(number): Name) -> Result<Response, Failure> {
+    let Version { number, wish, .. } = kept(&at.api, &at.sink, &number).await?;
+    let edit = Edit { reason: format!("Rollback to version {number}."), ..at.caller.edit() };
+    altered(&at, wish, edit, ("rollback", "sink")).await
 }
 
 async fn kept(api: &Api, sink: &Sink, number: &str) -> Result<Version, Failure> {
@@ -323,17 +222,16 @@ async fn kept(api: &Api, sink: &Sink, number: &str) -> Result<Version, Failure> 
     found.map_err(|error| Failure::of_sink(&sink.id, &error))?.ok_or_else(unknown)
 }
 
-/// The sink of that source, for somebody who may see it.
-fn found(
-    api: &Api,
-    caller: &Caller,
-    (branch, source, sink): (&str, &str, &str),
-) -> Result<(Arc<Source>, Arc<Sink>), Failure> {
-    admit(api, caller, branch)?;
-    let source = existing(api, source)?;
-    let topic = api.topics.get(&source.wish.topic);
-    let found = topic.and_then(|topic| api.sinks.get(topic.id, sink));
-    Ok((source, found.ok_or_else(|| Failure::not_found("sink", sink, "source"))?))
+/// Replaces the sink by what is wished, and answers with the task of that.
+async fn altered(
+    OfSink { api, caller, base, source, sink }: &OfSink,
+    wish: Wish,
+    edit: Edit,
+    (verb, noun): (&'static str, &'static str),
+) -> Result<Response, Failure> {
+    let known = Some((sink.tag(), edit));
+    let sink = store(api, caller, (source, &sink.id), wish, known).await?;
+    Ok(Task::of_sink(api, verb, noun, (source, &sink)).accepted(api, base))
 }
 
 fn own(wish: &Wish) -> Settings {

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, Query};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::{Extension, Json};
@@ -13,9 +14,10 @@ use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
 use super::page::{self, Asked, members, one_of, required, text};
+use super::path::{InBranch, Name, OfSource};
 use super::settings::Settings;
 use super::task::Task;
-use super::{admit, base_url, files, id, show};
+use super::{files, id, show};
 use crate::http::Api;
 use crate::http::admin;
 use crate::http::admin::sinks::Sample;
@@ -27,13 +29,9 @@ use crate::topic::{NewTopic, Topic};
 use crate::types::Expected;
 
 pub(super) async fn create(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(branch): Path<String>,
-    headers: HeaderMap,
+    InBranch { api, caller, base, .. }: InBranch,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
     let body = members(&body)?;
     check_type(&required(&body, "type")?)?;
     let name = required(&body, "name")?;
@@ -50,52 +48,33 @@ pub(super) async fn create(
     let put = api.sources.put(&id, wish, caller.edit(), Expected::None, false).await;
     let (source, _) = put.map_err(|error| Failure::of_source(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source made");
-    Ok(Task::of_source(&api, "create", "source", &source).accepted(&api, &headers))
+    Ok(Task::of_source(&api, "create", "source", &source).accepted(&api, &base))
 }
 
-pub(super) async fn list(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(branch): Path<String>,
-    asked: Asked,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    listed(&api, &headers, asked, api.sources.list())
+pub(super) async fn list(at: InBranch, asked: Asked) -> Result<Json<Value>, Failure> {
+    let sources = at.api.sources.list();
+    listed(&at, asked, sources)
 }
 
-pub(super) async fn list_deleted(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(branch): Path<String>,
-    asked: Asked,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    listed(&api, &headers, asked, api.sources.deleted())
+pub(super) async fn list_deleted(at: InBranch, asked: Asked) -> Result<Json<Value>, Failure> {
+    let sources = at.api.sources.deleted();
+    listed(&at, asked, sources)
 }
 
 fn listed(
-    api: &Api,
-    headers: &HeaderMap,
+    InBranch { api, base, .. }: &InBranch,
     asked: Asked,
     sources: Vec<Arc<Source>>,
 ) -> Result<Json<Value>, Failure> {
-    let base = base_url(api, headers);
-    let shown = |one: Arc<Source>| (one.id.clone(), show::source(api, &base, &one));
+    let shown = |one: Arc<Source>| (one.id.clone(), show::source(api, base, &one));
     page::page(asked, (show::place(api, None), "sources"), sources.into_iter().map(shown).collect())
 }
 
 /// All sources with their sinks and how far those are: what a page that shows them needs.
 pub(super) async fn aggregate(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(branch): Path<String>,
+    InBranch { api, base, .. }: InBranch,
     asked: Asked,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let base = base_url(&api, &headers);
     let shown = |source: Arc<Source>| {
         let mut shown = show::source(&api, &base, &source);
         let sinks = api.sinks_of(&source.wish.topic).into_iter().map(|sink| {
@@ -110,38 +89,21 @@ pub(super) async fn aggregate(
     page::page(asked, (show::place(&api, None), "sources"), sources)
 }
 
-pub(super) async fn describe(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
-    Ok(Json(show::source(&api, &base_url(&api, &headers), &source)))
+pub(super) async fn describe(OfSource { api, base, source, .. }: OfSource) -> Json<Value> {
+    Json(show::source(&api, &base, &source))
 }
 
-pub(super) async fn update(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
+pub(super) async fn update(at: OfSource, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
     if let Some(kind) = text(&body, "type")? {
         check_type(&kind)?;
     }
-    let (name, description) = (text(&body, "name")?, text(&body, "description")?);
-    let edit = edit(&caller, &body)?;
-    let change = |wish: &mut Wish| {
-        wish.name = name.unwrap_or_else(|| wish.name.clone());
-        wish.description = description.unwrap_or_else(|| wish.description.clone());
-        page::check_texts(&wish.name, &wish.description)
-    };
-    let source = altered(&api, &source, edit, change).await?;
-    Ok(Task::of_source(&api, "update", "source", &source).accepted(&api, &headers))
+    let edit = edit(&at.caller, &body)?;
+    let mut wish = at.source.wish.clone();
+    wish.name = text(&body, "name")?.unwrap_or(wish.name);
+    wish.description = text(&body, "description")?.unwrap_or(wish.description);
+    page::check_texts(&wish.name, &wish.description)?;
+    altered(&at, wish, edit, ("update", "source")).await
 }
 
 /// `cascade` is taken and changes nothing: the sinks of a deleted source are deleted with it, its
@@ -153,15 +115,10 @@ pub(super) struct Delete {
 }
 
 pub(super) async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    query: Result<Query<Delete>, axum::extract::rejection::QueryRejection>,
-    headers: HeaderMap,
+    OfSource { api, caller, base, source }: OfSource,
+    query: Result<Query<Delete>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
     query.map_err(|error| Failure::api(400, "badRequest", error.body_text()))?;
-    let source = existing(&api, &source)?;
     // The sinks first: where that is cut short, the source is there to be deleted again.
     for sink in sinks_of_it_alone(&api, &source) {
         let deleted = api.sinks.mark_deleted((sink.topic_id, &sink.id), caller.edit(), true).await;
@@ -170,16 +127,13 @@ pub(super) async fn delete(
     let deleted = api.sources.mark_deleted(&source.id, caller.edit()).await;
     let source = deleted.map_err(|error| Failure::of_source(&error))?;
     tracing::info!(source = source.id, by = caller.0.name(), "source deleted");
-    Ok(Task::of_source(&api, "delete", "source", &source).accepted(&api, &headers))
+    Ok(Task::of_source(&api, "delete", "source", &source).accepted(&api, &base))
 }
 
 pub(super) async fn undelete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
+    InBranch { api, caller, base, .. }: InBranch,
+    Name(source): Name,
 ) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
     let undeleted = api.sources.undelete(&source, caller.edit()).await;
     let source = undeleted.map_err(|error| Failure::of_source(&error))?;
     let topic = topic(&api, &caller, &source.wish.topic).await?;
@@ -188,51 +142,30 @@ pub(super) async fn undelete(
         let back = api.sinks.undelete((topic.id, &sink.id), caller.edit()).await;
         back.map_err(|error| Failure::of_sink(&sink.id, &error))?;
     }
-    Ok(Task::of_source(&api, "undelete", "source", &source).accepted(&api, &headers))
+    Ok(Task::of_source(&api, "undelete", "source", &source).accepted(&api, &base))
 }
 
-pub(super) async fn settings(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
-    Ok(Json(settings_of(&source.wish).shown(floor(&api, &source))))
+pub(super) async fn settings(OfSource { api, source, .. }: OfSource) -> Json<Value> {
+    Json(settings_of(&source.wish).shown(floor(&api, &source)))
 }
 
-pub(super) async fn set(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
+pub(super) async fn set(at: OfSource, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
-    let edit = edit(&caller, &body)?;
-    let change = |wish: &mut Wish| {
-        let mut settings = settings_of(wish);
-        settings.set(&body)?;
-        let Settings { commit, staging, wait } = settings;
-        *wish = Wish { commit, staging, wait, ..wish.clone() };
-        Ok(())
-    };
-    let source = altered(&api, &source, edit, change).await?;
-    Ok(Task::of_source(&api, "update", "sourceSettings", &source).accepted(&api, &headers))
+    let edit = edit(&at.caller, &body)?;
+    let mut settings = settings_of(&at.source.wish);
+    settings.set(&body)?;
+    let Settings { commit, staging, wait } = settings;
+    let wish = Wish { commit, staging, wait, ..at.source.wish.clone() };
+    altered(&at, wish, edit, ("update", "sourceSettings")).await
 }
 
 /// Maps the request to the rows that the source's sinks would have of it. Nothing is stored.
 pub(super) async fn test(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
+    OfSource { api, source, .. }: OfSource,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
     let sample = Arc::new(Sample::new(&api, peer, headers, body));
     let mut tables = Vec::new();
@@ -265,76 +198,45 @@ fn as_text(column: &Value) -> Value {
 }
 
 /// Lets the statistics of all sinks of the source begin anew.
-pub(super) async fn clear(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-) -> Result<(), Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
+pub(super) async fn clear(OfSource { api, source, .. }: OfSource) -> Result<(), Failure> {
     for sink in api.sinks_of(&source.wish.topic) {
         files::clear(&api, &sink).await?;
     }
     Ok(())
 }
 
-pub(super) async fn disable(
-    state: State<Api>,
-    caller: Caller,
-    path: Path<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    switch(state, caller, path, headers, ("disable", "Disabled.", false)).await
+pub(super) async fn disable(at: OfSource) -> Result<Response, Failure> {
+    switch(&at, ("disable", "Disabled."), false).await
 }
 
-pub(super) async fn enable(
-    state: State<Api>,
-    caller: Caller,
-    path: Path<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    switch(state, caller, path, headers, ("enable", "Enabled.", true)).await
+pub(super) async fn enable(at: OfSource) -> Result<Response, Failure> {
+    switch(&at, ("enable", "Enabled."), true).await
 }
 
 async fn switch(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
-    (verb, reason, enabled): (&'static str, &str, bool),
+    at: &OfSource,
+    (verb, reason): (&'static str, &str),
+    enabled: bool,
 ) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
-    let edit = Edit { reason: reason.to_owned(), ..caller.edit() };
-    let change = |wish: &mut Wish| {
-        wish.enabled = enabled;
-        Ok(())
-    };
-    let source = altered(&api, &source, edit, change).await?;
-    Ok(Task::of_source(&api, verb, "source", &source).accepted(&api, &headers))
+    let edit = Edit { reason: reason.to_owned(), ..at.caller.edit() };
+    let wish = Wish { enabled, ..at.source.wish.clone() };
+    altered(at, wish, edit, (verb, "source")).await
 }
 
 /// The one before opens nothing from then on.
 pub(super) async fn rotate(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
-    headers: HeaderMap,
+    OfSource { api, caller, base, source }: OfSource,
 ) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let rotated = api.sources.rotate(&source, caller.edit(), Expected::Any).await;
+    let rotated = api.sources.rotate(&source.id, caller.edit(), Expected::Any).await;
     let source = rotated.map_err(|error| Failure::of_source(&error))?;
     tracing::info!(source = source.id, by = caller.0.name(), "source has another secret");
-    Ok(Json(show::source(&api, &base_url(&api, &headers), &source)))
+    Ok(Json(show::source(&api, &base, &source)))
 }
 
 pub(super) async fn versions(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source)): Path<(String, String)>,
+    OfSource { api, source, .. }: OfSource,
     asked: Asked,
 ) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
     let (reader, id) = (api.sources.clone(), source.id.clone());
     let found = tokio::task::spawn_blocking(move || reader.versions(&id)).await;
     let found = found.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
@@ -344,32 +246,17 @@ pub(super) async fn versions(
 }
 
 pub(super) async fn version(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, number)): Path<(String, String, String)>,
+    OfSource { api, source, .. }: OfSource,
+    Name(number): Name,
 ) -> Result<Json<Value>, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
     Ok(Json(show::version(&kept(&api, &source, &number).await?)))
 }
 
 /// Asks for what an earlier version asked for. The secret stays.
-pub(super) async fn rollback(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((branch, source, number)): Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
-    admit(&api, &caller, &branch)?;
-    let source = existing(&api, &source)?;
-    let Version { number, wish: earlier, .. } = kept(&api, &source, &number).await?;
-    let edit = Edit { reason: format!("Rollback to version {number}."), ..caller.edit() };
-    let change = |wish: &mut Wish| {
-        *wish = earlier;
-        Ok(())
-    };
-    let source = altered(&api, &source.id, edit, change).await?;
-    Ok(Task::of_source(&api, "rollback", "source", &source).accepted(&api, &headers))
+pub(super) async fn rollback(at: OfSource, Name(number): Name) -> Result<Response, Failure> {
+    let Version { number, wish, .. } = kept(&at.api, &at.source, &number).await?;
+    let edit = Edit { reason: format!("Rollback to version {number}."), ..at.caller.edit() };
+    altered(&at, wish, edit, ("rollback", "source")).await
 }
 
 async fn kept(api: &Api, source: &Source, number: &str) -> Result<Version, Failure> {
@@ -379,11 +266,6 @@ async fn kept(api: &Api, source: &Source, number: &str) -> Result<Version, Failu
     let found = tokio::task::spawn_blocking(move || reader.version(&id, parsed)).await;
     let found = found.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
     found.map_err(|error| Failure::of_source(&error))?.ok_or_else(unknown)
-}
-
-/// The source of that id.
-pub(super) fn existing(api: &Api, id: &str) -> Result<Arc<Source>, Failure> {
-    api.sources.get(id).ok_or_else(|| Failure::not_found("source", id, "branch"))
 }
 
 /// Its sinks, unless another source feeds them too.
@@ -429,18 +311,17 @@ pub(super) async fn topic(api: &Api, caller: &Caller, name: &str) -> Result<Arc<
     made.map_err(|error| Failure::of_problem(&admin::topics::problem(&error)))
 }
 
+/// Replaces the source by what is wished, and answers with the task of that.
 async fn altered(
-    api: &Api,
-    id: &str,
+    OfSource { api, base, source, .. }: &OfSource,
+    wish: Wish,
     edit: Edit,
-    change: impl FnOnce(&mut Wish) -> Result<(), Failure>,
-) -> Result<Arc<Source>, Failure> {
-    let source = existing(api, id)?;
-    let mut wish = source.wish.clone();
-    change(&mut wish)?;
+    (verb, noun): (&'static str, &'static str),
+) -> Result<Response, Failure> {
     let expected = Expected::Tags(vec![source.tag()]);
-    let put = api.sources.put(id, wish, edit, expected, false).await;
-    Ok(put.map_err(|error| Failure::of_source(&error))?.0)
+    let put = api.sources.put(&source.id, wish, edit, expected, false).await;
+    let (source, _) = put.map_err(|error| Failure::of_source(&error))?;
+    Ok(Task::of_source(api, verb, noun, &source).accepted(api, base))
 }
 
 fn check_type(kind: &str) -> Result<(), Failure> {

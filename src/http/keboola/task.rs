@@ -78,8 +78,8 @@ impl Task {
     }
 
     /// The answer to the change: clients ask for the task until it is no longer under way.
-    pub(super) fn accepted(&self, api: &Api, headers: &HeaderMap) -> Response {
-        (StatusCode::ACCEPTED, Json(self.shown(api, headers, false))).into_response()
+    pub(super) fn accepted(&self, api: &Api, base: &str) -> Response {
+        (StatusCode::ACCEPTED, Json(self.shown(api, base, false))).into_response()
     }
 
     fn id(&self) -> String {
@@ -122,8 +122,8 @@ impl Task {
         at_ms == Some(self.at_ms) && self.branch == api.options.keboola_branch
     }
 
-    fn shown(&self, api: &Api, headers: &HeaderMap, is_finished: bool) -> Value {
-        let (base, id) = (base_url(api, headers), self.id());
+    fn shown(&self, api: &Api, base: &str, is_finished: bool) -> Value {
+        let id = self.id();
         let mut task = json!({
             "taskId": id,
             "type": format!("api.{}.{}", self.verb, self.noun),
@@ -139,7 +139,7 @@ impl Task {
             task["duration"] = 0.into();
             task["result"] = format!("{noun} been {verb} successfully.").into();
             let mut outputs = json!({
-                "url": url_of(&base, self.branch, &self.source, self.sink.as_deref()),
+                "url": url_of(base, self.branch, &self.source, self.sink.as_deref()),
                 "projectId": api.options.keboola_project,
                 "branchId": self.branch,
                 "sourceId": self.source,
@@ -168,7 +168,7 @@ pub(super) async fn describe(
     if !looked.unwrap_or(false) {
         return Err(unknown());
     }
-    Ok(Json(task.shown(&api, &headers, true)))
+    Ok(Json(task.shown(&api, &base_url(&api, &headers), true)))
 }
 
 /// The same, as Keboola's documentation has it.
