@@ -149,12 +149,63 @@ async fn an_event_with_a_known_id_is_stored_once() {
     let all = futures::future::join_all((0..16).map(|_| send(&floe, &[100, 101]))).await;
     assert_eq!(all.iter().map(|(accepted, _)| accepted).sum::<i64>(), 2);
     let (status, _, problem) = parts(post(&floe, "t", "").json(&json!({"n": 1}))).await;
-    assert_eq!((status.as_u16(), &problem["errors"][0]["code"]), (400, &json!("bad_id")));
+    assert_eq!((status.as_u16(), &problem["errors"][0]["code"]), (422, &json!("bad_id")));
     // Named by the request, on a topic that has no option; a number is no string.
     let named =
         async |body: Value| parts(post(&floe, "u", "?dedup_field=$.m.id").json(&body)).await.2;
     assert_eq!(named(json!([{"m": {"id": 7}}, {"m": {"id": "7"}}])).await["accepted"], json!(2));
     assert_eq!(named(json!({"m": {"id": "7"}})).await["duplicates"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_route_an_event_comes_by_its_id_counts() {
+    let floe = Floe::start(&[]).await;
+    make(&floe, "t", json!({"topic.dedup.field": "$.id"})).await;
+    make(&floe, "hec", json!({"topic.dedup.field": "$.event.id"})).await;
+    let client = Client::new();
+    let source = client.put(floe.url("/api/v1/sources/s")).json(&json!({"topic": "t"}));
+    let (status, _, source) = parts(source).await;
+    assert_eq!(status, 201, "{source}");
+    let (source, json) = (source["path"].as_str().unwrap(), "application/json");
+    let twice = r#"{"records": [{"value": {"id": 1}}, {"value": {"id": 1}}]}"#;
+    for (topic, path, kind, body) in [
+        ("t", source, "text/plain", r#"{"id":1}"#),
+        ("t", "/topics/t", "application/vnd.kafka.json.v2+json", twice),
+        ("t", "/v0/events?name=t", json, r#"{"id":1}"#),
+        ("t", "/api/v1/topics/t/events", json, r#"{"id":1}"#),
+        ("hec", "/services/collector?index=hec", json, r#"{"event":{"id":1}}{"event":{"id":1}}"#),
+    ] {
+        for _ in 0..2 {
+            let request = client.post(floe.url(path)).header("content-type", kind);
+            let (status, _, answer) = parts(request.body(body)).await;
+            assert!(status.is_success(), "{path}: {status} {answer}");
+        }
+        assert_eq!(records(&floe, topic).await, 1, "{path}");
+    }
+    let (status, _, problem) = parts(client.post(floe.url(source)).body("no JSON")).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["code"]), (422, &json!("bad_id")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_counts_by_body_does_so_on_every_route() {
+    let floe = Floe::start(&[]).await;
+    make(&floe, "t", json!({"topic.idempotency": "body"})).await;
+    let client = Client::new();
+    let log = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "a"}}]}]}]});
+    let routes = [
+        ("/topics/t", "application/vnd.kafka.json.v2+json", json!({"records": [{"value": 1}]})),
+        ("/services/collector/event?index=t", "application/json", json!({"event": 1})),
+        ("/otlp/t/v1/logs", "application/json", log),
+        ("/api/v1/topics/t/events", "application/json", json!({"i": 1})),
+    ];
+    for (at, (path, kind, body)) in (1..).zip(routes) {
+        for _ in 0..3 {
+            let request = client.post(floe.url(path)).header("content-type", kind);
+            let (status, _, answer) = parts(request.body(body.to_string())).await;
+            assert!(status.is_success(), "{path}: {status} {answer}");
+        }
+        assert_eq!(records(&floe, "t").await, at, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,4 +284,39 @@ async fn who_repeats_what_cannot_succeed_waits() {
     assert!(send("u", "[1,").await.1 < Duration::from_millis(400));
     let (status, took) = send("t", "[1]").await;
     assert!(status == 200 && took < Duration::from_millis(400), "{status} {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_may_make_a_record_of_each_event_of_a_request() {
+    let floe = Floe::start(&[]).await;
+    let client = Client::new();
+    make(&floe, "s", json!({"table.mode": "off"})).await;
+    let source = client.put(floe.url("/api/v1/sources/s")).json(&json!({"split": "auto"}));
+    let (status, _, source) = parts(source).await;
+    assert_eq!((status.as_u16(), &source["split"]), (201, &json!("auto")), "{source}");
+    let columns =
+        json!([{"type": "path", "name": "a", "path": "a"}, {"type": "uuid", "name": "id"}]);
+    let sink = json!({"table": {"name": "rows"}, "mapping": {"columns": columns}});
+    let made = client.put(floe.url("/api/v1/topics/s/sinks/rows")).json(&sink);
+    let (status, _, made) = parts(made).await;
+    assert!(status.is_success(), "{made}");
+    let path = source["path"].as_str().unwrap();
+    let keboola = path.replace("/sources/", "/stream/1/");
+    let (json, lines) = ("application/json", "application/x-ndjson");
+    for (path, kind, body, wanted) in [
+        (path, json, r#"[{"a": 1}, {"a": 2}]"#, 200),
+        (path, lines, "{\"a\": 3}\n{\"a\": 4}\n", 200),
+        (&*keboola, json, r#"[{"a": 5}, {"a": 6}]"#, 200),
+        (path, json, "[]", 200),
+        (path, json, r#"[{"a": 7}, {"#, 400),
+        // One event that a sink has no row of refuses all.
+        (&*keboola, json, r#"[{"a": 8}, {"b": 9}]"#, 422),
+    ] {
+        let request = client.post(floe.url(path)).header("content-type", kind);
+        let (status, _, answer) = parts(request.body(body)).await;
+        assert_eq!(status.as_u16(), wanted, "{path} {body}: {answer}");
+    }
+    assert_eq!(records(&floe, "s").await, 6);
+    let (_, _, flushed) = parts(client.post(floe.url("/api/v1/tables/streams.rows/flush"))).await;
+    assert_eq!((&flushed["rows"], &flushed["dlq_rows"]), (&json!(6), &json!(0)), "{flushed}");
 }

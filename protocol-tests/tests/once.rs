@@ -81,7 +81,7 @@ async fn a_refused_request_leaves_its_key_free() {
         let url = floe.url(&format!("/api/v1/topics/{path}"));
         Client::new().post(url).header(key[0].0, key[0].1).json(body).send().await.unwrap()
     };
-    assert_eq!(post(&bad).await.status(), 400);
+    assert_eq!(post(&bad).await.status(), 422);
     assert_eq!(post(&json!([{"k": 1}])).await.status(), 200);
     assert_eq!(stored(&floe, "t").await, 1);
 }

@@ -252,7 +252,7 @@ async fn compacted_topics_keep_everything_need_keys_and_have_no_table_unless_ask
     let refused = producer.send(keyless, WAIT_MAX).await.unwrap_err().0;
     assert_eq!(refused, KafkaError::MessageProduction(RDKafkaErrorCode::InvalidRecord));
     let (status, problem) = post(&floe, "/api/v1/topics/changes/events", &json!({"a": 1})).await;
-    assert_eq!((status, &problem["errors"][0]["code"]), (400, &json!("bad_key")), "{problem}");
+    assert_eq!((status, &problem["errors"][0]["code"]), (422, &json!("bad_key")), "{problem}");
 
     for topic in ["changes", "both", "asked"] {
         for value in ["{\"v\":1}", "{\"v\":2}"] {

@@ -241,7 +241,7 @@ async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
 }
 
 /// A problem in the form that the route's clients read.
-fn shaped(path: &str, headers: &HeaderMap, problem: Problem) -> Response {
+pub(super) fn shaped(path: &str, headers: &HeaderMap, problem: Problem) -> Response {
     if path.starts_with("/iceberg/") {
         return iceberg::refusal(&problem);
     }

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod auth;
+mod buffered;
 mod confluent;
 pub(crate) mod credentials;
 mod distinguished_name;
@@ -226,6 +227,23 @@ fn sinks_of_topics() -> Router<Api> {
 
 fn managed() -> Router<Api> {
     Router::new()
+        .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
+        .route(
+            "/api/v1/topics/{topic}",
+            get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
+        )
+        .merge(sinks_of_topics())
+        .merge(streams::managed())
+        .route("/api/v1/sources", get(admin::sources::list))
+        .route(
+            "/api/v1/sources/{source}",
+            get(admin::sources::describe).put(admin::sources::put).delete(admin::sources::delete),
+        )
+        .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
+        .route("/api/v1/sources/{source}/test", post(admin::sources::test))
+        .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
+        .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
+        .route("/api/v1/webhooks/{webhook}/rotate", post(admin::webhooks::rotate))
         .route("/api/v1/tables", get(admin::tables::list))
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
@@ -234,20 +252,13 @@ fn managed() -> Router<Api> {
         .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
 }
 
-/// Senders that can set no header, and how they are let in.
+/// Senders that can set no header.
 fn pushed() -> Router<Api> {
     Router::new()
-        .route("/api/v1/sources", get(admin::sources::list))
         .route(
-            "/api/v1/sources/{source}",
-            get(admin::sources::describe).put(admin::sources::put).delete(admin::sources::delete),
+            "/sources/{source}/{secret}",
+            post(sources::receive).put(sources::receive).patch(sources::receive),
         )
-        .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
-        .route("/api/v1/sources/{source}/test", post(admin::sources::test))
-        .route("/sources/{source}/{secret}", post(sources::receive))
-        .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
-        .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
-        .route("/api/v1/webhooks/{webhook}/rotate", post(admin::webhooks::rotate))
         .route("/webhooks/{webhook}", post(webhooks::receive))
         .route(
             "/webhooks/{webhook}/{secret}",
@@ -257,31 +268,24 @@ fn pushed() -> Router<Api> {
         )
 }
 
+fn tokens() -> Router<Api> {
+    Router::new()
+        .route("/oauth/token", post(oauth::token))
+        .route("/iceberg/v1/oauth/tokens", post(oauth::token))
+}
+
 /// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
 pub fn router(api: Api, iceberg: Router) -> Router {
     let events = post(ingest::events).put(ingest::events).patch(ingest::events);
+    let managed = managed().merge(keboola::managed());
     let native = Router::new()
-        .route("/api/v1/topics", get(admin::topics::list).post(admin::topics::create))
-        .route(
-            "/api/v1/topics/{topic}",
-            get(admin::topics::describe).patch(admin::topics::alter).delete(admin::topics::delete),
-        )
         .route("/api/v1/topics/{topic}/events", events)
-        .merge(sinks_of_topics())
         .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
         .route("/api/v1/acks/{token}", get(ingest::ack))
-        .merge(managed())
-        .route("/api/v1/streams", get(streams::manage::list).post(streams::manage::create))
-        .route(
-            "/api/v1/streams/{stream}",
-            get(streams::manage::describe).delete(streams::manage::delete),
-        )
-        .route("/api/v1/streams/{stream}/terminate", post(streams::manage::terminate))
-        .route("/api/v1/streams/{stream}/start", post(streams::manage::start))
+        .merge(buffered::up_to(buffered::MANAGED_BYTES_MAX, managed, &api))
+        .merge(buffered::up_to(buffered::FORM_BYTES_MAX, tokens(), &api))
         .merge(streams::routes())
         .merge(pushed())
-        .route("/oauth/token", post(oauth::token))
-        .route("/iceberg/v1/oauth/tokens", post(oauth::token))
         .route("/v0/events", post(ingest::tinybird::events))
         .merge(confluent::routes())
         .merge(otlp::routes())
@@ -298,8 +302,11 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         })
         .fallback(nothing_here)
         .with_state(api.clone());
+    let (of_catalog, limit) = (api.clone(), iceberg::BODY_BYTES_MAX);
+    let of_catalog = middleware::from_fn_with_state((of_catalog, limit), buffered::layer);
     Router::new()
         .nest("/iceberg", iceberg)
+        .layer(of_catalog)
         .merge(native)
         .layer(middleware::from_fn_with_state(front::Front::new(api), front::layer))
 }

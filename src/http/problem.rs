@@ -11,7 +11,6 @@ use crate::http::request_id;
 pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("bad_request", 400, "The request is not understood", false),
     ("invalid_json", 400, "An event is not valid JSON", false),
-    ("invalid_events", 400, "Some events are refused; nothing was stored", false),
     ("invalid_topic", 400, "The topic name or its options are refused", false),
     ("missing_idempotency_key", 400, "The topic takes no request without a key", false),
     ("invalid_idempotency_key", 400, "The key or token of the request is malformed", false),
@@ -57,6 +56,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("too_large", 413, "The body or an event is too large", false),
     ("payload_too_large", 413, "The body or an event is too large", false),
     ("unsupported_media_type", 415, "The content type or coding is not supported", false),
+    ("invalid_events", 422, "Some events are refused; nothing was stored", false),
     ("unmappable_event", 422, "The mapping of the sink cannot fill a column", false),
     ("idempotency_key_reused", 422, "The key was used for another request", false),
     (

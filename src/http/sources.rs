@@ -1,5 +1,5 @@
-//! `POST /sources/{source}/{secret}`: a whole request is one record of the source's topic. The secret
-//! in the path stands for a token.
+//! `POST /sources/{source}/{secret}`: a whole request is one record of the source's topic, unless the
+//! source wants it split. The secret in the path stands for a token.
 //!
 //! Owns: the order of checks, what of a request is stored. Does not own: sources and secrets
 //! (`source`), what sinks make of the record (`sink`).
@@ -14,19 +14,20 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::http::Api;
 use crate::http::credentials;
 use crate::http::ingest::body::{self, Decoded, Share};
-use crate::http::ingest::engine::off_worker;
+use crate::http::ingest::engine::{off_worker, refusal};
 use crate::http::ingest::event::{Ack, Header, Once, OwnedEvent, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
+use crate::http::ingest::split::{self, Form};
 use crate::http::problem::Problem;
 use crate::http::request_id;
-use crate::source::Source;
+use crate::source::{Source, Split};
 use crate::tier::rows::HEADER_IP;
-use crate::topic::options::Idempotency;
 
 /// What lies below needs a secret instead of a token.
 pub(super) const PREFIX: &str = "/sources/";
@@ -70,9 +71,12 @@ pub(super) async fn receive(
 /// A request to a source that may take it, as it will be stored.
 pub(super) struct Arrived {
     pub(super) source: Arc<Source>,
-    pub(super) body: Bytes,
+    /// Of each record.
+    pub(super) bodies: Vec<Bytes>,
+    /// Of all records.
     pub(super) headers: Vec<Header>,
     share: Share,
+    until: Instant,
     once: Once,
 }
 
@@ -91,26 +95,69 @@ pub(super) async fn read(
         Ok(checked) => checked,
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
-    let Decoded { bytes, share } =
+    let Decoded { bytes, share, until } =
         body::read(&parts.headers, body, limit, api.engine.memory()).await?;
     let principal = format!("source:{}", source.id);
-    let fingerprinted = bytes.clone();
-    let once = off_worker(bytes.len(), move || {
-        Ok(identity.once(&principal, || keys::hash(&[&fingerprinted])))
+    let form = form(source.wish.split, &parts.headers, &bytes);
+    let events_max = api.options.events_max;
+    let taken_apart = off_worker(bytes.len(), move || {
+        let once = identity.once(&principal, || keys::hash(&[&bytes]));
+        let bodies = match form {
+            None => Ok(vec![bytes]),
+            Some(form) => pieces(&bytes, form, events_max),
+        };
+        Ok(bodies.map(|bodies| (bodies, once)))
     });
-    let (once, headers) = (once.await?, headers(parts));
-    Ok(Arrived { source, body: bytes, headers, share, once })
+    let (bodies, once) = taken_apart.await??;
+    let mut headers = headers(parts);
+    if form.is_some() {
+        // What is left is JSON, whatever it came in.
+        headers.retain(|(name, _)| *name != header::CONTENT_TYPE.as_str());
+        let json = Bytes::from_static(b"application/json");
+        headers.push((Bytes::from_static(b"content-type"), Some(json)));
+    }
+    Ok(Arrived { source, bodies, headers, share, until, once })
 }
 
-/// Makes a request a record of its source's topic.
+/// How a body is told apart; none if it is one record.
+fn form(split: Split, headers: &HeaderMap, body: &[u8]) -> Option<Form> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_lines = || kind.is_some_and(split::is_lines);
+    let is_array = || body.trim_ascii_start().first() == Some(&b'[');
+    match split {
+        Split::Ndjson => Some(Form::Lines),
+        Split::Auto if is_lines() => Some(Form::Lines),
+        Split::Array | Split::Auto if is_array() => Some(Form::Json),
+        _ => None,
+    }
+}
+
+/// The records of a body; all or nothing.
+fn pieces(body: &Bytes, form: Form, events_max: usize) -> Result<Vec<Bytes>, Problem> {
+    let found = split::split(body, form, events_max);
+    if !found.errors.is_empty() {
+        return Err(refusal(found.errors));
+    }
+    Ok(found.events.into_iter().map(|(_, range)| body.slice(range)).collect())
+}
+
+/// Makes a request records of its source's topic; nothing of an empty array.
 ///
 /// # Errors
 /// As the engine's `append`.
 pub(super) async fn append(api: &Api, arrived: Arrived, ack: Ack) -> Result<Stored, Problem> {
-    let Arrived { source, body, headers, share, once } = arrived;
-    let event = OwnedEvent { value: Some(body), headers, ..OwnedEvent::default() };
-    let terms = Terms { once, ack, ..Terms::new() };
-    api.engine.append(&source.wish.topic, vec![event], share, terms).await
+    let Arrived { source, bodies, headers, share, until, once } = arrived;
+    if bodies.is_empty() {
+        return Ok(Stored::nothing(&source.wish.topic));
+    }
+    let event = |body| {
+        let headers = headers.clone();
+        OwnedEvent { value: Some(body), headers, ..OwnedEvent::default() }
+    };
+    let events: Vec<OwnedEvent> = bodies.into_iter().map(event).collect();
+    let (topic, terms) = (&source.wish.topic, Terms { once, ack, ..Terms::new(until) });
+    let stored = api.engine.append(topic, events, share, terms).await;
+    stored.map_err(|problem| api.engine.told(topic, problem))
 }
 
 /// What can be said before the body is read.
@@ -131,8 +178,8 @@ fn head(
     }
     let identity = Identity::of(headers)?;
     let known = api.engine.topic(&source.wish.topic)?;
-    let idempotency = api.engine.idempotency(&source.wish.topic, known.as_deref());
-    Ok((source, identity.or_body(idempotency == Idempotency::Body)))
+    let by_body = api.engine.counts_by_body(&source.wish.topic, known.as_deref());
+    Ok((source, identity.or_body(by_body)))
 }
 
 /// The headers of the request as record headers, without credentials, and who sent it.
@@ -152,4 +199,37 @@ fn headers(parts: &Parts) -> Vec<Header> {
         (Bytes::from_static(HEADER_IP), Some(Bytes::from(ip)))
     });
     kept.chain(ip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_told_apart_as_its_source_wants_it() {
+        let of = |split: Split, kind: &str, body: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+            let body = Bytes::from_static(body.as_bytes());
+            match form(split, &headers, &body) {
+                None => Ok(vec![body]),
+                Some(form) => pieces(&body, form, 3).map_err(|problem| problem.code()),
+            }
+        };
+        let (json, lines) = ("application/json", "application/x-ndjson; charset=utf-8");
+        let array = " [{\"a\": 1}, 2]";
+        let whole = |text: &'static str| Ok(vec![Bytes::from_static(text.as_bytes())]);
+        let two = Ok(vec![Bytes::from_static(b"{\"a\": 1}"), Bytes::from_static(b"2")]);
+        for split in [Split::Array, Split::Auto] {
+            assert_eq!(of(split, json, array), two, "{split:?}");
+            assert_eq!(of(split, json, "{\"a\": [1]}"), whole("{\"a\": [1]}"), "{split:?}");
+            assert_eq!(of(split, json, "[]"), Ok(vec![]), "{split:?}");
+            assert_eq!(of(split, json, "[1,"), Err("invalid_json"), "{split:?}");
+            assert_eq!(of(split, json, "[1,2,3,4]"), Err("too_large"), "{split:?}");
+        }
+        assert_eq!(of(Split::Auto, lines, "{\"a\": 1}\n2\n"), two);
+        assert_eq!(of(Split::Ndjson, json, "{\"a\": 1}\n\n2"), two);
+        assert_eq!(of(Split::Array, lines, "1\n2"), whole("1\n2"));
+        assert_eq!(of(Split::None, json, array), whole(array));
+    }
 }

@@ -60,6 +60,30 @@ pub struct Wish {
     /// False if an answer does not wait for the disk; none is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
+    /// What of a request is one record.
+    #[serde(default, skip_serializing_if = "Split::is_none")]
+    pub split: Split,
+}
+
+/// How a request becomes records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// It is one record, whatever it is.
+    #[default]
+    None,
+    /// Each element of a JSON array; another body is one record.
+    Array,
+    /// Each line, which is JSON.
+    Ndjson,
+    /// [`Self::Ndjson`] where the content type says so, else [`Self::Array`].
+    Auto,
+}
+
+impl Split {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 fn enabled() -> bool {

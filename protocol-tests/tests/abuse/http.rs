@@ -128,11 +128,26 @@ async fn large_bodies_and_bombs_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_starve_nobody() {
     let mut siege = Besieged::start(&[], HTTP_MIB).await;
-    let mut slow = Vec::new();
+    let (mut slow, mut managed) = (Vec::new(), Vec::new());
     for _ in 0..500 {
         let mut stream = connect(&siege.floe).await;
         stream.write_all(&POST.as_bytes()[..40]).await.unwrap();
         slow.push(stream);
+    }
+    for path in [
+        "/oauth/token",
+        "/iceberg/v1/oauth/tokens",
+        "/api/v1/topics",
+        "/v1/branches/default/sources",
+    ] {
+        for _ in 0..50 {
+            // Routes that take no events have bodies too.
+            let mut stream = connect(&siege.floe).await;
+            let head =
+                format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000\r\n\r\n[");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            managed.push(stream);
+        }
     }
     for _ in 0..100 {
         // Much is announced, little comes.
@@ -171,6 +186,9 @@ async fn slow_clients_starve_nobody() {
     }
     assert_eq!(status(&read(&mut stream).await), 200);
     siege.phase("a request of one byte a write");
+    for mut stream in managed {
+        assert_eq!(status(&read(&mut stream).await), 408, "it waits for no body for ever");
+    }
     drop((slow, deaf));
     siege.end().await;
 }

@@ -1,6 +1,6 @@
 //! `floe token`, with and without a server, and what the first token changes.
 
-use protocol_tests::{Floe, eventually, refused_start};
+use protocol_tests::{Floe, refused_start};
 use serde_json::Value;
 
 use crate::{floe, local_token};

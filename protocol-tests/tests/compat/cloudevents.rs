@@ -87,10 +87,10 @@ async fn what_is_no_event_is_refused() {
     let binary = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
     let twice = [&binary[..], &[("ce-datacontenttype", "text/plain")]].concat();
     for (headers, body, status, code) in [
-        (&[STRUCTURED][..], "{}", 400, "invalid_events"),
-        (&[STRUCTURED], &format!("[{good}]"), 400, "invalid_events"),
-        (&[BATCHED], &good, 400, "invalid_events"),
-        (&[BATCHED], &format!("[{good}, {{\"id\": 1}}]"), 400, "invalid_events"),
+        (&[STRUCTURED][..], "{}", 422, "invalid_events"),
+        (&[STRUCTURED], &format!("[{good}]"), 422, "invalid_events"),
+        (&[BATCHED], &good, 422, "invalid_events"),
+        (&[BATCHED], &format!("[{good}, {{\"id\": 1}}]"), 422, "invalid_events"),
         (&[STRUCTURED], "{", 400, "invalid_json"),
         (&[("content-type", "application/cloudevents+avro")], &good, 415, "unsupported_media_type"),
         (&binary[..3], "1", 400, "bad_request"),

@@ -98,16 +98,46 @@ async fn without_room_nobody_is_asked_anything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_much_at_once_is_told_to_come_again() {
-    let floe = Floe::start(&["--http-in-bytes=1MiB"]).await;
-    make_stream(&floe, json!({})).await;
-    make_table(&floe).await;
     let body = format!("[{}{{\"id\":1}}]", "{\"id\":1},".repeat(300_000));
     assert!(body.len() < 5 << 20);
-    let response = post(&floe, SHOP, &[TABLE], body).await;
-    assert!(response.headers().contains_key("retry-after"));
-    let (status, answer) = told(response).await;
-    assert_eq!((status, &answer["error"]), (429, &json!("TOO_MANY_REQUESTS")), "{answer}");
-    assert_eq!(answer["code"], "overloaded");
+    for (options, wanted, error) in [
+        (json!({}), 429, "TOO_MANY_REQUESTS"),
+        (json!({"topic.overload.status": 503}), 503, "SERVICE_UNAVAILABLE"),
+    ] {
+        let floe = Floe::start(&["--http-in-bytes=1MiB"]).await;
+        make_stream(&floe, options).await;
+        make_table(&floe).await;
+        let response = post(&floe, SHOP, &[TABLE], body.clone()).await;
+        assert!(response.headers().contains_key("retry-after"));
+        let (status, answer) = told(response).await;
+        assert_eq!((status, &answer["error"]), (wanted, &json!(error)), "{answer}");
+        assert_eq!(answer["code"], "overloaded");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_not_count_is_refused_and_pages_may_send_where_the_stream_lists_them() {
+    // Otherwise no page of another site may send anything.
+    let floe = Floe::start(&["--auth-anonymous=allow"]).await;
+    make_stream(&floe, json!({"topic.cors.origins": "https://a.example"})).await;
+    make_table(&floe).await;
+    let ours = "/api/v1/streams/shop/events?table=floe.events.sales";
+    let send = async |path: &str| told(post(&floe, path, &[], "[{\"id\": 1}]").await).await;
+    assert_eq!(send(ours).await.0, 200);
+    for more in ["ack=accepted", "on_error=skip", "table=floe.events.other"] {
+        let (status, answer) = send(&format!("{ours}&{more}")).await;
+        assert_eq!((status, &answer["code"]), (400, &json!("bad_request")), "{more}: {answer}");
+    }
+    // Senders of the other route may add what they like.
+    assert_eq!(send(&format!("{SHOP}?table=floe.events.sales&source=a")).await.0, 200);
+    for path in [ours, SHOP] {
+        for (origin, wanted) in [("https://a.example", true), ("https://b.example", false)] {
+            let asked = Client::new().request(reqwest::Method::OPTIONS, floe.url(path));
+            let asked = asked.header("origin", origin).send().await.unwrap();
+            let allowed = asked.headers().get("access-control-allow-origin");
+            assert_eq!(allowed.is_some(), wanted, "{path} {origin}: {}", asked.status());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

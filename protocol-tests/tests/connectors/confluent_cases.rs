@@ -170,7 +170,7 @@ async fn what_cannot_succeed_fails_at_once_where_the_list_says_so() {
     let mut task = Task::new(Confluent::new(&with(&json, keyed), "t", None), records(10, value));
     let error = task.run().await.unwrap_err();
     assert!(error.contains("invalid_events") && error.contains("$.id"), "{error}");
-    assert_eq!(task.sink.seen, [200, 200, 200, 200, 200, 400], "no retry");
+    assert_eq!(task.sink.seen, [200, 200, 200, 200, 200, 422], "no retry");
     assert_eq!(stored(&floe, "t").len(), 5);
     // Tombstones are left out by default; as DELETE they are refused, with what is allowed.
     let nulls = |i| if i % 2 == 0 { Data::Null } else { Data::Map(event(i)) };

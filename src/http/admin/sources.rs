@@ -139,6 +139,7 @@ fn shown(api: &Api, source: &Source) -> Value {
         "commit": source.wish.commit,
         "staging": source.wish.staging,
         "wait": source.wish.wait.unwrap_or(true),
+        "split": source.wish.split,
         "path": format!("/sources/{}/{}", source.id, source.secret),
         "sinks": sinks.iter().map(|sink| sink.id.clone()).collect::<Vec<_>>(),
         "version": source.version,

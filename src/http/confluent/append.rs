@@ -12,7 +12,7 @@ use crate::http::auth::{self, Caller};
 use crate::http::confluent::failure::Failure;
 use crate::http::ingest::body::{self, Share};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{OnError, OwnedEvent, Position, Stored, Terms};
+use crate::http::ingest::event::{OnError, OwnedEvent, Position, Stored, Terms, answer_by};
 use crate::http::ingest::identity::{Identity, REPLAYED};
 use crate::http::ingest::keys;
 use crate::http::problem::{EventError, Problem};
@@ -56,7 +56,7 @@ impl Inbound {
             Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
         };
         let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
-        let read = read.map_err(|problem| overloaded(api, topic, problem))?;
+        let read = read.map_err(|problem| api.engine.told(topic, problem))?;
         let Head { mut terms, identity, principal } = head;
         if identity != Identity::None {
             let (body, route) = (read.bytes.clone(), route.to_owned());
@@ -95,9 +95,10 @@ fn head(api: &Api, topic: &str, parts: &Parts) -> Result<Head, Problem> {
     let caller = Caller::of(parts)?;
     auth::may_write_events(api, &caller, topic)?;
     let on_error = if wants_strict(parts)? { OnError::Reject } else { OnError::Skip };
-    let identity = Identity::of(&parts.headers)?;
-    api.engine.topic(topic)?;
-    let terms = Terms { on_error, positions: true, ..Terms::new() };
+    let known = api.engine.topic(topic)?;
+    let by_body = api.engine.counts_by_body(topic, known.as_deref());
+    let identity = Identity::of(&parts.headers)?.or_body(by_body);
+    let terms = Terms { on_error, positions: true, ..Terms::new(answer_by()) };
     Ok(Head { terms, identity, principal: caller.key().to_owned() })
 }
 
@@ -175,7 +176,7 @@ pub(super) async fn append(
                 strict,
             })
         }
-        Err(problem) if problem.errors().is_empty() => Err(overloaded(api, topic, problem)),
+        Err(problem) if problem.errors().is_empty() => Err(api.engine.told(topic, problem)),
         Err(problem) => {
             for error in problem.errors() {
                 sorted.fail(error.index, Failure::of_event(error));
@@ -183,11 +184,6 @@ pub(super) async fn append(
             Ok(Appended { receipts: sorted.not_stored(), replayed: false, strict })
         }
     }
-}
-
-/// With the status that the topic's senders take for too much at once.
-fn overloaded(api: &Api, topic: &str, problem: Problem) -> Problem {
-    problem.overloaded_as(api.topics.get(topic).map_or(429, |it| it.options.overload_status))
 }
 
 /// Records, those that are refused apart from the others.

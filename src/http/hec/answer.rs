@@ -115,10 +115,13 @@ impl From<Problem> for Failure {
             _ => 6,
         };
         let detail = problem.detail().to_owned();
+        let is_of_events = problem.code() == "invalid_events";
         let (parts, _) = problem.into_response().into_parts();
         let status = match code {
             // What the token lacks, or the coding of the body.
-            6 | 7 if [403, 415, 422].contains(&parts.status.as_u16()) => parts.status,
+            6 | 7 if [403, 415, 422].contains(&parts.status.as_u16()) && !is_of_events => {
+                parts.status
+            }
             code => listed(code).0,
         };
         let mut headers = parts.headers;

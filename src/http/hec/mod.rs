@@ -25,7 +25,7 @@ use crate::http::Api;
 use crate::http::auth::{self, Caller};
 use crate::http::ingest::body::{self, Share};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Once, Terms};
+use crate::http::ingest::event::{Ack, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::problem::Problem;
@@ -121,9 +121,15 @@ async fn store(api: &Api, form: Form, parts: &Parts, body: Body) -> Result<bool,
     let (size_bytes, events_max) = (decoded.bytes.len(), api.options.events_max);
     let principal = caller.key().to_owned();
     let (bytes, path) = (decoded.bytes, parts.uri.to_string());
+    let (engine, topics) = (api.engine.clone(), api.topics.clone());
     let take_apart = move || {
-        let once = identity.once(&principal, || keys::hash(&[&bytes, path.as_bytes()]));
-        Ok((groups(form, &bytes, &defaults, events_max), once))
+        let groups = groups(form, &bytes, &defaults, events_max);
+        let by_body = groups.iter().flatten().any(|group| {
+            let known = topics.get(&group.topic);
+            engine.counts_by_body(&group.topic, known.as_deref())
+        });
+        let hash = || keys::hash(&[&bytes, path.as_bytes()]);
+        Ok((groups, identity.or_body(by_body).once(&principal, hash)))
     };
     let (groups, once) = off_worker(size_bytes, take_apart).await?;
     let groups = groups?;
@@ -133,7 +139,9 @@ async fn store(api: &Api, form: Form, parts: &Parts, body: Body) -> Result<bool,
         let check = check.and_then(|()| api.engine.topic(&group.topic));
         check.map_err(|problem| Failure::from(problem).at(first))?;
     }
-    append(api, groups, has_channel, once, decoded.share).await?;
+    let ack = if has_channel { Ack::Durable } else { Ack::Logged };
+    let terms = Terms { ack, once, ..Terms::new(decoded.until) };
+    append(api, groups, terms, decoded.share).await?;
     Ok(has_channel)
 }
 
@@ -190,15 +198,7 @@ fn groups(
 }
 
 /// Stores the events of each topic in a write of its own.
-async fn append(
-    api: &Api,
-    groups: Vec<Group>,
-    wants_ack: bool,
-    once: Once,
-    share: Share,
-) -> Result<(), Failure> {
-    let ack = if wants_ack { Ack::Durable } else { Ack::Logged };
-    let terms = Terms { ack, once, ..Terms::new() };
+async fn append(api: &Api, groups: Vec<Group>, terms: Terms, share: Share) -> Result<(), Failure> {
     let (last, mut share) = (groups.len().saturating_sub(1), Some(share));
     for (at, group) in groups.into_iter().enumerate() {
         let Group { topic, events, places } = group;

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use crate::http::ingest::event::answer_by;
 use crate::http::problem::Problem;
 use crate::runtime::{ByteBudget, BytePermit, PACE_WINDOW, Pace};
 
@@ -67,6 +68,8 @@ impl Coding {
 /// A decoded body with the memory it holds.
 pub(crate) struct Decoded {
     pub(crate) bytes: Bytes,
+    /// When the answer must be out at the latest, counted from when the body began.
+    pub(crate) until: Instant,
     /// To be held until the events are in the log.
     pub(crate) share: Share,
 }
@@ -169,6 +172,7 @@ pub(crate) async fn read(
     limit_bytes: usize,
     memory: &BodyMemory,
 ) -> Result<Decoded, Problem> {
+    let until = answer_by();
     let coding = match Coding::of(headers) {
         Ok(coding) => coding,
         Err(problem) => return Err(refuse(headers, body, limit_bytes, problem).await),
@@ -191,12 +195,12 @@ pub(crate) async fn read(
         share = held.ok_or_else(|| overloaded(&memory.budget))?;
     }
     if coding == Coding::Identity {
-        return Ok(Decoded { bytes: wire, share });
+        return Ok(Decoded { bytes: wire, until, share });
     }
     let limits = (limit_bytes, memory.ratio_max);
     let inflated = tokio::task::spawn_blocking(move || {
         let bytes = inflate(coding, &wire, limits, &mut share)?;
-        Ok(Decoded { bytes, share })
+        Ok(Decoded { bytes, until, share })
     });
     inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
 }
@@ -206,6 +210,14 @@ fn too_large(limit_bytes: usize) -> Problem {
         "the body is larger than http.body.max.bytes = {limit_bytes}: send fewer events at once"
     );
     Problem::new("too_large", detail)
+}
+
+/// The limit was the route's own, not that of the server.
+pub(crate) fn over(limit_bytes: usize, problem: Problem) -> Problem {
+    if problem.code() != "too_large" {
+        return problem;
+    }
+    problem.detailed(format!("the body is larger than {limit_bytes} bytes, decompressed"))
 }
 
 /// Reads all of `body`. Memory is not taken by the `declared` length but as the bytes come, so who

@@ -16,7 +16,9 @@ pub(in crate::http) async fn channel(
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Describe, Resource::Topic(&topic))?;
     let found = api.topics.get(&topic).ok_or_else(|| unknown_topic(&topic))?;
-    let record = api.engine.keys().channel(found.id, &name);
+    let (keys, id, looked_for) = (api.engine.keys().clone(), found.id, name.clone());
+    let record = tokio::task::spawn_blocking(move || keys.channel(id, &looked_for)).await;
+    let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
     let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
     let unknown = || {
         let detail = format!("topic {topic:?} has no channel {name:?}");

@@ -2,6 +2,7 @@
 //! in the log, whoever waits for that.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -51,7 +52,21 @@ impl Claim {
     ///
     /// # Errors
     /// Those of [`Keys::begin`] and [`Keys::open`].
-    pub(super) fn look(keys: &Keys, topic: &Topic, once: &Once) -> Result<Claimed, Problem> {
+    pub(super) async fn of(
+        keys: &Keys,
+        topic: &Arc<Topic>,
+        once: &Once,
+    ) -> Result<Claimed, Problem> {
+        if matches!(once, Once::No) {
+            return Self::look(keys, topic, once);
+        }
+        // What was forgotten in memory is read from the disk.
+        let (keys, topic, once) = (keys.clone(), Arc::clone(topic), once.clone());
+        let looked = tokio::task::spawn_blocking(move || Self::look(&keys, &topic, &once));
+        looked.await.unwrap_or_else(|error| Err(Problem::new("internal", error.to_string())))
+    }
+
+    fn look(keys: &Keys, topic: &Topic, once: &Once) -> Result<Claimed, Problem> {
         let first = |request| Claimed::First(Self { request, ids: None });
         Ok(match once {
             Once::No => first(Request::Any),

@@ -30,7 +30,7 @@ pub(super) enum Outcome {
 
 impl Stored {
     /// Of a request without an event, where that is no fault.
-    pub(super) fn nothing(topic: &str) -> Self {
+    pub(crate) fn nothing(topic: &str) -> Self {
         Self {
             topic: topic.to_owned(),
             accepted: 0,

@@ -7,13 +7,19 @@ use axum::extract::{MatchedPath, RawPathParams, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::http::Api;
 use crate::http::problem::Problem;
+use crate::http::{Api, streams};
 
-/// The route that pages may send to.
+/// The route of topics.
 const ROUTE: &str = "/api/v1/topics/{topic}/events";
-/// The route whose path has a secret.
-const SECRET_ROUTE: &str = "/webhooks/{webhook}/{secret}";
+/// Routes whose path has a secret.
+const SECRET_ROUTES: [&str; 2] = ["/webhooks/{webhook}/{secret}", "/sources/{source}/{secret}"];
+/// Routes of event streams, whose options are those of their topics.
+const STREAM_ROUTES: [&str; 3] = [
+    "/api/v1/streams/{stream}/events",
+    "/data-plane/{namespace}/event-stream/{stream}/ingest",
+    "/data-plane/{namespace}/event-stream/{stream}/ingest/",
+];
 const METHODS: HeaderValue = HeaderValue::from_static("POST, PUT, PATCH");
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "content-type, content-encoding, token, table, authorization, idempotency-key, \
@@ -33,10 +39,8 @@ fn allowed(listed: &[String], origin: &HeaderValue) -> Option<HeaderValue> {
     listed.iter().any(same).then(|| origin.clone())
 }
 
-fn allow(api: &Api, topic: &str, headers: &HeaderMap) -> Option<HeaderValue> {
-    let origin = headers.get(header::ORIGIN)?;
-    let topic = api.topics.get(topic)?;
-    allowed(&topic.options.cors_origins, origin)
+fn of_topic(api: &Api, topic: &str) -> Vec<String> {
+    api.topics.get(topic).map_or_else(Vec::new, |topic| topic.options.cors_origins.clone())
 }
 
 /// A request from a page of another site, to a route that may take such.
@@ -55,11 +59,18 @@ impl Page {
         }
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let allowed = match route {
-            Some(SECRET_ROUTE) => Some(HeaderValue::from_static("*")),
-            Some(ROUTE) => {
+            Some(route) if SECRET_ROUTES.contains(&route) => Some(HeaderValue::from_static("*")),
+            Some(route) if route == ROUTE || STREAM_ROUTES.contains(&route) => {
                 let parameters = request.extract_parts::<RawPathParams>().await.ok()?;
-                let topic = parameters.iter().find(|(name, _)| *name == "topic");
-                allow(api, topic.map_or("", |(_, name)| name), request.headers())
+                let origin = request.headers().get(header::ORIGIN)?;
+                let named = |wanted: &str| parameters.iter().find(|(name, _)| *name == wanted);
+                match (named("topic"), named("stream")) {
+                    (Some((_, topic)), _) => allowed(&of_topic(api, topic), origin),
+                    (_, Some((_, stream))) => {
+                        allowed(&streams::manage::cors_origins(api, stream), origin)
+                    }
+                    _ => None,
+                }
             }
             _ => return None,
         };

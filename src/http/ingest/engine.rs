@@ -8,30 +8,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::Counter;
-use bytes::Bytes;
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::http::ingest::batches::{self, Batch, Batches, EventIdList, Target};
+use crate::http::ingest::batches::{self, Batches, EventIdList, Target};
 use crate::http::ingest::body::{BodyMemory, Share};
 use crate::http::ingest::claim::{Claim, Claimed, Sent};
 use crate::http::ingest::confirm::{Outcome, Queued, problem};
 use crate::http::ingest::event::{Ack, Event, OnError, Once, OwnedEvent, Source, Stored, Terms};
 use crate::http::ingest::event_ids::{EventIds, IdHold};
 use crate::http::ingest::keys::{self, Keys, Marked};
-use crate::http::ingest::quarantine;
+use crate::http::ingest::place::Identified;
+use crate::http::ingest::quarantine::Keep;
 use crate::http::problem::{EventError, Problem};
-use crate::http::{Options, request_id, unknown_topic};
+use crate::http::{Options, unknown_topic};
 use crate::log::{Append, AppendBatch, Log, Origin};
 use crate::record::TimestampBounds;
 use crate::runtime::{Clock, metrics};
 use crate::store::{self, Store};
 use crate::tier::Tiering;
-use crate::topic::options::{Idempotency, Overrides, TableMode};
+use crate::topic::options::{Idempotency, Overrides, TableMode, TopicOptions};
 use crate::topic::{self, NewTopic, Topic, Topics};
 use crate::types::TopicName;
 
-/// A log that has taken the events gets this long to confirm them, however late it is.
+/// A log that has taken the events gets this long of an answer's time to confirm them.
 const CONFIRM_MIN: Duration = Duration::from_secs(5);
 /// What is done with a body up to this size is done where the request runs: another thread would
 /// not have woken up before.
@@ -137,13 +136,36 @@ impl Engine {
 
     /// What tells requests to a topic from their repeats; `known` is none if its first event would
     /// make it.
-    pub(crate) fn idempotency(&self, name: &str, known: Option<&Topic>) -> Idempotency {
+    fn idempotency(&self, name: &str, known: Option<&Topic>) -> Idempotency {
+        self.option(name, known, |options| options.idempotency).unwrap_or_default()
+    }
+
+    /// True if a request to the topic that says nothing else counts by its body
+    /// (`topic.idempotency = body`).
+    pub(crate) fn counts_by_body(&self, name: &str, known: Option<&Topic>) -> bool {
+        self.idempotency(name, known) == Idempotency::Body
+    }
+
+    /// What the options of a topic say, or will say when its first event makes it.
+    fn option<T>(
+        &self,
+        name: &str,
+        known: Option<&Topic>,
+        pick: impl Fn(&TopicOptions) -> T,
+    ) -> Option<T> {
         match known {
-            Some(topic) => topic.options.idempotency,
-            None => {
-                let made = self.topics.resolve(name, &Overrides::new());
-                made.map_or_else(|_| Idempotency::default(), |options| options.idempotency)
-            }
+            Some(topic) => Some(pick(&topic.options)),
+            None => self.topics.resolve(name, &Overrides::new()).ok().map(|it| pick(&it)),
+        }
+    }
+
+    /// A problem of events for that topic, with the status that its senders take for too much at
+    /// once (`topic.overload.status`).
+    pub(crate) fn told(&self, topic: &str, problem: Problem) -> Problem {
+        let status = || self.topics.get(topic).map(|topic| topic.options.overload_status);
+        match problem.code() {
+            "overloaded" => problem.overloaded_as(status().unwrap_or(429)),
+            _ => problem,
         }
     }
 
@@ -161,7 +183,39 @@ impl Engine {
         hold: Share,
         terms: Terms,
     ) -> Result<Stored, Problem> {
-        let queued = tokio::time::timeout_at(terms.until, self.queue(topic, source, &terms)).await;
+        let known = self.topic(topic)?;
+        self.store((topic, known), source, hold, terms).await
+    }
+
+    /// [`Self::append`] to this topic, not to another that has its name by now.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; `unknown_topic` if it was deleted.
+    pub(crate) async fn append_to(
+        &self,
+        topic: Arc<Topic>,
+        source: impl Source,
+        hold: Share,
+        terms: Terms,
+    ) -> Result<Stored, Problem> {
+        let name = topic.name.clone();
+        self.store((name.as_str(), Some(topic)), source, hold, terms).await
+    }
+
+    async fn store(
+        &self,
+        (name, known): (&str, Option<Arc<Topic>>),
+        source: impl Source,
+        hold: Share,
+        terms: Terms,
+    ) -> Result<Stored, Problem> {
+        let path = match source.has_ids() {
+            true => None,
+            false => self.option(name, known.as_deref(), |it| it.dedup_field.clone()).flatten(),
+        };
+        let source = Identified { source, path };
+        let queue = self.queue(name, known, source, &terms);
+        let queued = tokio::time::timeout_at(terms.until - CONFIRM_MIN, queue).await;
         // What is dropped here was not queued.
         let late = || Problem::new("overloaded", "the request did not get its turn in time");
         let queued =
@@ -172,8 +226,7 @@ impl Engine {
         if terms.ack == Ack::Accepted {
             return Ok(queued.accepted());
         }
-        let until = terms.until.max(Instant::now() + CONFIRM_MIN);
-        let stored = tokio::time::timeout_at(until, self.confirm(queued, &terms)).await;
+        let stored = tokio::time::timeout_at(terms.until, self.confirm(queued, &terms)).await;
         drop(hold);
         stored.unwrap_or_else(|_| {
             let detail = "the disk did not confirm in time; the events may be stored";
@@ -184,10 +237,10 @@ impl Engine {
     async fn queue(
         &self,
         name: &str,
+        known: Option<Arc<Topic>>,
         source: impl Source,
         terms: &Terms,
     ) -> Result<Outcome, Problem> {
-        let known = self.topic(name)?;
         let is_keyed = !matches!(terms.once, Once::No) || source.has_ids();
         if !is_keyed && self.idempotency(name, known.as_deref()) == Idempotency::Required {
             let detail = "topic.idempotency = required: send an Idempotency-Key, or X-Channel with \
@@ -212,7 +265,7 @@ impl Engine {
             let detail = "ack=committed waits for the table, and this topic has none";
             return Err(Problem::new("bad_request", detail));
         }
-        let mut claim = match Claim::look(&self.keys, &topic, &terms.once)? {
+        let mut claim = match Claim::of(&self.keys, &topic, &terms.once).await? {
             Claimed::First(claim) => claim,
             Claimed::Key(record) => {
                 let repeat = self.repeat(&topic, record, source, terms).await?;
@@ -241,48 +294,14 @@ impl Engine {
         if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
             return Err(refusal(batches.errors));
         }
-        self.counts.duplicate.increment(batches.duplicates as u64);
-        self.counts.accepted.increment(batches.accepted as u64);
         let kept = match keep {
             Some(keep) if !kept.is_empty() => self.quarantine(keep, kept, write_id).await?,
             _ => Vec::new(),
         };
-        self.push(topic, batches, kept, write_id, claim).await.map(Outcome::Queued)
-    }
-
-    /// Where refused events are kept, if they are.
-    fn keep(&self, name: &str, terms: &Terms) -> Result<Option<Keep>, Problem> {
-        if terms.on_error != OnError::Quarantine {
-            return Ok(None);
-        }
-        let into = quarantine::topic(name)?;
-        self.topic(&into)?;
-        Ok(Some(Keep { topic: name.to_owned(), into, request_id: request_id::current() }))
-    }
-
-    /// The batches of refused events that are kept.
-    async fn quarantine(
-        &self,
-        keep: Keep,
-        events: Vec<OwnedEvent>,
-        write_id: Uuid,
-    ) -> Result<Vec<AppendBatch>, Problem> {
-        let topic = match self.topic(&keep.into)? {
-            Some(topic) => topic,
-            None => self.make_topic(&keep.into).await?,
-        };
-        let target = self.target(&topic, write_id, &Terms::new());
-        let (batches, _) = build(events, target, None).await?;
-        if let Some(error) = batches.errors.into_iter().next() {
-            let detail = format!("topic {} does not take them: {}", keep.into, error.message);
-            return Err(Problem::new("invalid_events", detail));
-        }
-        let batch = |batch: Batch| AppendBatch {
-            partition: topic.partitions[batch.partition],
-            batch: batch.bytes,
-            ext: Bytes::new(),
-        };
-        Ok(batches.batches.into_iter().map(batch).collect())
+        let queued = self.push(topic, batches, kept, write_id, claim).await?;
+        self.counts.duplicate.increment(queued.duplicates as u64);
+        self.counts.accepted.increment(queued.accepted as u64);
+        Ok(Outcome::Queued(queued))
     }
 
     /// Finds the events that are stored already, by their ids, and takes those of the others.
@@ -307,7 +326,7 @@ impl Engine {
         Ok((source, EventIdList { ids, duplicates }, hold))
     }
 
-    async fn make_topic(&self, name: &str) -> Result<Arc<Topic>, Problem> {
+    pub(super) async fn make_topic(&self, name: &str) -> Result<Arc<Topic>, Problem> {
         let new = NewTopic { name: name.to_owned(), ..NewTopic::default() };
         match self.topics.create(new, false).await {
             Ok(topic) => Ok(topic),
@@ -404,13 +423,6 @@ impl Engine {
     }
 }
 
-/// Where refused events are kept.
-pub(super) struct Keep {
-    topic: String,
-    into: String,
-    request_id: Option<String>,
-}
-
 /// Builds the batches of all events that are not refused, and what is kept of the others.
 pub(super) async fn build(
     source: impl Source,
@@ -418,14 +430,12 @@ pub(super) async fn build(
     keep: Option<&Keep>,
 ) -> Result<(Batches, Vec<OwnedEvent>), Problem> {
     let size_bytes = source.size_bytes();
-    let keep = keep.map(|keep| (keep.topic.clone(), keep.request_id.clone()));
+    let keep = keep.cloned();
     let build = move || {
         let mut batches = batches::build(&source, &target)?;
         batches.errors.extend_from_slice(source.refused());
         batches.errors.sort_by_key(|error| error.index);
-        let events = |(topic, request_id): (String, Option<String>)| {
-            quarantine::events(&topic, request_id.as_deref(), &source, &batches.errors)
-        };
+        let events = |keep: Keep| keep.events(&source, &batches.errors);
         let kept = keep.map(events).unwrap_or_default();
         Ok((batches, kept))
     };
@@ -447,7 +457,7 @@ pub(crate) async fn off_worker<T: Send + 'static>(
 }
 
 /// Why the request is refused as a whole, given its refused events (at least one).
-fn refusal(rejected: Vec<EventError>) -> Problem {
+pub(crate) fn refusal(rejected: Vec<EventError>) -> Problem {
     let total = rejected.len();
     let only = |codes: &[&str]| rejected.iter().all(|error| codes.contains(&error.code));
     let code = if only(&["invalid_json"]) {

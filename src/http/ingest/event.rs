@@ -189,15 +189,20 @@ pub(crate) struct Terms {
     pub(crate) until: Instant,
 }
 
+/// When the answer to a request that comes now must be out at the latest.
+pub(crate) fn answer_by() -> Instant {
+    Instant::now() + super::ANSWER_MAX
+}
+
 impl Terms {
-    /// All or nothing, acknowledged as `log.flush` says, answered before senders give up.
-    pub(crate) fn new() -> Self {
+    /// All or nothing, acknowledged as `log.flush` says, answered by then.
+    pub(crate) fn new(until: Instant) -> Self {
         Self {
             on_error: OnError::Reject,
             once: Once::No,
             ack: Ack::Logged,
             positions: false,
-            until: Instant::now() + super::ANSWER_MAX,
+            until,
         }
     }
 }

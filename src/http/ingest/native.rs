@@ -27,7 +27,6 @@ use crate::http::ingest::split::{self, Form};
 use crate::http::ingest::urlencoded;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, request_id};
-use crate::topic::options::Idempotency;
 
 /// Most refused events that an answer lists.
 const ERRORS_MAX: usize = 100;
@@ -74,8 +73,7 @@ pub(in crate::http) async fn take(
 ) -> Result<Response, Problem> {
     let query = Query::try_from_uri(&parts.uri);
     let stored = store(api, caller, topic, query, &parts.headers, body).await;
-    let options = || api.topics.get(topic).map_or(429, |topic| topic.options.overload_status);
-    stored.map_err(|problem| problem.overloaded_as(options()))
+    stored.map_err(|problem| api.engine.told(topic, problem))
 }
 
 async fn store(
@@ -95,7 +93,7 @@ async fn store(
     if let Some(mode) = head.mode.take() {
         return store_cloud_events(api, topic, head, mode, decoded).await;
     }
-    let Decoded { bytes, share } = decoded;
+    let Decoded { bytes, share, .. } = decoded;
     let empty = || Problem::new("bad_request", "the body is empty: there is no event in it");
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(empty());
@@ -135,7 +133,7 @@ async fn store_cloud_events(
     decoded: Decoded,
 ) -> Result<Response, Problem> {
     let Head { mut terms, placement, identity, principal, minimal, .. } = head;
-    let Decoded { bytes: body, share } = decoded;
+    let Decoded { bytes: body, share, .. } = decoded;
     let (size_bytes, events_max) = (body.len(), api.options.events_max);
     let take_apart = move || {
         let options = [u8::MAX, terms.on_error as u8];
@@ -167,16 +165,13 @@ fn head(
         return Err(problem.closing());
     }
     let mut identity = Identity::of(headers)?;
-    let mut placement = request::placement(&parameters, headers)?;
+    let placement = request::placement(&parameters, headers)?;
     let mode = Mode::of(headers)?;
     let known = api.engine.topic(topic)?;
-    let by_body = api.engine.idempotency(topic, known.as_deref()) == Idempotency::Body;
+    let by_body = api.engine.counts_by_body(topic, known.as_deref());
     identity = identity.or_body(parameters.is_body_key || by_body);
     if let Some(topic) = known {
         request::check_partition(&placement, &topic)?;
-        // CloudEvents bring an id of their own.
-        let own = || topic.options.dedup_field.clone().filter(|_| mode.is_none());
-        placement.id = placement.id.or_else(own);
     }
     let prefer = Prefer::of(headers);
     let terms = parameters.terms(&prefer);

@@ -133,19 +133,10 @@ impl Placement {
         }
     }
 
-    /// The text of a string, or what else is there as it is written; a string is no number.
     fn id_of(&self, event: &[u8]) -> Result<Option<Cow<'_, [u8]>>, FieldError> {
         let Some(path) = &self.id else { return Ok(None) };
-        let missing = || (path.clone(), format!("the event has no plain value at {path}"));
-        let found = find(event, path.strip_prefix("$.").unwrap_or(path)).ok_or_else(missing)?;
-        match found.as_bytes().first() {
-            Some(b'"') => serde_json::from_str::<String>(found)
-                .map(|text| Some(Cow::Owned([b"\"", text.as_bytes()].concat())))
-                .map_err(|_| missing()),
-            Some(b'{' | b'[') | None => Err(missing()),
-            Some(_) if found == "null" => Err(missing()),
-            Some(_) => Ok(Some(Cow::Owned(found.as_bytes().to_vec()))),
-        }
+        let id = id_at(path, event).ok_or_else(|| (path.clone(), no_id(path)))?;
+        Ok(Some(Cow::Owned(id)))
     }
 
     /// Milliseconds as a number, or RFC 3339.
@@ -161,6 +152,68 @@ impl Placement {
         let text: String = serde_json::from_str(found).map_err(|_| none())?;
         let time = chrono::DateTime::parse_from_rfc3339(&text).map_err(|_| none())?;
         Ok(Some(time.timestamp_millis()))
+    }
+}
+
+/// The id by which an event counts once, at a path with or without `$.`: the text of a string, or
+/// what else is there as it is written; a string is no number.
+fn id_at(path: &str, event: &[u8]) -> Option<Vec<u8>> {
+    let found = find(event, path.strip_prefix("$.").unwrap_or(path))?;
+    match found.as_bytes().first()? {
+        b'"' => {
+            let text = serde_json::from_str::<String>(found).ok()?;
+            Some([b"\"", text.as_bytes()].concat())
+        }
+        b'{' | b'[' => None,
+        _ if found == "null" => None,
+        _ => Some(found.as_bytes().to_vec()),
+    }
+}
+
+fn no_id(path: &str) -> String {
+    format!("the event has no plain value at {path}")
+}
+
+/// Events that have the ids which their topic asks for, unless the sender said others.
+pub(super) struct Identified<S> {
+    pub(super) source: S,
+    /// Path in each event of the id, with `$.`; none where the source has its own, or none is asked.
+    pub(super) path: Option<String>,
+}
+
+impl<S: Source> Source for Identified<S> {
+    fn size_bytes(&self) -> usize {
+        self.source.size_bytes()
+    }
+
+    fn refused(&self) -> &[EventError] {
+        self.source.refused()
+    }
+
+    fn has_ids(&self) -> bool {
+        self.path.is_some() || self.source.has_ids()
+    }
+
+    fn raw(&self, error: &EventError) -> &[u8] {
+        self.source.raw(error)
+    }
+
+    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
+        let Some(path) = &self.path else { return self.source.visit(take) };
+        self.source.visit(&mut |event| {
+            take(event.and_then(|event| {
+                let id = event.value.and_then(|value| id_at(path, value));
+                let Event { index, offset_bytes, .. } = event;
+                let id = id.ok_or_else(|| EventError {
+                    index,
+                    offset_bytes,
+                    field: Some(path.clone()),
+                    code: "bad_id",
+                    message: no_id(path),
+                })?;
+                Ok(Event { id: Some(Cow::Owned(id)), ..event })
+            }));
+        });
     }
 }
 

@@ -4,9 +4,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::http::ingest::event::{OwnedEvent, Source};
+use crate::http::ingest::batches::Batch;
+use crate::http::ingest::engine::{self, Engine};
+use crate::http::ingest::event::{OnError, OwnedEvent, Source, Terms, answer_by};
 use crate::http::problem::{EventError, Problem};
+use crate::http::request_id;
+use crate::log::AppendBatch;
 
 /// Ending of the topics that refused events go to.
 const SUFFIX: &str = ".quarantine";
@@ -25,8 +30,59 @@ pub(super) fn topic(topic: &str) -> Result<String, Problem> {
     Ok(format!("{topic}{SUFFIX}"))
 }
 
-/// The refused events with the reason for each.
-pub(super) fn events(
+/// Where refused events are kept.
+#[derive(Debug, Clone)]
+pub(super) struct Keep {
+    topic: String,
+    into: String,
+    request_id: Option<String>,
+}
+
+impl Keep {
+    /// The refused events with the reason for each.
+    pub(super) fn events(&self, source: &impl Source, errors: &[EventError]) -> Vec<OwnedEvent> {
+        events(&self.topic, self.request_id.as_deref(), source, errors)
+    }
+}
+
+impl Engine {
+    /// Where refused events are kept, if they are.
+    pub(super) fn keep(&self, name: &str, terms: &Terms) -> Result<Option<Keep>, Problem> {
+        if terms.on_error != OnError::Quarantine {
+            return Ok(None);
+        }
+        let into = topic(name)?;
+        self.topic(&into)?;
+        Ok(Some(Keep { topic: name.to_owned(), into, request_id: request_id::current() }))
+    }
+
+    /// The batches of refused events that are kept.
+    pub(super) async fn quarantine(
+        &self,
+        keep: Keep,
+        events: Vec<OwnedEvent>,
+        write_id: Uuid,
+    ) -> Result<Vec<AppendBatch>, Problem> {
+        let topic = match self.topic(&keep.into)? {
+            Some(topic) => topic,
+            None => self.make_topic(&keep.into).await?,
+        };
+        let target = self.target(&topic, write_id, &Terms::new(answer_by()));
+        let (batches, _) = engine::build(events, target, None).await?;
+        if let Some(error) = batches.errors.into_iter().next() {
+            let detail = format!("topic {} does not take them: {}", keep.into, error.message);
+            return Err(Problem::new("invalid_events", detail));
+        }
+        let batch = |batch: Batch| AppendBatch {
+            partition: topic.partitions[batch.partition],
+            batch: batch.bytes,
+            ext: Bytes::new(),
+        };
+        Ok(batches.batches.into_iter().map(batch).collect())
+    }
+}
+
+fn events(
     topic: &str,
     request_id: Option<&str>,
     source: &impl Source,

@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 
-use crate::http::ingest::event::{Ack, OnError, Terms, is_reserved};
+use crate::http::ingest::event::{Ack, OnError, Terms, answer_by, is_reserved};
 use crate::http::ingest::hint;
 use crate::http::ingest::place::Placement;
 use crate::http::ingest::prefer::Prefer;
-use crate::http::ingest::split::Form;
+use crate::http::ingest::split::{self, Form};
 use crate::http::problem::Problem;
 use crate::topic::Topic;
 
@@ -112,7 +112,7 @@ impl Parameters {
             ack => ack,
         };
         let preferred = if prefer.lenient { OnError::Skip } else { OnError::Reject };
-        Terms { on_error: self.on_error.unwrap_or(preferred), ack, ..Terms::new() }
+        Terms { on_error: self.on_error.unwrap_or(preferred), ack, ..Terms::new(answer_by()) }
     }
 }
 
@@ -166,13 +166,7 @@ pub(crate) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
     // What was meant to be JSON gets the answer that broken JSON gets.
     let is_json = begins.is_none_or(|it| matches!(it[0], b'[' | b'{') || hint::is_java(it));
     match essence.as_deref() {
-        Some(
-            "application/x-ndjson"
-            | "application/ndjson"
-            | "application/jsonl"
-            | "application/json-lines"
-            | "application/json-seq",
-        ) => Ok(Form::Lines),
+        Some(lines) if split::is_lines(lines) => Ok(Form::Lines),
         Some("application/json") => Ok(Form::Json),
         None
         | Some(

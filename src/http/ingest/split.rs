@@ -29,6 +29,19 @@ pub(crate) struct Split {
     pub(crate) errors: Vec<EventError>,
 }
 
+/// True for a content type whose bodies are JSON by lines.
+pub(crate) fn is_lines(content_type: &str) -> bool {
+    const LINES: [&str; 5] = [
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/json-lines",
+        "application/json-seq",
+    ];
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    LINES.iter().any(|lines| essence.eq_ignore_ascii_case(lines))
+}
+
 /// Splits `body`, at most `events_max` events.
 pub(crate) fn split(body: &[u8], form: Form, events_max: usize) -> Split {
     let mut split = Split::default();

@@ -24,7 +24,6 @@ use crate::http::ingest::place::{JsonEvents, Placement};
 use crate::http::ingest::quarantine;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::Problem;
-use crate::topic::options::Idempotency;
 
 /// The route.
 pub(in crate::http) const ROUTE: &str = "/v0/events";
@@ -115,28 +114,26 @@ async fn store(
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await),
     };
-    let Decoded { bytes: body, share } =
+    let Decoded { bytes: body, share, until } =
         body::read(headers, body, limit, api.engine.memory()).await?;
     let Wish { topic, form, waits } = wish;
     let known = api.engine.topic(&topic)?;
-    let identity =
-        identity.or_body(api.engine.idempotency(&topic, known.as_deref()) == Idempotency::Body);
-    let id = known.and_then(|topic| topic.options.dedup_field.clone());
+    let identity = identity.or_body(api.engine.counts_by_body(&topic, known.as_deref()));
     let (events_max, principal) = (api.options.events_max, caller.key().to_owned());
     let split = off_worker(body.len(), move || {
         let options = [u8::from(form == Form::Lines)];
         let once = identity.once(&principal, || keys::hash(&[&b"tinybird"[..], &body, &options]));
         let split = split::split(&body, form, events_max);
-        let placement = Placement { id, ..Placement::default() };
-        Ok((JsonEvents { body, form, split, placement }, once))
+        Ok((JsonEvents { body, form, split, placement: Placement::default() }, once))
     });
     let (source, once) = split.await?;
     if source.split.events.is_empty() && source.split.errors.is_empty() {
         let detail = "the body is empty: there is no event in it";
         return Err(Problem::new("bad_request", detail));
     }
-    let terms = Terms { on_error: OnError::Quarantine, once, ..Terms::new() };
-    Ok((api.engine.append(&topic, source, share, terms).await?, waits))
+    let terms = Terms { on_error: OnError::Quarantine, once, ..Terms::new(until) };
+    let stored = api.engine.append(&topic, source, share, terms).await;
+    Ok((stored.map_err(|problem| api.engine.told(&topic, problem))?, waits))
 }
 
 fn head(

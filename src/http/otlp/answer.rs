@@ -86,7 +86,12 @@ pub(super) fn stored(
 /// Nothing is known to be stored.
 pub(super) fn refused(encoding: Encoding, problem: Problem) -> Response {
     let message = message(problem.detail().to_owned(), problem.errors());
+    let is_bad_data = problem.code() == "invalid_events";
     let (mut parts, _) = problem.into_response().into_parts();
+    // Source: OTLP/HTTP, "Bad Data".
+    if is_bad_data {
+        parts.status = StatusCode::BAD_REQUEST;
+    }
     // What was not stored and may be stored next time.
     if matches!(parts.status, StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT) {
         parts.status = StatusCode::SERVICE_UNAVAILABLE;

@@ -126,7 +126,7 @@ async fn store(
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
     let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
-    let Decoded { bytes, share } = read.map_err(|problem| match problem.code() {
+    let Decoded { bytes, share, until } = read.map_err(|problem| match problem.code() {
         "too_large" => {
             let detail =
                 format!("the body is larger than {limit} bytes, 5/4 of http.body.max.bytes");
@@ -146,7 +146,7 @@ async fn store(
     if records.is_empty() {
         return Ok(None);
     }
-    let terms = Terms { on_error: OnError::Skip, once, ..Terms::new() };
+    let terms = Terms { on_error: OnError::Skip, once, ..Terms::new(until) };
     api.engine.append(&topic, records, share, terms).await.map(Some)
 }
 
@@ -161,8 +161,9 @@ fn head(api: &Api, signal: Signal, topic: Option<String>, parts: &Parts) -> Resu
     let caller = Caller::of(parts)?;
     auth::may_write_events(api, &caller, &topic)?;
     let encoding = Encoding::of(&parts.headers)?;
-    let identity = Identity::of(&parts.headers)?;
-    api.engine.topic(&topic)?;
+    let known = api.engine.topic(&topic)?;
+    let by_body = api.engine.counts_by_body(&topic, known.as_deref());
+    let identity = Identity::of(&parts.headers)?.or_body(by_body);
     Ok(Head { encoding, topic, identity, principal: caller.key().to_owned() })
 }
 

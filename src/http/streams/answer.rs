@@ -36,6 +36,8 @@ impl From<Problem> for Refused {
         let errors = problem.errors().iter().map(|error| json!(error)).collect();
         let problem = match problem.code() {
             "too_large" => problem.named("payload_too_large"),
+            // 400 is what this route's senders know of events that do not fit.
+            "invalid_events" => problem.named("schema_mismatch"),
             "storage_full" => problem.named("storage_unavailable").retry_after(30),
             _ => problem,
         };

@@ -1,11 +1,11 @@
 //! The ingest routes: their head, their body, the append.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -19,7 +19,7 @@ use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Event, Source, Terms};
+use crate::http::ingest::event::{Ack, Event, Source, Terms, answer_by};
 use crate::http::ingest::keys;
 use crate::http::ingest::request;
 use crate::http::ingest::split::{self, Form};
@@ -39,13 +39,13 @@ pub(super) async fn ingest(
     State(api): State<Api>,
     caller: Caller,
     Path(names): Path<(String, String)>,
-    query: Query<BTreeMap<String, String>>,
+    query: Pairs,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let (namespace, stream) = names;
     let door = (Door::Array { namespace: &namespace }, stream.as_str());
-    told(store(&api, &caller, door, &query, &headers, body).await, &headers)
+    told(store(&api, &caller, door, query, &headers, body).await, &headers)
 }
 
 /// `POST /api/v1/streams/{stream}/events`: the same in every form of JSON, up to the size of any
@@ -54,12 +54,12 @@ pub(super) async fn events(
     State(api): State<Api>,
     caller: Caller,
     Path(stream): Path<String>,
-    query: Query<BTreeMap<String, String>>,
+    query: Pairs,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let door = (Door::Any, stream.as_str());
-    told(store(&api, &caller, door, &query, &headers, body).await, &headers)
+    told(store(&api, &caller, door, query, &headers, body).await, &headers)
 }
 
 fn told(done: Result<Accepted, Refused>, headers: &HeaderMap) -> Response {
@@ -73,21 +73,29 @@ async fn store(
     api: &Api,
     caller: &Caller,
     (door, name): (Door<'_>, &str),
-    query: &BTreeMap<String, String>,
+    query: Pairs,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Accepted, Refused> {
+    let until = answer_by();
     let limit = match door {
         Door::Array { .. } => BODY_BYTES_MAX.min(api.options.body_max_bytes),
         Door::Any => api.options.body_max_bytes,
     };
-    let parameter = query.get("table").map(String::as_str);
-    let head = match head::head(api, caller, (door, name), parameter, headers).await {
-        Ok(head) => head,
+    let checked = async {
+        let table = table(door, query)?;
+        let head = head::head(api, caller, (door, name), table.as_deref(), headers).await?;
+        let target = target(api, &head.stream, &head.table)?;
+        let options = target.options(api)?.into_owned();
+        Ok((head, target, options))
+    };
+    let (head, target, options) = match checked.await {
+        Ok(checked) => checked,
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await.into()),
     };
+    let told = |problem: Problem| problem.overloaded_as(options.overload_status);
     let read = body::read(headers, body, limit, api.engine.memory()).await;
-    let Decoded { bytes, share } = read.map_err(|problem| too_large(problem, limit))?;
+    let Decoded { bytes, share, .. } = read.map_err(|problem| told(body::over(limit, problem)))?;
     if head.is_form && bytes.trim_ascii_start().first() != Some(&b'[') {
         return Err(head::unsupported("application/x-www-form-urlencoded").into());
     }
@@ -95,13 +103,9 @@ async fn store(
         Door::Array { .. } => None,
         Door::Any => Some(request::form(headers, &bytes)?),
     };
-    let target = target(api, &head.stream, &head.table)?;
     let Head { stream, table, plan, identity, principal, .. } = head;
-    let (rules, is_body_key) = {
-        let options = target.options(api)?;
-        (contract::rules(options.table_contract), options.idempotency == Idempotency::Body)
-    };
-    let identity = identity.or_body(is_body_key);
+    let rules = contract::rules(options.table_contract);
+    let identity = identity.or_body(options.idempotency == Idempotency::Body);
     let (events_max, name) = (api.options.events_max, table.topic(&stream.name));
     let checked = off_worker(bytes.len(), move || {
         let hash = || keys::hash(&[&b"event-stream"[..], name.as_bytes(), &bytes]);
@@ -117,8 +121,9 @@ async fn store(
     let mut accepted = Accepted { table: table.text, ignored, nulled, stored: None };
     if !events.ranges.is_empty() {
         let topic = target.made(api).await?;
-        let terms = Terms { once, ack: Ack::Durable, ..Terms::new() };
-        accepted.stored = Some(api.engine.append(topic.name.as_str(), events, share, terms).await?);
+        let terms = Terms { once, ack: Ack::Durable, ..Terms::new(until) };
+        accepted.stored =
+            Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
         count(&stream, nulled);
         api.doors.ignore(&stream.name, accepted.ignored.clone());
     }
@@ -132,12 +137,27 @@ fn count(stream: &Stream, nulled: u64) {
     }
 }
 
-/// The limit is this route's, not that of the server.
-fn too_large(problem: Problem, limit: usize) -> Problem {
-    if problem.code() != "too_large" {
-        return problem;
+type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// The table that the query names. A door of our own takes nothing else there, lest a sender thinks
+/// that it counts.
+fn table(door: Door<'_>, query: Pairs) -> Result<Option<String>, Problem> {
+    let Query(pairs) = query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
+    let mut table = None;
+    for (name, value) in pairs {
+        match (door, name.as_str()) {
+            (_, "table") if table.is_none() => table = Some(value),
+            (_, "table") => {
+                return Err(Problem::new("bad_request", "parameter table is given twice"));
+            }
+            (Door::Any, other) => {
+                let detail = format!("parameter {other:?} is not known here; there is table");
+                return Err(Problem::new("bad_request", detail));
+            }
+            (Door::Array { .. }, _) => {}
+        }
     }
-    problem.detailed(format!("the body is larger than {limit} bytes, decompressed"))
+    Ok(table)
 }
 
 /// The topic of a stream and a table.

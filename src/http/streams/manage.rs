@@ -1,6 +1,7 @@
 //! `/api/v1/streams`: make, list, describe, terminate, start, delete.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -47,6 +48,14 @@ fn bound(options: &BTreeMap<String, String>, name: &str, namespace: &str, table:
         overrides.insert(key.to_owned(), value.to_owned());
     }
     NewTopic { name: name.to_owned(), partitions: None, overrides }
+}
+
+/// The origins whose pages may send to the stream, as its topics will list them.
+pub(in crate::http) fn cors_origins(api: &Api, stream: &str) -> Vec<String> {
+    let Some(stream) = api.doors.streams.get(stream) else { return Vec::new() };
+    let sample = bound(&stream.options, "s.n.t", "n", "t");
+    let resolved = api.topics.resolve(&sample.name, &sample.overrides);
+    resolved.map_or_else(|_| Vec::new(), |options| options.cors_origins)
 }
 
 /// Those that the caller may describe.
@@ -159,7 +168,7 @@ pub(in crate::http) async fn delete(
 }
 
 /// The topics behind a stream, by name.
-fn topics(api: &Api, stream: &str) -> Vec<std::sync::Arc<Topic>> {
+fn topics(api: &Api, stream: &str) -> Vec<Arc<Topic>> {
     let is_of = |topic: &Topic| {
         let table = topic.contract_table();
         table.is_some_and(|table| topic.name.as_str() == format!("{stream}.{table}"))
@@ -170,12 +179,17 @@ fn topics(api: &Api, stream: &str) -> Vec<std::sync::Arc<Topic>> {
 fn shown(api: &Api, stream: &Stream) -> Value {
     let topics = topics(api, &stream.name);
     let tables: Vec<Value> = topics.iter().map(|topic| table(api, topic)).collect();
+    let is_known = |topic: &Arc<Topic>| {
+        api.tiering.table(topic.name.as_str()).is_some_and(|status| !status.state.is_empty())
+    };
     let is_fine = |table: &Value| table["state"] == "RUNNING" || table["state"] == "WAITING";
     let degraded = api.log.admission().is_err() || !tables.iter().all(is_fine);
     let state = match stream.running {
         false => "Stopped",
         true if api.draining().is_some() => "Draining",
         true if degraded => "Degraded",
+        // Its tables are not looked at yet.
+        true if !topics.iter().all(is_known) => "Starting",
         true => "Active",
     };
     let ignored = api.doors.ignored.lock().get(&stream.name).cloned().unwrap_or_default();
@@ -211,7 +225,8 @@ fn table(api: &Api, topic: &Topic) -> Value {
 fn problem(error: &stream::Error) -> Problem {
     let code = match error {
         stream::Error::Invalid(_) => "invalid_stream",
-        stream::Error::Exists(_) | stream::Error::TooMany => "exists",
+        stream::Error::Exists(_) => "exists",
+        stream::Error::TooMany => "limit_reached",
         stream::Error::Unknown(_) => "stream_not_found",
         stream::Error::Store(_) => "internal",
     };

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use parking_lot::Mutex;
 
 use crate::http::Api;
@@ -65,7 +65,16 @@ impl Doors {
     }
 }
 
-/// The ingest route.
+/// What makes and changes streams.
+pub(super) fn managed() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/streams", get(manage::list).post(manage::create))
+        .route("/api/v1/streams/{stream}", get(manage::describe).delete(manage::delete))
+        .route("/api/v1/streams/{stream}/terminate", post(manage::terminate))
+        .route("/api/v1/streams/{stream}/start", post(manage::start))
+}
+
+/// The ingest routes.
 pub(super) fn routes() -> Router<Api> {
     let route = || {
         post(ingest::ingest)

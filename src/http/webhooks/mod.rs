@@ -60,7 +60,7 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
     let read = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
-    let Decoded { bytes, share } = read;
+    let Decoded { bytes, share, until } = read;
     let (topic, principal) = (webhook.topic.clone(), format!("webhook:{}", webhook.name));
     let event = event(bytes.clone(), &parts.headers, &signed);
     let check = move || {
@@ -74,7 +74,9 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
     if size_bytes == 0 {
         return Err(Problem::new("bad_request", "the body is empty: there is no event in it"));
     }
-    api.engine.append(&topic, vec![event], share, Terms { once, ..Terms::new() }).await
+    let terms = Terms { once, ..Terms::new(until) };
+    let stored = api.engine.append(&topic, vec![event], share, terms).await;
+    stored.map_err(|problem| api.engine.told(&topic, problem))
 }
 
 /// Hands over to the native route, as somebody who may write to the webhook's topic. A wrong secret
