@@ -104,15 +104,21 @@ class Floe:
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 
-    def post(self, path: str, body: bytes = b"", headers=None):
+    def send(self, method: str, path: str, body: bytes = b"", headers=None):
         request = urllib.request.Request(
-            self.url + path, data=body, headers={**self.headers(), **(headers or {})}, method="POST"
+            self.url + path, data=body, headers={**self.headers(), **(headers or {})}, method=method
         )
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
 
+    def post(self, path: str, body: bytes = b"", headers=None):
+        return self.send("POST", path, body, headers)
+
     def post_json(self, path: str, value):
         return self.post(path, json.dumps(value).encode(), {"content-type": "application/json"})
+
+    def put_json(self, path: str, value):
+        return self.send("PUT", path, json.dumps(value).encode(), {"content-type": "application/json"})
 
     def make_token(self, name: str, *rules: str) -> str:
         """A token with these rules; the first one is what our own requests are sent with from now on."""

@@ -1,4 +1,4 @@
-"""What Schemathesis cannot write by itself: bodies with one JSON value per line."""
+"""What Schemathesis cannot write by itself: bodies with one JSON value per line, and of bytes."""
 
 import json
 
@@ -8,3 +8,11 @@ import schemathesis
 @schemathesis.serializer("application/x-ndjson")
 def lines(ctx, value):
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+@schemathesis.serializer("application/x-protobuf")
+def octets(ctx, value):
+    if isinstance(value, bytes):
+        return value
+    # An example has a character for each byte.
+    return value.encode("latin-1", "replace") if isinstance(value, str) else json.dumps(value).encode()
