@@ -1,6 +1,6 @@
-"""The OpenAPI document: it is valid, and so is every example in it. And the document against the server, by Schemathesis:
-requests that the document allows, and such that it does not. Whatever is sent, an answer has a status, headers, a content
-type and a body that the document has, and no 5xx but 503, or 501 where there is nothing."""
+"""The OpenAPI document: it is valid, and so is every example in it. And the document against the server, by
+Schemathesis: requests that the document allows, and such that it does not. Whatever is sent, an answer has a status,
+headers, a content type and a body that the document has, and no 5xx but 503, or 501 where there is nothing."""
 
 import importlib.metadata
 import json
