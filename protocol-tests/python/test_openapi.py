@@ -19,7 +19,7 @@ import referencing.jsonschema
 
 HERE = Path(__file__).parent
 FUZZER = ("Schemathesis", importlib.metadata.version("schemathesis"))
-SECONDS = 35
+SECONDS = 60
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
 
 CONFIG = """\
