@@ -27,6 +27,7 @@ mod streams;
 mod tls;
 mod webhooks;
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +49,8 @@ use crate::store::{self, Store};
 use crate::stream::Streams;
 use crate::table::catalog::Catalog;
 use crate::tier::Tiering;
-use crate::topic::Topics;
+use crate::topic::{Topic, Topics};
+use crate::types::Offset;
 
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
@@ -203,6 +205,11 @@ impl Api {
     fn sinks_of(&self, topic: &str) -> Vec<Arc<Sink>> {
         let topic = self.topics.get(topic);
         topic.map_or_else(Vec::new, |topic| self.sinks.of_topic(topic.id))
+    }
+
+    /// Where the partitions of a topic end, by index.
+    fn ends_of(&self, topic: &Topic) -> BTreeMap<i32, Offset> {
+        self.log.ends(&topic.partitions)
     }
 
     fn not_ready(&self) -> Option<Problem> {

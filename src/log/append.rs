@@ -77,9 +77,9 @@ impl Log {
             frames.push(draft);
             sent.push(facts);
         }
-        let (sender, done) = oneshot::channel();
+        let (sender, answered) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
-        let (origin, settle) = (append.origin, append.settle);
+        let (origin, settle, is_awaited) = (append.origin, append.settle, append.is_awaited);
         let answer = move |ack: Ack| {
             let result = answer(&ack, &sent);
             if let Some(settle) = settle {
@@ -89,10 +89,11 @@ impl Log {
             // The receiver may have gone away; the append stands.
             let _ = sender.send(result);
         };
-        let request =
-            Request { frames, done: Done::Logged(Box::new(answer)), permit: Some(permit) };
+        let answer = Box::new(answer);
+        let done = if is_awaited { Done::Logged(answer) } else { Done::Unawaited(answer) };
+        let request = Request { frames, done, permit: Some(permit) };
         self.inner.frames.append(request).await?;
-        Ok(PendingAppend { done })
+        Ok(PendingAppend { done: answered })
     }
 
     fn draft(&self, batch: AppendBatch, origin: Origin) -> Result<(FrameDraft, Sent), AppendError> {

@@ -1,7 +1,7 @@
 //! The handle of the log, and how it is opened: first what the write-ahead log needs to start,
 //! then the handle over the running log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,6 +164,13 @@ impl Log {
         }
         self.inner.directory.options(id)?;
         Some(self.inner.shared.insert(id, 0, 0, 0))
+    }
+
+    /// Where the partitions of a topic end (exclusive), by their index.
+    pub fn ends(&self, partitions: &[PartitionId]) -> BTreeMap<i32, Offset> {
+        let ends = (0..).zip(partitions);
+        ends.filter_map(|(index, id)| Some((index, self.partition(*id)?.high_watermark())))
+            .collect()
     }
 
     /// Adds empty partitions of a new topic; those that are there stay as they are. Not needed

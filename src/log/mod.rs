@@ -71,6 +71,8 @@ pub struct Append {
     pub origin: Origin,
     /// Who else is told.
     pub settle: Option<Settle>,
+    /// Somebody waits for it; otherwise it may take some milliseconds more.
+    pub is_awaited: bool,
 }
 
 /// An append of one batch, as durable as `log.flush` says.

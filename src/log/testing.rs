@@ -156,7 +156,7 @@ impl FakeFrames {
         }
         for (done, ack) in acks {
             match done {
-                Done::Logged(tell) | Done::Applied(tell) => tell(ack),
+                Done::Logged(tell) | Done::Unawaited(tell) | Done::Applied(tell) => tell(ack),
             }
         }
     }
@@ -408,6 +408,7 @@ pub(crate) fn one(partition: PartitionId, batch: Bytes) -> Append {
         batches: vec![AppendBatch { partition, batch, ext: Bytes::new() }],
         origin: Origin::Kafka,
         settle: None,
+        is_awaited: true,
     }
 }
 

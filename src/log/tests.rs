@@ -170,6 +170,7 @@ async fn a_chain_is_appended_to_all_partitions_or_none() {
             .collect(),
         origin: Origin::Http,
         settle: None,
+        is_awaited: true,
     };
     let good = chain(&[P, Q, P], &batch(&[1, 2]));
     let appended = rig.log.append(good).await.unwrap().wait().await.unwrap();

@@ -69,7 +69,10 @@ impl BatchBuilder {
     /// Size of the batch without compression if `record` were added, in bytes. To split by
     /// `max.message.bytes`: build before this passes it.
     pub fn size_bytes_with(&self, record: &NewRecord<'_>) -> usize {
-        let length = self.record_length(record);
+        self.size_bytes_after(self.record_length(record))
+    }
+
+    fn size_bytes_after(&self, length: usize) -> usize {
         self.size_bytes() + varint::len(length_i64(length)) + length
     }
 
@@ -101,7 +104,8 @@ impl BatchBuilder {
         let delta = self
             .timestamp_delta(record.timestamp)
             .ok_or(BuildError::Timestamp(record.timestamp))?;
-        if self.size_bytes_with(record) > i32::MAX as usize || self.count == i32::MAX {
+        let length = self.record_length(record);
+        if self.size_bytes_after(length) > i32::MAX as usize || self.count == i32::MAX {
             return Err(BuildError::TooLarge);
         }
         if self.is_empty() {
@@ -109,7 +113,6 @@ impl BatchBuilder {
             self.max_timestamp = record.timestamp;
         }
         self.max_timestamp = self.max_timestamp.max(record.timestamp);
-        let length = self.record_length(record);
         let out = &mut self.body;
         varint::write(out, length_i64(length));
         out.push(0);

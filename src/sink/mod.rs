@@ -149,6 +149,9 @@ pub struct Sink {
     pub version: u64,
     /// Where it begins by partition; others begin at their first record.
     pub starts: BTreeMap<i32, Offset>,
+    /// Where the log ended when it was last switched on, by partition: what came before, while it was
+    /// off, is a gap.
+    pub resumed: BTreeMap<i32, Offset>,
     /// Who made and changed it, and when.
     pub trail: Trail,
     /// It was deleted because its source was, and comes back with it.

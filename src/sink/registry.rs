@@ -28,8 +28,9 @@ const CHANGE: &str = "sink-change";
 pub struct Asked {
     /// The sink as it shall be.
     pub wish: Wish,
-    /// Where it begins if it is made, by partition; others begin at their first record.
-    pub starts: BTreeMap<i32, Offset>,
+    /// Where the log ends by partition: there begins a sink that is made from its latest record on,
+    /// and one that is switched on goes on there.
+    pub ends: BTreeMap<i32, Offset>,
     /// Who asks.
     pub edit: Edit,
 }
@@ -44,7 +45,7 @@ impl Sink {
     ) -> Self {
         let (uid, version) = (SinkUid(Uuid::new_v4()), 1);
         let trail = Trail::begin(mark, wish.enabled);
-        let (deleted_with_source, cleared) = (false, None);
+        let (resumed, deleted_with_source, cleared) = (BTreeMap::new(), false, None);
         Self {
             uid,
             topic_id,
@@ -53,6 +54,7 @@ impl Sink {
             mapping,
             version,
             starts,
+            resumed,
             trail,
             deleted_with_source,
             cleared,
@@ -202,17 +204,19 @@ impl Sinks {
         store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
-    /// Brings back a sink that is marked as deleted. What came meanwhile is a recorded gap.
+    /// Brings back a sink that is marked as deleted. What came meanwhile, up to the `ends` of the
+    /// log, is a recorded gap.
     ///
     /// # Errors
     /// [`Error::Unknown`] also for one that is not; [`Error::TooMany`], [`Error::Store`].
     pub async fn undelete(
         &self,
         (topic_id, id): (TopicId, &str),
+        ends: BTreeMap<i32, Offset>,
         edit: Edit,
     ) -> Result<Arc<Sink>, Error> {
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
-        let change = async move { inner.undelete(topic_id, &id, edit).await };
+        let change = async move { inner.undelete(topic_id, &id, ends, edit).await };
         store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
@@ -262,7 +266,7 @@ impl Inner {
         expected: &Expected,
         dry_run: bool,
     ) -> Result<Put, Error> {
-        let Asked { wish, starts, edit } = asked;
+        let Asked { wish, ends, edit } = asked;
         let mapping = Arc::new(wish.check(&id)?);
         // As it is read back, whatever aliases it was written with.
         let wish = Wish { mapping: mapping.to_json(), ..wish };
@@ -275,6 +279,10 @@ impl Inner {
         if is_new {
             self.check_room(topic_id, &id, &wish)?;
         }
+        let starts = match wish.from {
+            super::From::Earliest => BTreeMap::new(),
+            super::From::Latest => ends.clone(),
+        };
         let mut gone = None;
         let sink = match old {
             Some(old) if !is_new && old.wish == wish => return Ok(Put::Same(old)),
@@ -287,7 +295,8 @@ impl Inner {
                 check_fixed(&old, &wish, &mapping)?;
                 let trail = old.trail.then(mark, wish.enabled);
                 let version = old.version + 1;
-                Sink { wish, mapping, version, trail, ..Sink::clone(&old) }
+                let resumed = if old.is_on() { old.resumed.clone() } else { ends };
+                Sink { wish, mapping, version, trail, resumed, ..Sink::clone(&old) }
             }
             None => Sink::new((topic_id, id), wish, mapping, starts, mark),
         };
@@ -350,7 +359,13 @@ impl Inner {
         (deleted.len() >= DELETED_PER_TOPIC_MAX).then(|| Arc::clone(oldest))
     }
 
-    async fn undelete(&self, topic_id: TopicId, id: &str, edit: Edit) -> Result<Arc<Sink>, Error> {
+    async fn undelete(
+        &self,
+        topic_id: TopicId,
+        id: &str,
+        resumed: BTreeMap<i32, Offset>,
+        edit: Edit,
+    ) -> Result<Arc<Sink>, Error> {
         let _alone = self.changes.lock().await;
         let old = self.existing(topic_id, id).filter(|sink| !sink.is_live());
         let old = old.ok_or_else(|| unknown(id))?;
@@ -358,7 +373,7 @@ impl Inner {
         let mark = edit.at(self.clock.now_ms(), "Undeleted.");
         let (trail, version) = (old.trail.then(mark, old.wish.enabled), old.version + 1);
         let deleted_with_source = false;
-        let sink = Sink { version, trail, deleted_with_source, ..Sink::clone(&old) };
+        let sink = Sink { version, trail, deleted_with_source, resumed, ..Sink::clone(&old) };
         self.store(sink, Change::new()).await
     }
 

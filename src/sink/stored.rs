@@ -22,6 +22,8 @@ struct Stored {
     version: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     starts: BTreeMap<i32, Offset>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    resumed: BTreeMap<i32, Offset>,
     trail: Trail,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     deleted_with_source: bool,
@@ -32,9 +34,20 @@ struct Stored {
 pub(super) fn encode(sink: &Sink) -> Result<Vec<u8>, Error> {
     let Sink { uid, topic_id, version, deleted_with_source, cleared, .. } = *sink;
     let (id, wish, starts) = (sink.id.clone(), sink.wish.clone(), sink.starts.clone());
-    let (v, trail) = (VERSION, sink.trail.clone());
-    let stored =
-        Stored { v, uid, topic_id, id, wish, version, starts, trail, deleted_with_source, cleared };
+    let (v, trail, resumed) = (VERSION, sink.trail.clone(), sink.resumed.clone());
+    let stored = Stored {
+        v,
+        uid,
+        topic_id,
+        id,
+        wish,
+        version,
+        starts,
+        resumed,
+        trail,
+        deleted_with_source,
+        cleared,
+    };
     serde_json::to_vec(&stored).map_err(|error| failed(&error.to_string()))
 }
 
@@ -57,6 +70,7 @@ pub(super) fn decode(value: &[u8]) -> Result<Sink, Error> {
         mapping: Arc::new(mapping),
         version: stored.version,
         starts: stored.starts,
+        resumed: stored.resumed,
         trail: stored.trail,
         deleted_with_source: stored.deleted_with_source,
         cleared: stored.cleared,

@@ -29,7 +29,7 @@ fn wish_with(more: Value) -> Wish {
 }
 
 fn asked(wish: Wish) -> Asked {
-    Asked { wish, starts: BTreeMap::new(), edit: edit() }
+    Asked { wish, ends: BTreeMap::new(), edit: edit() }
 }
 
 fn edit() -> Edit {
@@ -47,7 +47,10 @@ async fn sinks_are_state_that_a_restart_finds() {
     let made = put(&sinks, "a", wish("a"), Expected::Any).await.unwrap();
     assert!(matches!(made, Put::Made(_)));
     let starts = BTreeMap::from([(0, 5)]);
-    let asked_b = Asked { starts: starts.clone(), ..asked(wish("b")) };
+    let asked_b = Asked {
+        ends: starts.clone(),
+        ..asked(wish_with(json!({"table": {"name": "b"}, "from": "latest"})))
+    };
     sinks.put((TOPIC, "b"), asked_b, Expected::Any, false).await.unwrap();
     let other = wish_with(json!({"table": {"name": "a"}, "description": "more"}));
     let replaced = put(&sinks, "a", other.clone(), Expected::Any).await.unwrap();
@@ -146,9 +149,9 @@ async fn a_deleted_sink_is_off_and_goes_on_in_its_table() {
     assert_eq!(sinks.all_of_topic(TOPIC).len(), 1, "its table has it still");
     let other = put(&sinks, "b", wish("A"), Expected::Any).await;
     assert!(matches!(other, Err(Error::TableTaken { .. })), "{other:?}");
-    let back = sinks.undelete((TOPIC, "a"), edit()).await.unwrap();
+    let back = sinks.undelete((TOPIC, "a"), BTreeMap::from([(0, 7)]), edit()).await.unwrap();
     assert_eq!((back.uid, back.version, back.is_on()), (made.sink().uid, 3, true));
-    assert!(sinks.undelete((TOPIC, "a"), edit()).await.is_err());
+    assert!(sinks.undelete((TOPIC, "a"), BTreeMap::from([(0, 7)]), edit()).await.is_err());
     // Made again it goes on if the table is the same; else it is another sink.
     sinks.mark_deleted((TOPIC, "a"), edit(), false).await.unwrap();
     let again = put(&sinks, "a", wish("a"), Expected::None).await.unwrap();

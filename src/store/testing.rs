@@ -116,7 +116,7 @@ impl Appender for FakeLog {
     async fn append(&self, request: Request) -> Result<(), Error> {
         let ack = self.append_now(request.frames)?;
         match request.done {
-            Done::Logged(done) | Done::Applied(done) => done(ack),
+            Done::Logged(done) | Done::Unawaited(done) | Done::Applied(done) => done(ack),
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::sink::Triggers;
 use crate::table::commit::marker::Writer;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
+use crate::types::Offset;
 
 /// One table's view of its topic; cheap to clone.
 #[derive(Clone)]
@@ -67,6 +68,16 @@ impl Feed {
     pub(super) fn spread(&self) -> u8 {
         let id = self.sink.as_ref().map_or(self.of.id.0, |sink| sink.uid.0);
         id.as_bytes()[15]
+    }
+
+    /// Where the log of a partition ended when the table was last switched on; none if it never was,
+    /// or is not known to have been.
+    pub(super) fn resumed(&self, partition: i32) -> Option<Offset> {
+        let resumed = match &self.sink {
+            Some(sink) => &sink.resumed,
+            None => &self.of.table_resumed,
+        };
+        resumed.get(&partition).copied()
     }
 
     /// The sink, if it is one's table.

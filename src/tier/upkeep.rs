@@ -47,6 +47,10 @@ impl Worker {
         }
         self.pin.ease(&self.topic);
         self.context.holds.release(&self.topic, self.entry.writer(), |_| i64::MAX);
+        // Whoever waits may have seen it switched on again.
+        if self.views.has_changed().unwrap_or(false) {
+            return Ok(Next::Again);
+        }
         self.refuse_waiters();
         Ok(Next::Parked)
     }
@@ -73,7 +77,8 @@ impl Worker {
     /// Commits what waited when the switch was seen. A table that stands still or keeps failing
     /// is not waited for: its rows are part of the gap then.
     async fn commit_before_off(&mut self) -> Result<(), Halt> {
-        let is_new = self.entry.table.is_none() && self.entry.ends.is_empty();
+        // One that never was on has nothing to commit.
+        let is_new = self.entry.table.is_none() && self.entry.ends.is_empty() && !self.was_on;
         if self.entry.stop.is_some() || is_new || self.failures >= OFF_FAILURES_MAX {
             return Ok(());
         }
@@ -95,14 +100,17 @@ impl Worker {
         Ok(())
     }
 
-    /// The table is on again: what was appended meanwhile is a recorded gap (rules 4.3).
+    /// The table is on again: what was appended meanwhile is a recorded gap (rules 4.3). It ends where
+    /// the log ended when the switch was answered, for what came after that is wanted.
     pub(super) async fn on_again(&mut self) -> Result<(), Halt> {
         let mut next = self.entry.clone();
         next.off = false;
         let mut gaps = Vec::new();
         for part in self.parts() {
-            if part.high_watermark > part.next {
-                gaps.push(gap(&part, part.high_watermark, "off"));
+            let end = self.topic.resumed(part.index).unwrap_or(part.high_watermark);
+            let end = end.min(part.high_watermark);
+            if end > part.next {
+                gaps.push(gap(&part, end, "off"));
             }
         }
         for gap in &gaps {

@@ -124,6 +124,8 @@ pub(super) struct Worker {
     pub(super) had_dead_letters: bool,
     /// Where the partitions ended when the table was switched off.
     pub(super) off_at: Option<Ends>,
+    /// It was seen switched on.
+    pub(super) was_on: bool,
     /// The table is looked at even if nothing waits: somebody asked.
     pub(super) look: bool,
 }
@@ -166,6 +168,7 @@ impl Worker {
             shown: None,
             tried_at_limit: false,
             off_at: None,
+            was_on: false,
             look: false,
             since_maintenance: 0,
             budget_shift: 0,
@@ -259,7 +262,7 @@ impl Worker {
         if self.topic.options.table_mode == TableMode::Off {
             return self.off().await;
         }
-        self.off_at = None;
+        (self.off_at, self.was_on) = (None, true);
         if self.entry.off {
             self.on_again().await?;
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns: their rules. Does not own: that they come one at a time and run to their end (`Topics`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use uuid::Uuid;
 use crate::store::{self, Change, Counter, Space, keys};
 use crate::topic::option_def::{Kind, OptionDef};
 use crate::topic::option_value;
-use crate::topic::options::{self, Overrides, TopicOptions};
+use crate::topic::options::{self, Overrides, TableMode, TopicOptions};
 use crate::topic::registry::{self, Registry};
-use crate::topic::{Error, Inner, MayWriteTable, NewTopic, OptionEdit, Topic};
+use crate::topic::{Editor, Error, Inner, MayWriteTable, NewTopic, OptionEdit, Topic};
 use crate::types::{PartitionId, TopicId, TopicName};
 
 /// Partition numbers made durable ahead; what is left at a stop is never used.
@@ -85,6 +85,7 @@ impl Exclusive {
             overrides,
             options,
             created_ms: self.inner.clock.now_ms(),
+            table_resumed: BTreeMap::new(),
         };
         check_contract(None, &topic, may_write)?;
         if validate_only {
@@ -152,14 +153,14 @@ impl Exclusive {
         name: &str,
         edits: Vec<OptionEdit>,
         validate_only: bool,
-        may_write: &MayWriteTable,
+        editor: &Editor,
     ) -> Result<Arc<Topic>, Error> {
         let topic = self.existing(name)?;
         let mut overrides = topic.overrides.clone();
         let server = &self.inner.settings.server;
         check_each_once(&edits)?;
         edits.into_iter().try_for_each(|edit| apply_edit(&mut overrides, server, edit))?;
-        self.reconfigure(&topic, &overrides, validate_only, may_write).await
+        self.reconfigure(&topic, &overrides, validate_only, editor).await
     }
 
     pub(crate) async fn replace(
@@ -167,10 +168,10 @@ impl Exclusive {
         name: &str,
         overrides: &Overrides,
         validate_only: bool,
-        may_write: &MayWriteTable,
+        editor: &Editor,
     ) -> Result<Arc<Topic>, Error> {
         let topic = self.existing(name)?;
-        self.reconfigure(&topic, overrides, validate_only, may_write).await
+        self.reconfigure(&topic, overrides, validate_only, editor).await
     }
 
     async fn reconfigure(
@@ -178,14 +179,19 @@ impl Exclusive {
         topic: &Topic,
         overrides: &Overrides,
         validate_only: bool,
-        may_write: &MayWriteTable,
+        editor: &Editor,
     ) -> Result<Arc<Topic>, Error> {
         let overrides = self.inner.normalised(overrides)?;
         let server = &self.inner.settings.server;
         let options = TopicOptions::resolve(topic.name.as_str(), &overrides, server)?;
         let old = topic;
-        let topic = Arc::new(Topic { overrides, options, ..old.clone() });
-        check_contract(Some(old), &topic, may_write)?;
+        let mut topic = Topic { overrides, options, ..old.clone() };
+        let is_off = |topic: &Topic| topic.options.table_mode == TableMode::Off;
+        if is_off(old) && !is_off(&topic) {
+            topic.table_resumed = (editor.ends)(&topic.partitions);
+        }
+        let topic = Arc::new(topic);
+        check_contract(Some(old), &topic, &editor.may_write)?;
         if !validate_only {
             let change = registry::put(Change::new(), &topic)?;
             self.commit(change, |registry| registry.put(Arc::clone(&topic))).await?;

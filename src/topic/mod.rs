@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Store};
-use crate::types::{PartitionId, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, TopicId, TopicName};
 
 mod choices;
 pub mod option_def;
@@ -44,6 +44,9 @@ pub struct Topic {
     pub options: options::TopicOptions,
     /// When it was made, milliseconds.
     pub created_ms: i64,
+    /// Where its log ended by partition index when its table was last switched on: what came before,
+    /// while it was off, is a gap of the table.
+    pub table_resumed: BTreeMap<i32, Offset>,
 }
 
 impl Topic {
@@ -57,6 +60,24 @@ impl Topic {
 
 /// Whether who asks may have a topic write to this table, which others made.
 pub type MayWriteTable = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Where the log ends, by partition index.
+pub type LogEnds = Box<dyn Fn(&[PartitionId]) -> BTreeMap<i32, Offset> + Send + Sync>;
+
+/// Who edits options, and what it takes to do so.
+pub struct Editor {
+    /// Which tables they may bind a topic to.
+    pub may_write: MayWriteTable,
+    /// Asked when a table is switched on.
+    pub ends: LogEnds,
+}
+
+impl Editor {
+    /// The server itself, of a log that is not asked.
+    pub fn server() -> Self {
+        Self { may_write: any_table(), ends: Box::new(|_| BTreeMap::new()) }
+    }
+}
 
 /// Everybody may: who asks is the server itself, or somebody who was checked.
 pub fn any_table() -> MayWriteTable {
@@ -301,7 +322,7 @@ impl Topics {
         edits: Vec<OptionEdit>,
         validate_only: bool,
     ) -> Result<Arc<Topic>, Error> {
-        self.edit_for(name, edits, validate_only, any_table()).await
+        self.edit_for(name, edits, validate_only, Editor::server()).await
     }
 
     /// [`Topics::edit`] for somebody.
@@ -313,11 +334,11 @@ impl Topics {
         name: &str,
         edits: Vec<OptionEdit>,
         validate_only: bool,
-        may_write: MayWriteTable,
+        editor: Editor,
     ) -> Result<Arc<Topic>, Error> {
         let name = name.to_owned();
         let edit = move |inner: Exclusive| async move {
-            inner.edit(&name, edits, validate_only, &may_write).await
+            inner.edit(&name, edits, validate_only, &editor).await
         };
         self.serial(edit).await
     }
@@ -331,11 +352,11 @@ impl Topics {
         name: &str,
         overrides: BTreeMap<String, String>,
         validate_only: bool,
-        may_write: MayWriteTable,
+        editor: Editor,
     ) -> Result<Arc<Topic>, Error> {
         let name = name.to_owned();
         let replace = move |inner: Exclusive| async move {
-            inner.replace(&name, &overrides, validate_only, &may_write).await
+            inner.replace(&name, &overrides, validate_only, &editor).await
         };
         self.serial(replace).await
     }

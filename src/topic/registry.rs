@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::{Change, Space, Store};
 use crate::topic::options::{Overrides, TopicOptions};
 use crate::topic::{Error, Topic};
-use crate::types::{PartitionId, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, TopicId, TopicName};
 
 const VERSION: u32 = 1;
 const LIVE: &[u8] = b"t/";
@@ -29,6 +29,8 @@ struct Stored {
     partitions: Vec<PartitionId>,
     overrides: Overrides,
     created_ms: i64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    table_resumed: BTreeMap<i32, Offset>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     deleted_ms: Option<i64>,
 }
@@ -207,6 +209,7 @@ impl Stored {
             overrides: self.overrides,
             options,
             created_ms: self.created_ms,
+            table_resumed: self.table_resumed,
         })
     }
 }
@@ -239,6 +242,7 @@ fn encode(topic: &Topic, deleted_ms: Option<i64>) -> Result<Vec<u8>, Error> {
         partitions: topic.partitions.clone(),
         overrides: topic.overrides.clone(),
         created_ms: topic.created_ms,
+        table_resumed: topic.table_resumed.clone(),
         deleted_ms,
     };
     serde_json::to_vec(&stored).map_err(|error| failed(format!("topic {}: {error}", topic.name)))

@@ -119,8 +119,10 @@ async fn validation_alone_changes_nothing() {
     assert_eq!(topics.grow("a", 3, true).await.unwrap().partitions.len(), 3);
     let set = OptionEdit::Set("retention.ms".to_owned(), "5".to_owned());
     assert_eq!(topics.edit("a", vec![set], true).await.unwrap().options.retention_ms, Some(5));
-    let replaced =
-        topics.replace_for("a", map(&[("table.mode", "off")]), true, any_table()).await.unwrap();
+    let replaced = topics
+        .replace_for("a", map(&[("table.mode", "off")]), true, Editor::server())
+        .await
+        .unwrap();
     assert_eq!(replaced.options.table_mode, TableMode::Off);
     assert_eq!(rig.log.frames().end, before);
     assert_eq!(topics.get("a").unwrap().overrides, map(&[]));
@@ -180,7 +182,7 @@ async fn options_are_edited_together_or_not_at_all() {
     let less = edits(&[("subtract", "cleanup.policy", "compact")]);
     assert!(!topics.edit("a", less, false).await.unwrap().options.compacted);
     let topic =
-        topics.replace_for("a", map(&[("flush.ms", "7")]), false, any_table()).await.unwrap();
+        topics.replace_for("a", map(&[("flush.ms", "7")]), false, Editor::server()).await.unwrap();
     assert_eq!(topic.overrides, map(&[("flush.ms", "7")]));
 }
 

@@ -75,7 +75,7 @@ impl Group {
         }
         for (done, ack) in std::mem::take(&mut self.answers) {
             match done {
-                Done::Logged(tell) => tell(ack),
+                Done::Logged(tell) | Done::Unawaited(tell) => tell(ack),
                 Done::Applied(_) => self.answers.push((done, ack)),
             }
         }

@@ -207,9 +207,9 @@ impl Wal {
     /// [`Error::Closed`], [`Error::TooLarge`], [`Error::Refused`] for a malformed extension or a
     /// record batch without header; nothing is written then.
     pub async fn append(&self, request: Request) -> Result<(), Error> {
-        let bytes = self.check(&request)?;
+        let (bytes, is_awaited) = (self.check(&request)?, request.done.is_awaited());
         self.queue.send(Command::Append(request)).await.map_err(|_| Error::Closed)?;
-        self.shared.turn.queued(bytes);
+        self.shared.turn.queued(bytes, is_awaited);
         Ok(())
     }
 
@@ -218,9 +218,9 @@ impl Wal {
     /// # Errors
     /// As [`Wal::append`].
     pub fn append_blocking(&self, request: Request) -> Result<(), Error> {
-        let bytes = self.check(&request)?;
+        let (bytes, is_awaited) = (self.check(&request)?, request.done.is_awaited());
         self.queue.blocking_send(Command::Append(request)).map_err(|_| Error::Closed)?;
-        self.shared.turn.queued(bytes);
+        self.shared.turn.queued(bytes, is_awaited);
         Ok(())
     }
 

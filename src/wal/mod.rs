@@ -156,9 +156,19 @@ pub enum Done {
     /// Once the group is in the log as safely as `log.flush` says, high watermarks already moved.
     /// Runs on a thread of the log: it must not block.
     Logged(Box<dyn FnOnce(Ack) + Send>),
+    /// As [`Self::Logged`], but nobody waits for it: a group of such requests stays open for a
+    /// moment.
+    Unawaited(Box<dyn FnOnce(Ack) + Send>),
     /// Once the group is durable and applied to the store. Runs on the apply thread: it must not
     /// block.
     Applied(Box<dyn FnOnce(Ack) + Send>),
+}
+
+impl Done {
+    /// True if somebody waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !matches!(self, Self::Unawaited(_))
+    }
 }
 
 /// The answer to one request.

@@ -1,5 +1,6 @@
 //! The sequencer thread: gathers what is queued, lets the log assign offsets, writes one group
-//! (rules 3.1). No timer on the way: a group is what arrived while the last one was written.
+//! (rules 3.1). No timer on the way of who waits: a group is what arrived while the last one was
+//! written.
 //!
 //! Owns: the write position and the current file. Does not own: what offsets mean ([`Sequence`]),
 //! durability (see `sync`).
@@ -28,6 +29,9 @@ const GROUP_BYTES_MAX: u64 = 8 << 20;
 
 /// or at this many requests.
 const GROUP_REQUESTS_MAX: usize = 1024;
+
+/// Requests that nobody waits for are gathered for so long: a group costs as much as dozens of them.
+const UNAWAITED_MAX: Duration = Duration::from_millis(5);
 
 /// What the sequencer is asked to do.
 pub(crate) enum Command {
@@ -114,12 +118,14 @@ impl Sequencer {
 
     /// Takes queued requests up to the bounds; gives back a command that ended the group.
     fn gather(&mut self, first: Command, requests: &mut Vec<Request>) -> Option<Command> {
-        let mut bytes = 0;
+        let until = Instant::now() + UNAWAITED_MAX;
+        let (mut bytes, mut is_awaited) = (0, false);
         let mut next = first;
         loop {
             match next {
                 Command::Append(request) => {
                     bytes += request_len(&request.frames);
+                    is_awaited |= request.done.is_awaited();
                     requests.push(request);
                 }
                 other => return Some(other),
@@ -129,12 +135,21 @@ impl Sequencer {
             }
             next = match self.queue.try_recv() {
                 Ok(next) => next,
-                Err(_) if bytes < WRITE_AHEAD_BYTES && self.wait_for_sync() => {
+                Err(_) if bytes < WRITE_AHEAD_BYTES && self.wait(is_awaited, until) => {
                     self.queue.try_recv().ok()?
                 }
                 Err(_) => return None,
             };
         }
+    }
+
+    /// Waits for more, where that keeps nobody waiting. False if there is nothing to wait for.
+    fn wait(&self, is_awaited: bool, until: Instant) -> bool {
+        if is_awaited || Instant::now() >= until {
+            return self.wait_for_sync();
+        }
+        self.shared.turn.linger(until, || !self.queue.is_empty());
+        true
     }
 
     /// Waits for a sync under way, or until enough is queued to write beside it. False if there

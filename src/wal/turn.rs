@@ -1,8 +1,9 @@
 //! Whose turn the disk is: the sequencer writes at once while nothing is being synced; what is small
 //! waits for the end of a sync under way, as it could not become durable before, and one write
-//! then takes all that came meanwhile.
+//! then takes all that came meanwhile. What nobody waits for is gathered for some milliseconds.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,6 +14,8 @@ pub(crate) const WRITE_AHEAD_BYTES: u64 = 64 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     is_waiting: AtomicBool,
+    /// The wait is for requests that nobody waits for: one that somebody waits for ends it.
+    lingers: AtomicBool,
     /// Bytes that were queued since the wait began.
     arrived: AtomicU64,
     lock: Mutex<()>,
@@ -23,13 +26,28 @@ impl Turn {
     /// Waits until `is_over` says so, or until [`WRITE_AHEAD_BYTES`] more have been queued. What
     /// changes the answer of `is_over` calls [`Turn::give`] afterwards.
     pub(crate) fn wait(&self, is_over: impl Fn() -> bool) {
+        self.sleep(None, is_over);
+    }
+
+    /// Waits until then, until somebody waits for a request that was queued, or until
+    /// [`WRITE_AHEAD_BYTES`] more have been; not at all if one is `queued` by now.
+    pub(crate) fn linger(&self, until: Instant, queued: impl Fn() -> bool) {
+        self.sleep(Some(until), queued);
+    }
+
+    fn sleep(&self, until: Option<Instant>, is_over: impl Fn() -> bool) {
         let mut guard = self.lock.lock();
         self.arrived.store(0, Ordering::Relaxed);
+        self.lingers.store(until.is_some(), Ordering::Relaxed);
         self.is_waiting.store(true, Ordering::Relaxed);
-        // Either this sees the change, or `give` sees that somebody waits.
+        // Either this sees the change, or `give` and `queued` see that somebody waits.
         fence(Ordering::SeqCst);
         while !is_over() && self.arrived.load(Ordering::Relaxed) < WRITE_AHEAD_BYTES {
-            self.changed.wait(&mut guard);
+            match until {
+                None => self.changed.wait(&mut guard),
+                Some(until) if self.changed.wait_until(&mut guard, until).timed_out() => break,
+                Some(_) => {}
+            }
         }
         self.is_waiting.store(false, Ordering::Relaxed);
     }
@@ -37,16 +55,20 @@ impl Turn {
     /// Makes who waits look again.
     pub(crate) fn give(&self) {
         fence(Ordering::SeqCst);
-        if self.is_waiting.load(Ordering::Relaxed) {
+        if self.is_waiting.load(Ordering::Relaxed) && !self.lingers.load(Ordering::Relaxed) {
             self.wake();
         }
     }
 
     /// Counts a request that was queued.
-    pub(crate) fn queued(&self, bytes: u64) {
+    pub(crate) fn queued(&self, bytes: u64, is_awaited: bool) {
+        if is_awaited {
+            fence(Ordering::SeqCst);
+        }
         if self.is_waiting.load(Ordering::Relaxed) {
             let before = self.arrived.fetch_add(bytes, Ordering::Relaxed);
-            if before < WRITE_AHEAD_BYTES && before + bytes >= WRITE_AHEAD_BYTES {
+            let is_much = before < WRITE_AHEAD_BYTES && before + bytes >= WRITE_AHEAD_BYTES;
+            if is_much || is_awaited && self.lingers.load(Ordering::Relaxed) {
                 self.wake();
             }
         }
@@ -103,22 +125,59 @@ mod tests {
     fn small_requests_wake_nobody_and_large_ones_together_do() {
         let turn = Arc::new(Turn::default());
         let waiter = Waiter::start(&turn);
-        turn.queued(WRITE_AHEAD_BYTES - 1);
+        turn.queued(WRITE_AHEAD_BYTES - 1, true);
         turn.give();
         waiter.see_looks(2);
         assert!(turn.is_waiting.load(Ordering::Acquire));
         assert_eq!(waiter.looks.load(Ordering::Acquire), 2, "only the change was looked at");
-        turn.queued(1);
+        turn.queued(1, true);
         waiter.thread.join().unwrap();
         // What came before a wait does not count for it.
         let waiter = Waiter::start(&turn);
-        turn.queued(WRITE_AHEAD_BYTES - 1);
+        turn.queued(WRITE_AHEAD_BYTES - 1, true);
         turn.give();
         waiter.see_looks(2);
         assert!(turn.is_waiting.load(Ordering::Acquire));
         waiter.over.store(true, Ordering::Release);
         turn.give();
         waiter.thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_gathered_until_somebody_does() {
+        let turn = Arc::new(Turn::default());
+        let queued = Arc::new(AtomicBool::new(false));
+        let far = Instant::now() + std::time::Duration::from_secs(600);
+        let start = || {
+            let (turn, queued) = (Arc::clone(&turn), Arc::clone(&queued));
+            queued.store(false, Ordering::Release);
+            std::thread::spawn(move || turn.linger(far, || queued.load(Ordering::Acquire)))
+        };
+        let is_asleep = || {
+            while !turn.is_waiting.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            drop(turn.lock.lock());
+        };
+        let gathers = start();
+        is_asleep();
+        queued.store(true, Ordering::Release);
+        turn.queued(1, false);
+        // The end of a sync is nothing to it.
+        turn.give();
+        is_asleep();
+        assert!(!gathers.is_finished());
+        turn.queued(1, true);
+        gathers.join().unwrap();
+        // Much of it is written at once.
+        let gathers = start();
+        is_asleep();
+        turn.queued(WRITE_AHEAD_BYTES, false);
+        gathers.join().unwrap();
+        // What was queued before the wait ends it.
+        queued.store(true, Ordering::Release);
+        turn.linger(far, || queued.load(Ordering::Acquire));
+        turn.linger(Instant::now(), || false);
     }
 
     #[test]

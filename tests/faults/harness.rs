@@ -129,7 +129,7 @@ pub(crate) async fn append(
         batch: batch(values),
         ext: Bytes::new(),
     }];
-    let append = Append { batches, origin: Origin::Kafka, settle: None };
+    let append = Append { batches, origin: Origin::Kafka, settle: None, is_awaited: true };
     broker.log().append(append).await?.wait().await
 }
 

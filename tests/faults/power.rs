@@ -358,7 +358,7 @@ impl History {
         let chain = sent.iter().flat_map(|(_, values)| values.clone()).collect();
         self.world.lock().unwrap().chains.push(chain);
         let origin = if count > 1 { Origin::Http } else { Origin::Kafka };
-        let append = Append { batches, origin, settle: None };
+        let append = Append { batches, origin, settle: None, is_awaited: true };
         let Ok(pending) = broker.log().append(append).await else { return };
         let world = Arc::clone(&self.world);
         let (log, ids, waits) =

@@ -3,7 +3,6 @@
 //! A sink is replaced as a whole; `If-Match` and `If-None-Match` (RFC 9110, 13.1) keep two who
 //! change it from losing one's change.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -24,11 +23,10 @@ use crate::http::credentials;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, unknown_topic};
 use crate::sink::mapping::{Event, Faults, FieldError, infer};
-use crate::sink::{self, Asked, From, Put, Sink, Wish};
+use crate::sink::{self, Asked, Put, Sink, Wish};
 use crate::store::history::Trail;
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
-use crate::types::Offset;
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 const SHOWN_ONLY: [&str; 8] =
@@ -74,8 +72,8 @@ pub(in crate::http) async fn put(
     }
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_sink")?;
     caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
-    let starts = check(&api, &topic, &id, &wish).await?;
-    let asked = Asked { wish, starts, edit: caller.edit() };
+    check(&api, &topic, &id, &wish).await?;
+    let asked = Asked { wish, ends: api.ends_of(&topic), edit: caller.edit() };
     let put = api.sinks.put((topic.id, &id), asked, expected, dry_run).await;
     let put = put.map_err(|error| problem(&id, &error))?;
     let status = match &put {
@@ -229,7 +227,7 @@ pub(in crate::http) async fn check(
     topic: &Topic,
     id: &str,
     wish: &Wish,
-) -> Result<BTreeMap<i32, Offset>, Problem> {
+) -> Result<(), Problem> {
     let mapping = wish.check(id).map_err(|error| problem(id, &error))?;
     let templates = mapping.clone();
     let verified = tokio::task::spawn_blocking(move || templates.verify()).await;
@@ -253,13 +251,6 @@ pub(in crate::http) async fn check(
             SinkRefused::Catalog(_) => "catalog_unavailable",
         };
         Problem::new(code, refused.to_string())
-    })?;
-    Ok(match wish.from {
-        From::Earliest => BTreeMap::new(),
-        From::Latest => (0..)
-            .zip(&topic.partitions)
-            .filter_map(|(index, id)| Some((index, api.log.partition(*id)?.high_watermark())))
-            .collect(),
     })
 }
 

@@ -15,7 +15,7 @@ use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::http::{Api, unknown_topic};
 use crate::topic::options::{OptionView, Source};
-use crate::topic::{self, NewTopic, OptionEdit, Topic};
+use crate::topic::{self, Editor, NewTopic, OptionEdit, Topic};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,7 +125,12 @@ pub(in crate::http) async fn alter(
         api.topics.grow(&name, total, true).await.map_err(|error| problem(&error))?;
     }
     if !edits.is_empty() {
-        let edited = api.topics.edit_for(&name, edits, false, caller.0.may_write_tables()).await;
+        let log = api.log.clone();
+        let editor = Editor {
+            may_write: caller.0.may_write_tables(),
+            ends: Box::new(move |partitions| log.ends(partitions)),
+        };
+        let edited = api.topics.edit_for(&name, edits, false, editor).await;
         topic = edited.map_err(|error| problem(&error))?;
     }
     if let Some(total) = wish.partitions {

@@ -298,7 +298,7 @@ impl Engine {
             Some(keep) if !kept.is_empty() => self.quarantine(keep, kept, write_id).await?,
             _ => Vec::new(),
         };
-        let queued = self.push(topic, batches, kept, write_id, claim).await?;
+        let queued = self.push((topic, terms.ack), batches, kept, write_id, claim).await?;
         self.counts.duplicate.increment(queued.duplicates as u64);
         self.counts.accepted.increment(queued.accepted as u64);
         Ok(Outcome::Queued(queued))
@@ -393,7 +393,7 @@ impl Engine {
 
     async fn push(
         &self,
-        topic: Arc<Topic>,
+        (topic, ack): (Arc<Topic>, Ack),
         batches: Batches,
         kept: Vec<AppendBatch>,
         write_id: Uuid,
@@ -416,7 +416,8 @@ impl Engine {
         let mut pending = None;
         if !appends.is_empty() {
             let settle = claim.settle(request, sent);
-            let append = Append { batches: appends, origin: Origin::Http, settle };
+            let (origin, is_awaited) = (Origin::Http, ack != Ack::Accepted);
+            let append = Append { batches: appends, origin, settle, is_awaited };
             pending = Some(self.log.append(append).await.map_err(|error| problem(&error))?);
         }
         Ok(Queued { topic, write_id, accepted, duplicates, errors, placed, indexes, pending })

@@ -124,7 +124,7 @@ pub(super) async fn undelete(at: OfSource, Name(sink): Name) -> Result<Response,
     let OfSource { api, caller, base, source } = at;
     let unknown = || Failure::not_found("sink", &sink, "source");
     let topic = api.topics.get(&source.wish.topic).ok_or_else(unknown)?;
-    let undeleted = api.sinks.undelete((topic.id, &sink), caller.edit()).await;
+    let undeleted = api.sinks.undelete((topic.id, &sink), api.ends_of(&topic), caller.edit()).await;
     let sink = undeleted.map_err(|error| Failure::of_sink(&sink, &error))?;
     Ok(Task::of_sink(&api, "undelete", "sink", (&source, &sink)).accepted(&api, &base))
 }
@@ -250,7 +250,7 @@ async fn store(
     caller.check(Operation::Write, Resource::Table(&table)).map_err(Failure::from)?;
     let topic = topic(api, caller, &source.wish.topic).await?;
     let checked = admin::sinks::check(api, &topic, id, &wish).await;
-    let starts = checked.map_err(|problem| match problem.code() {
+    checked.map_err(|problem| match problem.code() {
         "invalid_sink" => Failure::api(400, "badRequest", problem.detail()),
         _ => Failure::of_problem(&problem),
     })?;
@@ -258,7 +258,7 @@ async fn store(
         Some((tag, edit)) => (Expected::Tags(vec![tag]), edit),
         None => (Expected::None, caller.edit()),
     };
-    let asked = sink::Asked { wish, starts, edit };
+    let asked = sink::Asked { wish, ends: api.ends_of(&topic), edit };
     let put = api.sinks.put((topic.id, id), asked, expected, false).await;
     Ok(Arc::clone(put.map_err(|error| Failure::of_sink(id, &error))?.sink()))
 }

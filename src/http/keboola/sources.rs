@@ -139,7 +139,8 @@ pub(super) async fn undelete(
     let topic = topic(&api, &caller, &source.wish.topic).await?;
     let with_it = api.sinks.all_of_topic(topic.id).into_iter();
     for sink in with_it.filter(|sink| !sink.is_live() && sink.deleted_with_source) {
-        let back = api.sinks.undelete((topic.id, &sink.id), caller.edit()).await;
+        let ends = api.ends_of(&topic);
+        let back = api.sinks.undelete((topic.id, &sink.id), ends, caller.edit()).await;
         back.map_err(|error| Failure::of_sink(&sink.id, &error))?;
     }
     Ok(Task::of_source(&api, "undelete", "source", &source).accepted(&api, &base))

@@ -14,7 +14,7 @@ use crate::kafka::dispatch::Context;
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::describe_configs::TOPIC;
 use crate::kafka::handler::{ItemError, duplicates};
-use crate::topic::OptionEdit;
+use crate::topic::{Editor, OptionEdit};
 
 /// A resource as both APIs name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,12 +68,14 @@ async fn one(
     }
     check_alterable(resource.kind)?;
     let (topics, name) = (&context.deps.topics, &resource.name);
-    let may_write = context.principal.may_write_tables();
+    let log = context.deps.log.clone();
+    let editor = Editor {
+        may_write: context.principal.may_write_tables(),
+        ends: Box::new(move |partitions| log.ends(partitions)),
+    };
     match edit? {
-        Edit::Replace(options) => {
-            topics.replace_for(name, options, validate_only, may_write).await?
-        }
-        Edit::Each(edits) => topics.edit_for(name, edits, validate_only, may_write).await?,
+        Edit::Replace(options) => topics.replace_for(name, options, validate_only, editor).await?,
+        Edit::Each(edits) => topics.edit_for(name, edits, validate_only, editor).await?,
     };
     Ok(())
 }

@@ -103,6 +103,7 @@ async fn queue(
         batches: vec![AppendBatch { partition: id, batch: records, ext: Bytes::new() }],
         origin: Origin::Kafka,
         settle: None,
+        is_awaited: true,
     };
     let pending = context.deps.log.append(append).await.map_err(ItemError::from)?;
     Ok(Queued { pending, log_append_time: topic.options.log_append_time })

@@ -217,6 +217,7 @@ impl Broker {
             batches: vec![AppendBatch { partition, batch, ext: Bytes::new() }],
             origin: Origin::Kafka,
             settle: None,
+            is_awaited: true,
         };
         self.log.append(append).await?.wait().await.map(|_| ())
     }

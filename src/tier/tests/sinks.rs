@@ -48,7 +48,11 @@ impl Broker {
     async fn sink_from(&self, topic: &str, wish: Wish, starts: BTreeMap<i32, i64>) -> Arc<Sink> {
         let topic_id = self.topics.get(topic).unwrap().id;
         let id = wish.table.name.clone();
-        let asked = Asked { wish, starts, edit: Edit::default() };
+        let from = match starts.is_empty() {
+            true => crate::sink::From::Earliest,
+            false => crate::sink::From::Latest,
+        };
+        let asked = Asked { wish: Wish { from, ..wish }, ends: starts, edit: Edit::default() };
         let put = self.sinks.put((topic_id, &id), asked, Expected::Any, false).await;
         let sink = Arc::clone(put.unwrap().sink());
         // Its worker is there from now on.
@@ -485,7 +489,7 @@ async fn a_deleted_sink_holds_nothing_and_goes_on_where_it_comes_back() {
     broker.sinks.mark_deleted((topic_id, "prices"), Edit::default(), false).await.unwrap();
     broker.append(ids[0], &[r#"{"n":2}"#]).await;
     broker.until_tiered(ids[0], i64::MAX).await;
-    broker.sinks.undelete((topic_id, "prices"), Edit::default()).await.unwrap();
+    broker.sinks.undelete((topic_id, "prices"), BTreeMap::new(), Edit::default()).await.unwrap();
     // From here on the log waits for it again.
     let back = async {
         while broker.tiered(ids[0]) == i64::MAX {

@@ -323,7 +323,11 @@ fn send(stage: &Stage, sender: u64, seed: u64) -> Vec<u32> {
         let mut ticket =
             Ticket { request, frames: frames_count, is_applied, is_answered: false, watch };
         let tell = Box::new(move |ack: Ack| ticket.answer(&ack));
-        let done = if is_applied { Done::Applied(tell) } else { Done::Logged(tell) };
+        let done = match (is_applied, dice.random_bool(0.3)) {
+            (true, _) => Done::Applied(tell),
+            (false, true) => Done::Unawaited(tell),
+            (false, false) => Done::Logged(tell),
+        };
         if stage.wal.append_blocking(Request { frames, done, permit: None }).is_ok() {
             taken.push(request);
         }

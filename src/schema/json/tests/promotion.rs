@@ -2,6 +2,7 @@
 
 use iceberg::spec::NestedFieldRef;
 
+use super::properties::{any_exact_json, any_object};
 use super::*;
 
 /// Field by field: what is there keeps id, name, type, doc and place; what is new comes after it

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn any_exact_json() -> impl Strategy<Value = Json> {
+pub(super) fn any_exact_json() -> impl Strategy<Value = Json> {
     let number = prop_oneof![
         "-?[0-9]".prop_filter("-0 and 0 are fine, 00 is not generated", |_| true),
         any::<i64>().prop_map(|value| value.to_string()),
@@ -24,7 +24,7 @@ fn any_exact_json() -> impl Strategy<Value = Json> {
     })
 }
 
-fn any_object(inner: impl Strategy<Value = Json>) -> impl Strategy<Value = Json> {
+pub(super) fn any_object(inner: impl Strategy<Value = Json>) -> impl Strategy<Value = Json> {
     let key = prop_oneof![
         8 => "[abA]",
         1 => prop::sample::select(vec!["a.b", "a__long", "a__json", "floe", "_rest", "_value", "é\"", ""])
