@@ -2,6 +2,7 @@
 
 mod compat;
 mod connectors;
+mod drain;
 
 use std::time::Duration;
 
@@ -82,52 +83,4 @@ async fn a_body_in_pieces_is_stored_as_it_was_sent() {
     }
     let text = answer(&mut stream).await;
     assert!(text.contains("\"accepted\":3000") && text.contains("\"last_offset\":2999"), "{text}");
-}
-
-/// Sends events one by one until the server is gone; partition and offset of those that were
-/// acknowledged. What is refused meanwhile is told to come back.
-async fn sender(floe_url: String) -> Vec<(i64, i64)> {
-    let client = Client::new();
-    let mut stored = Vec::new();
-    // The connection ends with the server.
-    while let Ok(answer) = client.post(&floe_url).body("{\"a\":1}").send().await {
-        let status = answer.status().as_u16();
-        if status == 503 {
-            assert!(answer.headers().contains_key("retry-after"));
-            continue;
-        }
-        assert_eq!(status, 200);
-        let Ok(answer) = answer.json::<Value>().await else { break };
-        let span = &answer["partitions"][0];
-        stored.push((span["partition"].as_i64().unwrap(), span["first_offset"].as_i64().unwrap()));
-    }
-    stored
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn asked_to_end_under_load_it_loses_nothing_that_was_acknowledged() {
-    let mut floe = Floe::start(&[]).await;
-    for round in 0..3 {
-        let url = floe.url("/api/v1/topics/drained/events");
-        let senders = futures::future::join_all((0..16).map(|_| sender(url.clone())));
-        let end = async {
-            tokio::time::sleep(Duration::from_millis(1500)).await;
-            floe.stop().await
-        };
-        let (stored, ended) = tokio::join!(senders, end);
-        assert_eq!(ended, Some(0), "{}", floe.log());
-        let mut stored: Vec<(i64, i64)> = stored.into_iter().flatten().collect();
-        floe.restart().await;
-        let described = floe.get("/api/v1/topics/drained").await;
-        let end = |partition: i64| {
-            let partition = usize::try_from(partition).unwrap();
-            described["partitions"][partition]["high_watermark"].as_i64().unwrap()
-        };
-        assert!(stored.len() > 16, "round {round}: {} events", stored.len());
-        assert!(stored.iter().all(|(partition, offset)| *offset < end(*partition)));
-        let all = stored.len();
-        stored.sort_unstable();
-        stored.dedup();
-        assert_eq!(stored.len(), all, "an offset was given twice");
-    }
 }

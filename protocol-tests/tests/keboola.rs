@@ -1,6 +1,8 @@
 //! Keboola's dialect, as its clients use it: a change is a task that is asked for, a request goes to
 //! the URL that the source shows, and what was deleted comes back.
 
+mod management;
+
 use protocol_tests::{Floe, eventually, first_token, table};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};

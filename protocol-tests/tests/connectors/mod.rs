@@ -6,6 +6,7 @@
 
 mod aiven;
 mod aiven_cases;
+mod aiven_keboola;
 mod confluent;
 mod confluent_cases;
 mod matrix;
