@@ -11,6 +11,8 @@
 mod acks;
 mod batches;
 pub(crate) mod body;
+#[cfg(test)]
+mod body_tests;
 mod channel;
 mod chores;
 mod claim;
