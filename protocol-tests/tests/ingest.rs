@@ -3,6 +3,7 @@
 mod compat;
 mod connectors;
 mod drain;
+mod refused;
 
 use std::time::Duration;
 

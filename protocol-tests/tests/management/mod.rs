@@ -13,6 +13,7 @@
 //! once: its line tells how it ended.
 
 mod limits;
+mod waits;
 
 use std::collections::BTreeMap;
 
