@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the end of a life ends its tasks")]
 
 mod harness;
-
+mod http;
 mod moved;
 mod power;
 mod state;

@@ -38,7 +38,7 @@ const CASES: &[Case<'_>] = &[
     ),
     (("&dedup_field=$.id", JSON, "{\"id\":null}"), 422, "invalid_events", &[(0, "bad_id")]),
     (
-        ("&timestamp_field=$.at", JSON, "[{\"at\":\"never\"},{\"at\":true}]"),
+        ("&timestamp=$.at", JSON, "[{\"at\":\"never\"},{\"at\":true}]"),
         422,
         "invalid_events",
         &[(0, "bad_timestamp"), (1, "bad_timestamp")],
