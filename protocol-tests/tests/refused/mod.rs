@@ -43,12 +43,12 @@ const CASES: &[Case<'_>] = &[
         "invalid_events",
         &[(0, "bad_timestamp"), (1, "bad_timestamp")],
     ),
-    // Some are the one, some the other: another body is what it takes in any case.
+    // Some are the one, some the other: what is no JSON is said first.
     (
         ("&dedup_field=$.id", LINES, "no\n{\"n\":1}\n{\"id\":3}\n"),
-        422,
-        "invalid_events",
-        &[(0, "invalid_json"), (1, "bad_id")],
+        400,
+        "invalid_json",
+        &[(0, "invalid_json")],
     ),
     // With `skip` only where nothing is left.
     (
