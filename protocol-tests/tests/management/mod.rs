@@ -12,6 +12,7 @@
 //! Lines that begin with spaces go on with the one before. The task of a change is asked for at
 //! once: its line tells how it ended.
 
+mod again;
 mod documents;
 mod limits;
 mod waits;
