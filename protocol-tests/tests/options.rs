@@ -372,3 +372,32 @@ async fn log_flush_lets_answers_run_ahead_and_says_so_and_no_table_follows() {
     assert_eq!(post_event(&floe, "").await, "durable");
     assert_eq!(read_all(&floe, "t", 4).len(), 23);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_switched_on_again_misses_nothing() {
+    const ROUNDS: usize = 10;
+    let floe = Floe::start(&["--num-partitions", "1", "--table-target-lag", "1s"]).await;
+    let wire = &mut Wire::connect(&floe.bootstrap()).await;
+    let post = async |number: usize| {
+        let url = floe.url("/api/v1/topics/t/events");
+        let sent = reqwest::Client::new().post(url).body(format!("{{\"i\":{number}}}"));
+        assert_eq!(sent.send().await.unwrap().status(), 200);
+    };
+    for round in 0..ROUNDS {
+        post(2 * round).await;
+        for mode in ["off", "auto"] {
+            let change: &[Edit<'_>] = &[(SET, "table.mode", Some(mode))];
+            assert_eq!(edit(wire, &[(TOPIC, "t", change)], false).await, [0]);
+        }
+        post(2 * round + 1).await;
+        eventually("a flush", async || {
+            let flush = floe.url("/api/v1/tables/streams.t/flush");
+            let done = reqwest::Client::new().post(flush).send().await.unwrap();
+            (done.status() == 200).then_some(())
+        })
+        .await;
+    }
+    let url = floe.url("/iceberg");
+    let rows = protocol_tests::table::longs(&url, "streams", "t", "i").await;
+    assert_eq!(rows, (0..2 * ROUNDS as i64).collect::<Vec<_>>());
+}
