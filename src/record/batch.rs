@@ -51,6 +51,11 @@ impl BatchBuilder {
         Self::default()
     }
 
+    /// Makes room for so many bytes of records, so that they are not moved as they grow.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.body.reserve(bytes);
+    }
+
     /// Number of records so far.
     pub fn record_count(&self) -> i32 {
         self.count

@@ -72,7 +72,10 @@ pub(in crate::http) async fn put(
     }
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_sink")?;
     caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
-    check(&api, &topic, &id, &wish).await?;
+    check(&api, &topic, &id, &wish).await.map_err(|unfit| match unfit {
+        Unfit::Wish(error) => problem(&id, &error),
+        Unfit::Problem(problem) => problem,
+    })?;
     let asked = Asked { wish, ends: api.ends_of(&topic), edit: caller.edit() };
     let put = api.sinks.put((topic.id, &id), asked, expected, dry_run).await;
     let put = put.map_err(|error| problem(&id, &error))?;
@@ -221,21 +224,28 @@ fn topic_of(
     api.topics.get(name).ok_or_else(|| unknown_topic(name))
 }
 
-/// Checks what only others know; where the sink begins if it is made.
+/// Why a sink cannot be as it is wished.
+pub(in crate::http) enum Unfit {
+    /// What is wrong with the wish.
+    Wish(sink::Error),
+    /// What is in its way.
+    Problem(Problem),
+}
+
+/// Checks what only others know.
 pub(in crate::http) async fn check(
     api: &Api,
     topic: &Topic,
     id: &str,
     wish: &Wish,
-) -> Result<(), Problem> {
-    let mapping = wish.check(id).map_err(|error| problem(id, &error))?;
+) -> Result<(), Unfit> {
+    let mapping = wish.check(id).map_err(Unfit::Wish)?;
     let templates = mapping.clone();
     let verified = tokio::task::spawn_blocking(move || templates.verify()).await;
-    let verified =
-        verified.map_err(|_| Problem::new("internal", "reading the templates failed"))?;
-    verified.map_err(|Faults(found)| {
+    let failed = |_| Unfit::Problem(Problem::new("internal", "reading the templates failed"));
+    verified.map_err(failed)?.map_err(|Faults(found)| {
         let found = found.iter().map(ToString::to_string).collect();
-        problem(id, &sink::Error::Invalid(found))
+        Unfit::Wish(sink::Error::Invalid(found))
     })?;
     // One that was deleted goes on in its table; in another it is a new one.
     let known = api.sinks.kept(topic.id, id);
@@ -247,10 +257,12 @@ pub(in crate::http) async fn check(
     checked.map_err(|refused| {
         let code = match refused {
             SinkRefused::Taken { .. } => "table_taken",
-            SinkRefused::Type { .. } => "invalid_sink",
             SinkRefused::Catalog(_) => "catalog_unavailable",
+            SinkRefused::Type { .. } => {
+                return Unfit::Wish(sink::Error::Invalid(vec![refused.to_string()]));
+            }
         };
-        Problem::new(code, refused.to_string())
+        Unfit::Problem(Problem::new(code, refused.to_string()))
     })
 }
 

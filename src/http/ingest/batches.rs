@@ -90,6 +90,8 @@ struct Build<'t> {
     write_id: String,
     ids: NewIds,
     open: BTreeMap<usize, Open>,
+    /// Bytes that the first batch makes room for; most requests have no other.
+    room: usize,
     result: Batches,
     failed: Option<String>,
 }
@@ -102,7 +104,9 @@ pub(super) fn build(source: &dyn Source, target: &Target) -> Result<Batches, Str
     let write_id = target.write_id.to_string();
     let (open, result) = (BTreeMap::new(), Batches::default());
     let ids = NewIds::new();
-    let mut build = Build { target, write_id, ids, open, result, failed: None };
+    // Headers of ours come to each event; the smaller it is the more they are of it.
+    let room = (source.size_bytes() / 2 * 3 + 256).min(target.max_message_bytes);
+    let mut build = Build { target, write_id, ids, open, room, result, failed: None };
     source.visit(&mut |event| match event {
         Ok(event) => build.take(&event),
         Err(error) => build.result.errors.push(error),
@@ -163,6 +167,7 @@ impl Build<'_> {
         let record = NewRecord { key, value: event.value, headers, timestamp };
         let limit = self.target.max_message_bytes;
         let entry = self.open.entry(partition).or_default();
+        entry.builder.reserve(std::mem::take(&mut self.room));
         let full = entry.ids.len() == IDS_PER_FRAME_MAX;
         if full || entry.builder.size_bytes_with(&record) > limit {
             close(entry, partition, &mut self.result.batches)?;

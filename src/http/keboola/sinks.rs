@@ -20,6 +20,7 @@ use super::{files, id, show};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::admin;
+use crate::http::admin::sinks::Unfit;
 use crate::http::auth::Caller;
 use crate::sink::{self, Sink, TableName, Triggers, Version, Wish};
 use crate::source::Source;
@@ -250,9 +251,9 @@ async fn store(
     caller.check(Operation::Write, Resource::Table(&table)).map_err(Failure::from)?;
     let topic = topic(api, caller, &source.wish.topic).await?;
     let checked = admin::sinks::check(api, &topic, id, &wish).await;
-    checked.map_err(|problem| match problem.code() {
-        "invalid_sink" => Failure::api(400, "badRequest", problem.detail()),
-        _ => Failure::of_problem(&problem),
+    checked.map_err(|unfit| match unfit {
+        Unfit::Wish(error) => Failure::of_sink(id, &error),
+        Unfit::Problem(problem) => Failure::of_problem(&problem),
     })?;
     let (expected, edit) = match known {
         Some((tag, edit)) => (Expected::Tags(vec![tag]), edit),
