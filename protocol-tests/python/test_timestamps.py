@@ -97,7 +97,7 @@ def test_times_outside_of_what_a_topic_takes_are_refused(floe):
             raise AssertionError("the event must be refused")
         except urllib.error.HTTPError as error:
             problem = json.load(error)
-            assert (error.code, problem["errors"][0]["code"]) == (400, "bad_timestamp"), problem
+            assert (error.code, problem["errors"][0]["code"]) == (422, "bad_timestamp"), problem
         floe.post("/api/v1/topics/stamped/events?timestamp=$.t", body)
     for off in (-HOUR_MS // 2, HOUR_MS // 2):
         assert send(floe, "bounded", now_ms() + off) is None

@@ -20,9 +20,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::store;
-use crate::store::history::Trail;
+use crate::store::history::{Mark, Trail};
 use crate::types::{Offset, SinkUid, TopicId};
 
 pub use mapping::Mapping;
@@ -170,6 +171,31 @@ pub struct Cleared {
 }
 
 impl Sink {
+    fn new(
+        (topic_id, id): (TopicId, String),
+        wish: Wish,
+        mapping: Arc<Mapping>,
+        starts: BTreeMap<i32, Offset>,
+        mark: Mark,
+    ) -> Self {
+        let (uid, version) = (SinkUid(Uuid::new_v4()), 1);
+        let trail = Trail::begin(mark, wish.enabled);
+        let (resumed, deleted_with_source, cleared) = (BTreeMap::new(), false, None);
+        Self {
+            uid,
+            topic_id,
+            id,
+            wish,
+            mapping,
+            version,
+            starts,
+            resumed,
+            trail,
+            deleted_with_source,
+            cleared,
+        }
+    }
+
     /// Names this version of it, as an entity tag without quotes.
     pub fn tag(&self) -> String {
         format!("{}.{}", self.uid.0.simple(), self.version)

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::stored::{self, encode};
 use super::{
@@ -16,7 +15,7 @@ use super::{
     Wish,
 };
 use crate::runtime::{Clock, Tasks};
-use crate::store::history::{self, Edit, Mark, Trail};
+use crate::store::history::{self, Edit};
 use crate::store::{self, Change, Space, Store};
 use crate::types::{Expected, Offset, SinkUid, TopicId};
 
@@ -33,33 +32,6 @@ pub struct Asked {
     pub ends: BTreeMap<i32, Offset>,
     /// Who asks.
     pub edit: Edit,
-}
-
-impl Sink {
-    fn new(
-        (topic_id, id): (TopicId, String),
-        wish: Wish,
-        mapping: Arc<Mapping>,
-        starts: BTreeMap<i32, Offset>,
-        mark: Mark,
-    ) -> Self {
-        let (uid, version) = (SinkUid(Uuid::new_v4()), 1);
-        let trail = Trail::begin(mark, wish.enabled);
-        let (resumed, deleted_with_source, cleared) = (BTreeMap::new(), false, None);
-        Self {
-            uid,
-            topic_id,
-            id,
-            wish,
-            mapping,
-            version,
-            starts,
-            resumed,
-            trail,
-            deleted_with_source,
-            cleared,
-        }
-    }
 }
 
 /// What became of a wish.

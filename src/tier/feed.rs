@@ -70,6 +70,14 @@ impl Feed {
         id.as_bytes()[15]
     }
 
+    /// `table.mode` as status tells it.
+    pub(super) fn mode(&self) -> &'static str {
+        match self.sink {
+            Some(_) => "mapped",
+            None => self.topic.options.table_mode.as_str(),
+        }
+    }
+
     /// Where the log of a partition ended when the table was last switched on; none if it never was,
     /// or is not known to have been.
     pub(super) fn resumed(&self, partition: i32) -> Option<Offset> {

@@ -234,6 +234,8 @@ impl Supervisor {
             status.topic = feed.name.to_string();
             status.topic_id = feed.id.to_string();
             status.sink = feed.sink().map(|sink| sink.id.clone());
+            // Who looks for a table by its name goes by this before the worker has looked at anything.
+            status.mode = feed.mode().to_owned();
             status.state = "WAITING".to_owned();
         });
         let wiring = Wiring {

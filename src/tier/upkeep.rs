@@ -228,10 +228,7 @@ impl Worker {
             status.topic = self.topic.name.to_string();
             status.topic_id = self.topic.id.to_string();
             status.sink = self.topic.sink().map(|sink| sink.id.clone());
-            status.mode = match status.sink {
-                Some(_) => "mapped".to_owned(),
-                None => self.topic.options.table_mode.as_str().to_owned(),
-            };
+            status.mode = self.topic.mode().to_owned();
             status.state = state;
             status.reason = reason;
             status.resume = resume;
