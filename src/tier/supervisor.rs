@@ -104,11 +104,18 @@ impl Supervisor {
         loop {
             self.look();
             tokio::select! {
+                // All workers end then: nothing is to be done about that.
+                biased;
                 () = self.closing.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = sinks.changed() => if changed.is_err() { return },
                 changed = sources.changed() => if changed.is_err() { return },
-                () = self.ended.wake.notified() => tokio::time::sleep(RESTART_PAUSE).await,
+                () = self.ended.wake.notified() => {
+                    let pause = tokio::time::sleep(RESTART_PAUSE);
+                    if self.closing.run_until_cancelled(pause).await.is_none() {
+                        return;
+                    }
+                }
             }
         }
     }
