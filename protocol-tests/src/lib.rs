@@ -49,22 +49,30 @@ pub fn free_port() -> u16 {
 impl Floe {
     /// Starts a server and waits until it is ready.
     pub async fn start(flags: &[&str]) -> Self {
-        let mut floe = Self::spawn(flags, None);
-        floe.wait_for("/readyz").await;
-        floe
+        Self::up(flags, None, "/readyz").await
     }
 
     /// Starts a server and waits until it turns; it need not take records.
     pub async fn start_unready(flags: &[&str]) -> Self {
-        let mut floe = Self::spawn(flags, None);
-        floe.wait_for("/healthz").await;
-        floe
+        Self::up(flags, None, "/healthz").await
     }
 
     /// [`Floe::start`] with its data directory at `data`.
     pub async fn start_in(data: &Path, flags: &[&str]) -> Self {
-        let mut floe = Self::spawn(flags, Some(data));
-        floe.wait_for("/readyz").await;
+        Self::up(flags, Some(data), "/readyz").await
+    }
+
+    /// Starts a server and waits for an answer at `path`. Between the look for a free port and its
+    /// use another process may take it: then it is tried on others.
+    async fn up(flags: &[&str], data: Option<&Path>, path: &str) -> Self {
+        for _ in 0..3 {
+            let mut floe = Self::spawn(flags, data);
+            if floe.answers(path).await {
+                return floe;
+            }
+        }
+        let mut floe = Self::spawn(flags, data);
+        floe.wait_for(path).await;
         floe
     }
 
@@ -184,14 +192,22 @@ impl Floe {
     }
 
     async fn wait_for(&mut self, path: &str) {
+        assert!(self.answers(path).await, "{}", self.log());
+    }
+
+    /// False if a port of it was taken.
+    async fn answers(&mut self, path: &str) -> bool {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             if let Ok(response) = reqwest::get(self.url(path)).await
                 && response.status().is_success()
             {
-                return;
+                return true;
             }
             let ended = self.child.try_wait().expect("our own child can be asked");
+            if ended.is_some() && self.log().contains("Address already in use") {
+                return false;
+            }
             assert!(ended.is_none(), "the server ended: {ended:?}\n{}", self.log());
             assert!(Instant::now() < deadline, "no {path}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -20,17 +20,20 @@ use crate::http::Api;
 use crate::http::credentials;
 use crate::http::ingest::body::{self, Decoded, Share};
 use crate::http::ingest::engine::{off_worker, refusal};
-use crate::http::ingest::event::{Ack, Header, Once, OwnedEvent, Span, Stored, Terms};
+use crate::http::ingest::event::{self, Ack, Event, Header, Once, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::split::{self, Form};
-use crate::http::problem::Problem;
+use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
 use crate::source::{Source, Split};
 use crate::tier::rows::HEADER_IP;
 
 /// What lies below needs a secret instead of a token.
 pub(super) const PREFIX: &str = "/sources/";
+
+/// Headers that each record of a split request has may take so many times the largest body.
+const SHARED_FACTOR: usize = 4;
 
 /// Headers that are of the connection, or of a coding that is undone.
 const OF_THE_CONNECTION: [HeaderName; 5] = [
@@ -115,6 +118,7 @@ pub(super) async fn read(
         headers.retain(|(name, _)| *name != header::CONTENT_TYPE.as_str());
         let json = Bytes::from_static(b"application/json");
         headers.push((Bytes::from_static(b"content-type"), Some(json)));
+        check_shared(&headers, bodies.len(), limit.saturating_mul(SHARED_FACTOR))?;
     }
     Ok(Arrived { source, bodies, headers, share, until, once })
 }
@@ -141,6 +145,44 @@ fn pieces(body: &Bytes, form: Form, events_max: usize) -> Result<Vec<Bytes>, Pro
     Ok(found.events.into_iter().map(|(_, range)| body.slice(range)).collect())
 }
 
+/// Checks how much becomes of headers that each record of a request has: small events would make
+/// thousandfold of them.
+fn check_shared(headers: &[Header], records: usize, bytes_max: usize) -> Result<(), Problem> {
+    let bytes_of = |(name, value): &Header| name.len() + value.as_ref().map_or(0, Bytes::len);
+    let bytes: usize = headers.iter().map(bytes_of).sum();
+    if bytes.saturating_mul(records) <= bytes_max {
+        return Ok(());
+    }
+    let detail = format!(
+        "{records} records with headers of {bytes} bytes each take more than {bytes_max} bytes: \
+         send fewer events at once, or fewer headers"
+    );
+    Err(Problem::new("too_large", detail))
+}
+
+/// The records of a request, which have its headers in common.
+struct Records {
+    bodies: Vec<Bytes>,
+    headers: Vec<Header>,
+}
+
+impl event::Source for Records {
+    fn size_bytes(&self) -> usize {
+        self.bodies.iter().map(Bytes::len).sum()
+    }
+
+    fn raw(&self, error: &EventError) -> &[u8] {
+        self.bodies.get(error.index).map(|body| &body[..]).unwrap_or_default()
+    }
+
+    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
+        for (index, body) in self.bodies.iter().enumerate() {
+            let (value, headers) = (Some(&body[..]), &self.headers[..]);
+            take(Ok(Event { index, value, headers, ..Event::default() }));
+        }
+    }
+}
+
 /// Makes a request records of its source's topic; nothing of an empty array.
 ///
 /// # Errors
@@ -150,13 +192,9 @@ pub(super) async fn append(api: &Api, arrived: Arrived, ack: Ack) -> Result<Stor
     if bodies.is_empty() {
         return Ok(Stored::nothing(&source.wish.topic));
     }
-    let event = |body| {
-        let headers = headers.clone();
-        OwnedEvent { value: Some(body), headers, ..OwnedEvent::default() }
-    };
-    let events: Vec<OwnedEvent> = bodies.into_iter().map(event).collect();
+    let records = Records { bodies, headers };
     let (topic, terms) = (&source.wish.topic, Terms { once, ack, ..Terms::new(until) });
-    let stored = api.engine.append(topic, events, share, terms).await;
+    let stored = api.engine.append(topic, records, share, terms).await;
     stored.map_err(|problem| api.engine.told(topic, problem))
 }
 
@@ -231,5 +269,15 @@ mod tests {
         assert_eq!(of(Split::Ndjson, json, "{\"a\": 1}\n\n2"), two);
         assert_eq!(of(Split::Array, lines, "1\n2"), whole("1\n2"));
         assert_eq!(of(Split::None, json, array), whole(array));
+    }
+
+    #[test]
+    fn headers_of_many_records_are_bounded() {
+        let headers = [(Bytes::from_static(b"name"), Some(Bytes::from_static(b"value")))];
+        assert_eq!(check_shared(&headers, 10, 90), Ok(()));
+        for (records, bytes_max) in [(11, 90), (usize::MAX, 90)] {
+            let refused = check_shared(&headers, records, bytes_max).unwrap_err();
+            assert_eq!(refused.code(), "too_large");
+        }
     }
 }

@@ -169,8 +169,7 @@ async fn a_chain_is_appended_to_all_partitions_or_none() {
             .map(|id| AppendBatch { partition: *id, batch: batch.clone(), ext: Bytes::new() })
             .collect(),
         origin: Origin::Http,
-        settle: None,
-        is_awaited: true,
+        ..one(P, batch.clone())
     };
     let good = chain(&[P, Q, P], &batch(&[1, 2]));
     let appended = rig.log.append(good).await.unwrap().wait().await.unwrap();
