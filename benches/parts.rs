@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark ends where it cannot go on")]
 
 use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -198,5 +202,61 @@ fn parquet(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, records, codecs, json, mapping, parquet);
+/// CPU that this thread used so far, by the kernel's account.
+fn thread_cpu() -> Duration {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Stored batches that are in the page cache, to a consumer over loopback: CPU of the thread that
+/// sends. `sendfile` leaves out the copy through memory of ours, and the checksum with it.
+fn sockets(criterion: &mut Criterion) {
+    const BYTES: usize = 1 << 20;
+    const PIECES: u64 = 64;
+    let file = tempfile::tempfile().unwrap();
+    let mut piece = vec![0_u8; BYTES];
+    for number in 0..PIECES {
+        piece.iter_mut().zip(number as u8..).for_each(|(byte, value)| *byte ^= value);
+        file.write_all_at(&piece, number * BYTES as u64).unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut peer = listener.accept().unwrap().0;
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; BYTES];
+        while peer.read(&mut buffer).unwrap() > 0 {}
+    });
+    let mut group = criterion.benchmark_group("stored batches to a socket");
+    group.throughput(Throughput::Bytes(BYTES as u64));
+    let mut measure = |name: &str, send: &mut dyn FnMut(&mut TcpStream, u64)| {
+        group.bench_function(name, |bench| {
+            bench.iter_custom(|rounds| {
+                let before = thread_cpu();
+                (0..rounds).for_each(|at| send(&mut socket, at % PIECES * BYTES as u64));
+                thread_cpu() - before
+            });
+        });
+    };
+    measure("ours: read, checksum, write", &mut |socket, at| {
+        file.read_exact_at(&mut piece, at).unwrap();
+        black_box(floe::record::header::crc_of(&piece));
+        socket.write_all(&piece).unwrap();
+    });
+    measure("read and write", &mut |socket, at| {
+        file.read_exact_at(&mut piece, at).unwrap();
+        socket.write_all(&piece).unwrap();
+    });
+    measure("sendfile", &mut |socket, at| {
+        let (mut from, end) = (at, at + BYTES as u64);
+        while from < end {
+            let left = (end - from) as usize;
+            rustix::fs::sendfile(&*socket, &file, Some(&mut from), left).unwrap();
+        }
+    });
+    group.finish();
+    drop(socket);
+    reader.join().unwrap();
+}
+
+criterion_group!(parts, records, codecs, json, mapping, parquet, sockets);
 criterion_main!(parts);

@@ -278,7 +278,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Free space below which records are refused. Default: the greater of 2 GiB and 5 %, \
          less on small disks.",
     ),
-    option("retention.check.interval", Kind::Duration, "30s", "How often stream retention looks."),
+    option(
+        "retention.check.interval",
+        Kind::Duration,
+        "30s",
+        "How often stream retention looks; earlier while files of the log fill faster.",
+    ),
     option(
         "producer.id.expiration",
         Kind::Duration,

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::log::retention::{Plan, Policy};
 use crate::log::shared::Order;
 use crate::log::{AppendError, Log, Partition};
@@ -13,6 +15,13 @@ use crate::types::{Offset, PartitionId};
 /// Index entries looked at in one go.
 const RUNS_PER_PAGE: usize = 1_024;
 
+/// Retention looks before its interval is over once so many files were begun: a log that is as large
+/// as it may be frees files as fast as it fills them, and writes the freed ones again.
+const FILES_PER_LOOK: u64 = 4;
+
+/// But not more often than this.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
 /// Between two looks for silent producers.
 const EXPIRY_INTERVAL_MS: i64 = 600_000;
 
@@ -20,16 +29,20 @@ const EXPIRY_INTERVAL_MS: i64 = 600_000;
 const ROLL_AGE_MIN_MS: i64 = 60_000;
 
 impl Log {
-    /// Runs the chores every `retention_interval` until the tasks stop, and beside them what
-    /// moves live records out of old files.
+    /// Runs the chores every `retention_interval`, or more often while files fill faster, until the
+    /// tasks stop, and beside them what moves live records out of old files.
     pub fn spawn_chores(&self, tasks: &Tasks) {
         self.spawn_moving(tasks);
         let (log, group) = (self.clone(), tasks.clone());
-        let interval = self.inner.options.retention_interval.max(Duration::from_millis(10));
         tasks.spawn("log-chores", async move {
             let stop = group.stop_token();
             let mut expired_ms = log.inner.clock.now_ms();
-            while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+            let mut begun = log.inner.frames.begun();
+            let mut seen = 0;
+            loop {
+                let look = log.until_look(&mut begun, seen);
+                let Some(now) = stop.run_until_cancelled(look).await else { return };
+                seen = now;
                 let result = stop.run_until_cancelled(log.run_chores(&mut expired_ms)).await;
                 match result {
                     None | Some(Err(AppendError::Closed)) => return,
@@ -38,6 +51,20 @@ impl Log {
                 }
             }
         });
+    }
+
+    /// Waits until the next round is due, where `seen` files were begun when the last one came;
+    /// how many were by now.
+    pub(crate) async fn until_look(&self, begun: &mut watch::Receiver<u64>, seen: u64) -> u64 {
+        let filled = async {
+            tokio::time::sleep(LOOK_PAUSE).await;
+            if begun.wait_for(|now| now - seen >= FILES_PER_LOOK).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let interval = self.inner.options.retention_interval.max(Duration::from_millis(10));
+        let _ = tokio::time::timeout(interval, filled).await;
+        *begun.borrow()
     }
 
     /// One round of all chores.

@@ -2,6 +2,7 @@
 //! files.
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::log::AppendError;
 use crate::types::{Lsn, Offset, OffsetRange, PartitionId};
@@ -99,6 +100,9 @@ pub(crate) trait Frames: Send + Sync {
 
     /// The live runs in `[from, end)` of a file, at least `limit` if there are so many. Blocks.
     fn live_runs(&self, from: Lsn, end: Lsn, limit: usize) -> Result<LivePage, String>;
+
+    /// Counts the files that were begun.
+    fn begun(&self) -> watch::Receiver<u64>;
 
     /// Frees files that nothing needs any more; how many.
     async fn reclaim(&self) -> Result<usize, String>;

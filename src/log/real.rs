@@ -1,6 +1,7 @@
 //! The neighbours as they are: the store and the write-ahead log behind the traits of `ports`.
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::log::AppendError;
 use crate::log::ports::{FileUse, Frames, LivePage, RunError, State};
@@ -146,6 +147,10 @@ impl Frames for WalFrames {
             }
         }
         Ok(page)
+    }
+
+    fn begun(&self) -> watch::Receiver<u64> {
+        self.wal.begun()
     }
 
     async fn reclaim(&self) -> Result<usize, String> {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::log::handle::prepare;
 use crate::log::ports::{Directory, FileUse, Frames, LivePage, PartitionOptions, RunError, State};
@@ -106,6 +107,8 @@ pub(crate) struct FakeFrames {
     pub(crate) races: Mutex<Vec<(PartitionId, Offset)>>,
     pub(crate) full: Mutex<Option<String>>,
     pub(crate) rolled: Mutex<Vec<i64>>,
+    /// Files that were begun.
+    pub(crate) begun: watch::Sender<u64>,
 }
 
 struct Inner {
@@ -295,6 +298,10 @@ impl Frames for FakeFrames {
         Ok(LivePage::default())
     }
 
+    fn begun(&self) -> watch::Receiver<u64> {
+        self.begun.subscribe()
+    }
+
     async fn reclaim(&self) -> Result<usize, String> {
         Ok(0)
     }
@@ -366,6 +373,7 @@ impl Rig {
             races: Mutex::default(),
             full: Mutex::new(None),
             rolled: Mutex::default(),
+            begun: watch::Sender::new(0),
         });
         *state.frames.lock() = Arc::downgrade(&frames);
         let directory = Arc::new(FakeDirectory::default());

@@ -19,6 +19,12 @@ const PERSIST_INTERVAL_MS: i64 = 30_000;
 const PERSIST_BYTES: u64 = 256 << 20;
 /// Between two metadata snapshots.
 const SNAPSHOT_INTERVAL_MS: i64 = 60_000;
+/// While so many files wait for one, the next comes earlier (docs/adr/0016-freeing.md),
+const FILES_IN_HASTE: usize = 2;
+/// but not before so many times what the last one took, so they take a twentieth of a thread,
+const SNAPSHOT_REST: i64 = 20;
+/// nor before this.
+const SNAPSHOT_REST_MIN_MS: i64 = 1_000;
 
 type Hook = Box<dyn Fn(Lsn) + Send>;
 
@@ -30,12 +36,27 @@ pub(crate) struct Upkeep {
     /// Positions of the good snapshots that are kept, newest first.
     snapshots: Vec<Lsn>,
     snapshot_ms: Option<i64>,
+    /// How long the last one took.
+    snapshot_took_ms: i64,
     on_persisted: Option<Hook>,
 }
 
 impl Upkeep {
     pub(crate) fn new(persisted: Lsn, snapshots: Vec<Lsn>) -> Self {
-        Self { persisted, persisted_ms: None, snapshots, snapshot_ms: None, on_persisted: None }
+        let (persisted_ms, snapshot_ms, on_persisted) = (None, None, None);
+        let snapshot_took_ms = 0;
+        Self { persisted, persisted_ms, snapshots, snapshot_ms, snapshot_took_ms, on_persisted }
+    }
+
+    /// True if a snapshot that `waiting` files wait for may be written.
+    fn is_snapshot_due(&self, waiting: usize, now_ms: i64) -> bool {
+        let rest_ms = self.snapshot_took_ms.saturating_mul(SNAPSHOT_REST);
+        let interval_ms = match waiting {
+            0 => return false,
+            FILES_IN_HASTE.. => rest_ms.clamp(SNAPSHOT_REST_MIN_MS, SNAPSHOT_INTERVAL_MS),
+            _ => SNAPSHOT_INTERVAL_MS,
+        };
+        due(self.snapshot_ms, now_ms, interval_ms)
     }
 
     /// Everything below is in both kept snapshots.
@@ -96,10 +117,12 @@ impl Store {
             return Ok(());
         }
         shared.hit("store.before_snapshot")?;
-        upkeep.snapshot_ms = Some(shared.clock.now_ms());
+        let now_ms = shared.clock.now_ms();
+        upkeep.snapshot_ms = Some(now_ms);
         let (fs, dir) = (&*shared.fs, &shared.snapshots_dir);
         let run = shared.run.load(Ordering::Relaxed);
         let written = snapshot::write(fs, dir, &shared.db.view(), shared.log_id, run)?;
+        upkeep.snapshot_took_ms = shared.clock.now_ms() - now_ms;
         upkeep.snapshots.retain(|lsn| *lsn != written.lsn);
         upkeep.snapshots.insert(0, written.lsn);
         upkeep.snapshots.truncate(KEPT);
@@ -109,8 +132,8 @@ impl Store {
     }
 
     /// Which of `files` may be freed now as far as the state goes (rules 1.4 a and b; whether
-    /// someone reads them is the log's word). Writes a snapshot, at most one a minute, if one is
-    /// what is missing, and syncs fjall if need be. Blocks.
+    /// someone reads them is the log's word). Writes a snapshot if one is what is missing and the
+    /// last is a minute old, or less while several files wait, and syncs fjall if need be. Blocks.
     ///
     /// # Errors
     /// [`Error::Failed`]: the process must end.
@@ -125,9 +148,8 @@ impl Store {
         };
         let now_ms = self.shared.clock.now_ms();
         let covered = upkeep.covered();
-        if idle.iter().any(|file| file.end > covered)
-            && due(upkeep.snapshot_ms, now_ms, SNAPSHOT_INTERVAL_MS)
-        {
+        let waiting = idle.iter().filter(|file| file.end > covered).count();
+        if upkeep.is_snapshot_due(waiting, now_ms) {
             self.snapshot_locked(&mut upkeep)?;
         }
         let covered = upkeep.covered();
@@ -201,6 +223,23 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn snapshots_come_earlier_while_files_wait_but_take_a_twentieth_of_the_time() {
+        let mut upkeep = Upkeep::new(Lsn(0), Vec::new());
+        assert!(!upkeep.is_snapshot_due(0, 0) && upkeep.is_snapshot_due(1, 0));
+        upkeep.snapshot_ms = Some(1_000);
+        let due_at = |upkeep: &Upkeep, waiting| {
+            (1_000..100_000).find(|now_ms| upkeep.is_snapshot_due(waiting, *now_ms))
+        };
+        for (took_ms, waiting, at_ms) in
+            [(0, 1, 61_000), (0, 2, 2_000), (49, 2, 2_000), (200, 9, 5_000), (9_000, 9, 61_000)]
+        {
+            upkeep.snapshot_took_ms = took_ms;
+            assert_eq!(due_at(&upkeep, waiting), Some(at_ms), "{took_ms} {waiting}");
+        }
+        assert_eq!(due_at(&upkeep, 0), None);
+    }
 
     #[test]
     fn a_clock_that_steps_back_does_not_hold_a_chore() {

@@ -8,23 +8,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
 
 use crate::runtime::files::{File, FileSystem, SyncPoint};
 use crate::runtime::metrics;
 use crate::types::Lsn;
 use crate::wal::directory::name_of;
 use crate::wal::space::Floor;
+use crate::wal::spares::Spares;
 
 /// Files kept open for readers; more are opened again when needed.
 const OPEN_FILES_MAX: usize = 64;
 
 /// Name under which the next file is made; a leftover is removed when the log is opened.
 pub(crate) const NEXT_NAME: &str = "next.tmp";
-
-/// Names of files that were freed and wait to be written again; leftovers are removed like it.
-pub(crate) const SPARE_NAMES: [&str; 2] = ["spare0.tmp", "spare1.tmp"];
 
 /// The positions `[first, end)` of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,22 +58,12 @@ pub(crate) struct State {
     files: BTreeMap<u64, Slot>,
     current: u64,
     pub(crate) next: Next,
-    /// The files of [`SPARE_NAMES`].
-    spares: [Spare; SPARE_NAMES.len()],
+    spares: Spares,
     pub(crate) stop: bool,
     /// The log is asked to end: nobody waits any more for a file that cannot be made.
     closing: bool,
     /// Sealed files whose rest can be cut: first position and end of the seal.
     pub(crate) cuts: Vec<WalFile>,
-}
-
-/// A freed file that is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spare {
-    Absent,
-    /// Its new name is not durable yet.
-    Coming,
-    There,
 }
 
 #[derive(Debug)]
@@ -94,6 +84,8 @@ pub(crate) struct Files {
     pub(crate) changed: Condvar,
     /// The next file is needed soon: do not spend time on zeros.
     pub(crate) urgent: AtomicBool,
+    /// How many files were begun since the log was opened.
+    begun: watch::Sender<u64>,
     refusing: AtomicBool,
     refusal: Mutex<String>,
 }
@@ -119,7 +111,7 @@ impl Files {
             files: setup.files.iter().map(slot).collect(),
             current,
             next: Next::Missing,
-            spares: [Spare::Absent; SPARE_NAMES.len()],
+            spares: Spares::default(),
             stop: false,
             closing: false,
             cuts,
@@ -133,6 +125,7 @@ impl Files {
             state: Mutex::new(state),
             changed: Condvar::new(),
             urgent: AtomicBool::new(false),
+            begun: watch::Sender::new(0),
             refusing: AtomicBool::new(false),
             refusal: Mutex::default(),
         }
@@ -185,7 +178,7 @@ impl Files {
         if let Err(error) = self.free(&self.wal_dir.join(name_of(first)), place) {
             let mut state = self.state.lock();
             if let Some(place) = place {
-                state.spares[place] = Spare::Absent;
+                state.spares.give_up(place);
             }
             if let Some(slot) = slot {
                 state.files.insert(first.0, slot);
@@ -194,7 +187,7 @@ impl Files {
         }
         self.fs.sync_dir(&self.wal_dir, SyncPoint::WalDir)?;
         if let Some(place) = place {
-            self.state.lock().spares[place] = Spare::There;
+            self.state.lock().spares.came(place);
         }
         ::metrics::counter!(metrics::WAL_FREED).increment(1);
         self.count();
@@ -208,25 +201,27 @@ impl Files {
         if bytes < self.file_bytes / 4 * 3 || bytes > self.file_bytes || self.admission().is_err() {
             return None;
         }
-        let mut state = self.state.lock();
-        let place = state.spares.iter().position(|spare| *spare == Spare::Absent)?;
-        state.spares[place] = Spare::Coming;
-        Some(place)
+        self.state.lock().spares.place(Instant::now())
     }
 
     fn free(&self, path: &Path, place: Option<usize>) -> io::Result<()> {
         match place {
-            Some(place) => self.fs.rename(path, &self.wal_dir.join(SPARE_NAMES[place])),
+            Some(place) => self.fs.rename(path, &self.wal_dir.join(Spares::name(place))),
             None => self.fs.remove_file(path),
         }
     }
 
     /// The path of a spare, which is the caller's from now on.
     pub(crate) fn take_spare(&self) -> Option<PathBuf> {
-        let mut state = self.state.lock();
-        let place = state.spares.iter().position(|spare| *spare == Spare::There)?;
-        state.spares[place] = Spare::Absent;
-        Some(self.wal_dir.join(SPARE_NAMES[place]))
+        let place = self.state.lock().spares.take()?;
+        Some(self.wal_dir.join(Spares::name(place)))
+    }
+
+    /// The path of a spare of which there are more than the log needs at its pace, which is the
+    /// caller's from now on.
+    pub(crate) fn take_surplus(&self, now: Instant) -> Option<PathBuf> {
+        let place = self.state.lock().spares.take_surplus(now)?;
+        Some(self.wal_dir.join(Spares::name(place)))
     }
 
     /// Waits for the next file and gives it the name of position `first`. Its folder entry is not
@@ -261,11 +256,18 @@ impl Files {
         }
         state.files.insert(first, Slot { end, open: Some(Arc::clone(&open)) });
         state.current = first;
+        state.spares.begun(Instant::now());
         state.close_idle();
         drop(state);
+        self.begun.send_modify(|begun| *begun += 1);
         self.changed.notify_all();
         self.count();
         Ok(Some((open, end)))
+    }
+
+    /// Counts the files that are begun.
+    pub(crate) fn begun(&self) -> watch::Receiver<u64> {
+        self.begun.subscribe()
     }
 
     /// Says that the next file is needed soon, until [`Files::switch`] takes it.

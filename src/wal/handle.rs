@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Flush;
 use crate::config::units::human_bytes;
@@ -275,6 +275,11 @@ impl Wal {
     /// Files in order of position; the last one is written to.
     pub fn list(&self) -> Vec<WalFile> {
         self.files.list()
+    }
+
+    /// Counts the files that were begun since the log was opened.
+    pub fn begun(&self) -> watch::Receiver<u64> {
+        self.files.begun()
     }
 
     /// Frees the file that begins at `first`. False if it is current, being read or unknown.

@@ -23,6 +23,7 @@ mod salvage;
 mod sequencer;
 mod shared;
 mod space;
+mod spares;
 mod sync;
 mod tail;
 #[cfg(test)]

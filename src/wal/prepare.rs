@@ -2,6 +2,7 @@
 //! the tick that tells the sequencer that time passed.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ pub(crate) fn run(files: &Files, ticks: &mpsc::WeakSender<Command>, period: Dura
         {
             // A full queue is not quiet.
             let _ = queue.try_send(Command::Tick);
+            drop_spares(files, || files.take_surplus(Instant::now()));
             tick_at = Instant::now() + period;
         }
         let mut state = files.state.lock();
@@ -187,14 +189,14 @@ fn refresh_admission(files: &Files) {
         Err(error) => Some(format!("free space is not known: {error}")),
     });
     if refusal.is_some() {
-        drop_spares(files);
+        drop_spares(files, || files.take_spare());
     }
     files.refuse(refusal);
 }
 
-/// Gives the room of spare files back.
-fn drop_spares(files: &Files) {
-    while let Some(spare) = files.take_spare() {
+/// Gives the room of the spare files that `take` hands out back.
+fn drop_spares(files: &Files, take: impl Fn() -> Option<PathBuf>) {
+    while let Some(spare) = take() {
         if let Err(error) = files.fs.remove_file(&spare) {
             tracing::warn!(?spare, %error, "a spare log file was not removed");
         }

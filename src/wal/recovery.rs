@@ -14,11 +14,11 @@ use std::io::IoSlice;
 
 use crate::runtime::files::{SyncPoint, read_exact_at};
 use crate::types::{Lsn, OffsetRange, PartitionId};
-use crate::wal::files::{NEXT_NAME, SPARE_NAMES, WalFile};
+use crate::wal::files::{NEXT_NAME, WalFile};
 use crate::wal::frame::{FRAME_ALIGN, FrameHeader, HEADER_LEN};
 use crate::wal::group::CONTROL_LEN;
 use crate::wal::walk::{Step, Walk, newest_marks};
-use crate::wal::{Directory, Error, FrameKind, WrittenFrame};
+use crate::wal::{Directory, Error, FrameKind, WrittenFrame, spares};
 
 /// Damages told one by one; further ones are joined to the last.
 const DAMAGES_MAX: usize = 10_000;
@@ -267,7 +267,7 @@ fn clean_up(directory: &Directory, end: Lsn, sealed: bool) -> Result<Option<Lsn>
         .map(|file| directory.path_of(file.first))
         .collect();
     doomed.push(directory.wal_dir().join(NEXT_NAME));
-    doomed.extend(SPARE_NAMES.map(|name| directory.wal_dir().join(name)));
+    doomed.extend(spares::NAMES.map(|name| directory.wal_dir().join(name)));
     doomed.retain(|path| fs.exists(path));
     for path in &doomed {
         fs.remove_file(path).map_err(Error::io(format!("remove {path:?}")))?;

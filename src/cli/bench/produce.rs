@@ -19,11 +19,9 @@ const REST: Duration = Duration::from_secs(1);
 const RATE: &str = "produce, acks all";
 
 pub(super) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let mut flags = vec!["--table-mode", "off"];
+    let flags = ["--table-mode", "off"];
     let mut options = serde_json::json!({});
     if let Some(bytes) = settings.retain_bytes {
-        // Files are freed as fast as they fill.
-        flags.extend(["--set", "retention.check.interval=100ms"]);
         options = serde_json::json!({ "retention.bytes": bytes.to_string() });
     }
     let server = Server::start(settings, &flags).await?;

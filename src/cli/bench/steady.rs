@@ -62,10 +62,9 @@ async fn phase(
     load: Load,
     report: &mut Report,
 ) -> Result<Phase, String> {
-    let mut flags = vec!["--table-mode", mode, "--table-target-lag", LAG];
+    let flags = ["--table-mode", mode, "--table-target-lag", LAG];
     let mut options = serde_json::json!({});
     if let Some(bytes) = settings.retain_bytes {
-        flags.extend(["--set", "retention.check.interval=1s"]);
         options = serde_json::json!({ "retention.bytes": bytes.to_string() });
     }
     let server = Server::start(settings, &flags).await?;
