@@ -16,7 +16,8 @@ use kafka_protocol::records::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Less than the longest poll of a test: an answer that comes only with its end is none.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// One connection; requests are answered before the next one is sent.
 pub struct Wire {
