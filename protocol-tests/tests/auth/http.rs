@@ -1,6 +1,6 @@
 //! Every route over HTTP: closed without a token, and open to who has the right.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -269,13 +269,15 @@ async fn every_form_of_a_token_is_read_and_the_token_header_wins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_over_is_401_with_a_code_of_its_own() {
     let guarded = Guarded::start(&[]).await;
-    let wish = json!({ "name": "brief", "expires_in_ms": 1_000 });
+    let (wish, began) = (json!({ "name": "brief", "expires_in_ms": 1_000 }), Instant::now());
     let (status, made) =
         guarded.ask(Method::POST, "/api/v1/tokens", Some(&guarded.admin), Some(wish)).await;
     assert_eq!((status, &made["enforces"]), (201, &json!(false)));
     let brief = made["token"].as_str().unwrap();
     let ask = || guarded.ask(Method::GET, "/api/v1/topics", Some(brief), None);
-    assert_eq!(ask().await.0, 200);
+    let status = ask().await.0;
+    // On a slow machine it may be over by now.
+    assert!(status == 200 || began.elapsed() > Duration::from_millis(990), "{status}");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let (status, body) = ask().await;
     assert_eq!((status, &body["code"]), (401, &json!("expired_token")), "never 403");
