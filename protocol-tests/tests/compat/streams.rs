@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol_tests::{Floe, free_port, table};
+use protocol_tests::{Floe, WAIT_MAX, eventually, table};
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,8 +78,8 @@ async fn killed_again_and_again_every_event_is_in_the_table_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_catalog_that_is_away_is_told_as_such() {
-    let away = format!("--catalog-uri=http://127.0.0.1:{}", free_port());
-    let floe = Floe::start(&[&away]).await;
+    // Nobody is given this port by chance.
+    let floe = Floe::start(&["--catalog-uri=http://127.0.0.1:1"]).await;
     make_stream(&floe, json!({})).await;
     let response = post(&floe, SHOP, &[TABLE], "[]").await;
     assert!(response.headers().contains_key("retry-after"));
@@ -218,14 +218,21 @@ async fn answered_while_it_ends(floe: &Floe, requests: [(&str, &str); 3]) -> [St
         stream.write_all(format!("{head}\r\nHost: localhost\r\n").as_bytes()).await.unwrap();
         streams.push(stream);
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Who comes after them is served: they are accepted, and what they sent is read.
+    let healthy = reqwest::get(floe.url("/healthz")).await.unwrap();
+    assert_eq!(healthy.status(), 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
     floe.terminate();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It drains before it lets its port go.
+    eventually("the end of the listener", async || {
+        TcpStream::connect(floe.http_address()).await.is_err().then_some(())
+    })
+    .await;
     let mut answers = requests.map(|_| String::new());
     for ((stream, (_, rest)), answer) in streams.iter_mut().zip(requests).zip(&mut answers) {
         stream.write_all(rest.as_bytes()).await.unwrap();
         let read = stream.read_to_string(answer);
-        tokio::time::timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+        tokio::time::timeout(WAIT_MAX, read).await.unwrap().unwrap();
     }
     answers
 }
