@@ -137,14 +137,18 @@ async fn an_event_stream_takes_the_batches_of_a_connector_into_its_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn access_tokens_are_renewed_at_401_and_nobody_notices() {
-    let mut guarded = Guarded::start(&["--auth-access-token-lifetime", "2s"]).await;
+    let mut guarded = Guarded::start(&["--auth-access-token-lifetime", "4s"]).await;
+    let mut tasks = Vec::new();
     for (topic, mode) in [("a6", "HEADER"), ("a7", "URL")] {
         let config = oauth(&guarded, topic, mode);
         let mut task = Task::new(Aiven::new(&config), records(500, |i| Data::Map(event(i))));
         assert_eq!(task.run().await, Ok(()), "{topic}");
         assert_eq!(task.sink.seen, [200], "{topic}");
-        // An access token of two seconds is over by now.
-        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        tasks.push((topic, task));
+    }
+    // Access tokens of four seconds are over by then.
+    tokio::time::sleep(Duration::from_millis(4_100)).await;
+    for (topic, mut task) in tasks {
         task.records.extend(records(500, |i| Data::Map(event(i + 500))));
         assert_eq!(task.run().await, Ok(()), "{topic}");
         assert_eq!(task.sink.seen, [200, 401, 200], "{topic}: expired is 401, not 403");
@@ -221,7 +225,7 @@ async fn a_drain_is_survived_with_many_retries_and_fails_the_task_with_one() {
     };
     // 60 retries, 4 s apart, are advised; here they are closer.
     let load = || records(20_000, |i| Data::Map(event(i)));
-    let mut patient = Task::new(config("a11", "200"), load());
+    let mut patient = Task::new(config("a11", "2000"), load());
     let mut hasty = Task::new(config("a12", "1"), load());
     let drain = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -231,7 +235,7 @@ async fn a_drain_is_survived_with_many_retries_and_fails_the_task_with_one() {
         let head = [("Host", "localhost"), ("Content-Length", "2")];
         let refused = ask(&floe, &request("POST", "/api/v1/topics/t/events", &head, "{}")).await;
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
         floe.stop().await;
         floe.restart_with(&["--num-partitions", "1"]).await;
     };

@@ -158,7 +158,7 @@ async fn a_server_that_is_full_for_a_while_costs_no_record() {
     let error = hasty.run().await.unwrap_err();
     assert!(error.contains("503") && error.contains("stream.in."), "{error}");
     assert_eq!(hasty.sink.seen, [503; 2]);
-    let patient = with(&a5(&url), json!({"max.retries": "400"}));
+    let patient = with(&a5(&url), json!({"max.retries": "4000"}));
     let mut patient = Task::new(Aiven::new(&patient), maps(4, 20));
     let back = async {
         tokio::time::sleep(Duration::from_millis(700)).await;

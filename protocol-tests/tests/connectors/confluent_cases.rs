@@ -106,12 +106,17 @@ async fn every_configuration_delivers_its_records_as_they_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn access_tokens_are_renewed_at_401_and_nobody_notices() {
-    let mut guarded = Guarded::start(&["--auth-access-token-lifetime", "2s"]).await;
+    let mut guarded = Guarded::start(&["--auth-access-token-lifetime", "4s"]).await;
+    let mut tasks = Vec::new();
     for (topic, mode) in [("c7", "header"), ("c8", "url")] {
         let config = oauth(&guarded, topic, mode);
         let mut task = Task::new(Confluent::new(&config, topic, None), maps(500));
         assert_eq!(task.run().await, Ok(()), "{topic}");
-        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        tasks.push((topic, task));
+    }
+    // Access tokens of four seconds are over by then.
+    tokio::time::sleep(Duration::from_millis(4_100)).await;
+    for (topic, mut task) in tasks {
         task.records.extend(maps(100));
         assert_eq!(task.run().await, Ok(()), "{topic}");
         assert_eq!(task.sink.seen, [200, 401, 200], "{topic}");

@@ -2,6 +2,8 @@
 //! that. Each is one row of the table in docs/senders.md.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use protocol_tests::http1::{Http1, request};
@@ -155,6 +157,9 @@ pub(super) struct Run {
     pub(super) dropped: BTreeSet<usize>,
     /// Answers by status.
     pub(super) seen: BTreeMap<u16, usize>,
+    /// Counts the runs that were refused at least once.
+    pub(super) refused: Arc<AtomicUsize>,
+    was_refused: bool,
 }
 
 enum Sent {
@@ -176,6 +181,8 @@ impl Run {
             delivered: BTreeSet::new(),
             dropped: BTreeSet::new(),
             seen: BTreeMap::new(),
+            refused: Arc::default(),
+            was_refused: false,
         }
     }
 
@@ -269,6 +276,9 @@ impl Run {
                     *self.seen.entry(answer.status).or_default() += 1;
                     if (self.sender.is_delivered)(answer.status) {
                         return Sent::Delivered;
+                    }
+                    if !std::mem::replace(&mut self.was_refused, true) {
+                        self.refused.fetch_add(1, Ordering::Relaxed);
                     }
                     let told = answer.header("retry-after").and_then(|text| text.parse().ok());
                     let told = told.filter(|_| self.sender.waits_as_told);
