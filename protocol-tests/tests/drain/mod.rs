@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use protocol_tests::Floe;
 use protocol_tests::clients::read_all;
 use protocol_tests::http1::{Answer, Http1, request};
+use protocol_tests::{Floe, eventually};
 use serde_json::json;
 
 const SENDERS: usize = 16;
@@ -36,13 +36,21 @@ struct Told {
     cut: usize,
 }
 
-/// Sends events, each with a number of its own, until the server is `gone`, over another connection
+/// How far a round is.
+#[derive(Default)]
+struct Round {
+    /// Senders that got something through.
+    heard: AtomicUsize,
+    is_gone: AtomicBool,
+}
+
+/// Sends events, each with a number of its own, until the server is gone, over another connection
 /// after each that ends.
 async fn sender(
     address: String,
     (door, path): (Door, String),
     name: String,
-    gone: Arc<AtomicBool>,
+    round: Arc<Round>,
 ) -> Told {
     let mut connection = Http1::new(&address);
     let mut told = Told::default();
@@ -50,9 +58,14 @@ async fn sender(
         let body = json!({ "sender": name, "number": number }).to_string();
         let length = body.len().to_string();
         let headers = [("Host", address.as_str()), ("Content-Length", length.as_str())];
-        let was_gone = gone.load(Ordering::Relaxed);
+        let was_gone = round.is_gone.load(Ordering::Relaxed);
         match connection.exchange(&request("POST", &path, &headers, &body)).await {
-            Ok(answer) => told.hear(door, &answer, body),
+            Ok(answer) => {
+                let before = told.got_through();
+                told.hear(door, &answer, body);
+                let is_first = before == 0 && told.got_through() == 1;
+                round.heard.fetch_add(usize::from(is_first), Ordering::Relaxed);
+            }
             Err(error) => {
                 let is_end = [
                     ErrorKind::ConnectionRefused,
@@ -74,6 +87,10 @@ async fn sender(
 }
 
 impl Told {
+    fn got_through(&self) -> usize {
+        self.stored.len() + self.taken.len()
+    }
+
     fn hear(&mut self, door: Door, answer: &Answer, body: String) {
         match answer.status {
             200..=299 if door == Door::Keboola => {
@@ -125,34 +142,37 @@ async fn asked_to_end_under_load_it_loses_nothing_that_was_acknowledged() {
     let mut floe = Floe::start(&["--num-partitions=3"]).await;
     let source = source(&floe).await;
     let mut all = Told::default();
-    for round in 0..3 {
-        let gone = Arc::new(AtomicBool::new(false));
+    for number in 0..3 {
+        let round = Arc::new(Round::default());
         let address = floe.http_address();
-        let senders = (0..SENDERS).map(|number| {
-            let route = match number % 4 {
+        let senders = (0..SENDERS).map(|sender_number| {
+            let route = match sender_number % 4 {
                 0 => (Door::Keboola, source.clone()),
                 place => {
                     let path = format!("/api/v1/topics/drained/events?partition={}", place - 1);
                     (Door::Native, path)
                 }
             };
-            let name = format!("{round}-{number}");
-            sender(address.clone(), route, name, Arc::clone(&gone))
+            let name = format!("{number}-{sender_number}");
+            sender(address.clone(), route, name, Arc::clone(&round))
         });
         let senders = futures::future::join_all(senders);
         let end = async {
             tokio::time::sleep(Duration::from_millis(1_200)).await;
+            eventually("something of each sender", async || {
+                (round.heard.load(Ordering::Relaxed) == SENDERS).then_some(())
+            })
+            .await;
             let ended = floe.stop().await;
-            gone.store(true, Ordering::Relaxed);
+            round.is_gone.store(true, Ordering::Relaxed);
             ended
         };
         let (told, ended) = tokio::join!(senders, end);
         assert_eq!(ended, Some(0), "{}", floe.log());
         floe.restart().await;
         for told in told {
-            let got_through = told.stored.len() + told.taken.len();
-            assert!(got_through > 0, "round {round}: a sender got nothing through");
-            assert!(told.cut > 0, "round {round}: a sender did not see the end");
+            assert!(told.got_through() > 0, "round {number}: a sender got nothing through");
+            assert!(told.cut > 0, "round {number}: a sender did not see the end");
             all.stored.extend(told.stored);
             all.taken.extend(told.taken);
             all.refused.extend(told.refused);
