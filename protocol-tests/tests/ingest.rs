@@ -7,7 +7,7 @@ mod refused;
 
 use std::time::Duration;
 
-use protocol_tests::Floe;
+use protocol_tests::{Floe, WAIT_MAX};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,10 +18,12 @@ async fn connect(floe: &Floe) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
-/// What comes until the peer closes, or for two seconds.
+/// What comes until the peer closes, or says nothing more for two seconds.
 async fn answer(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut bytes)).await;
+    let (mut bytes, mut pause) = (Vec::<u8>::new(), WAIT_MAX);
+    while let Ok(Ok(1..)) = tokio::time::timeout(pause, stream.read_buf(&mut bytes)).await {
+        pause = Duration::from_secs(2);
+    }
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
