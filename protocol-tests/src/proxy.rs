@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// What becomes of one request.
@@ -20,6 +21,8 @@ pub enum Fault {
     None,
     /// It goes through late.
     Delay(Duration),
+    /// It goes through once it is [released](Proxy::release).
+    Held,
     /// The connection is closed, and the request never arrives.
     Reset,
     /// The request arrives, the connection is closed without its answer.
@@ -39,6 +42,7 @@ pub type Rule = Box<dyn FnMut(&Method, &str) -> Fault + Send>;
 pub struct Proxy {
     address: SocketAddr,
     rule: Arc<Mutex<Rule>>,
+    release: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -46,6 +50,7 @@ struct Shared {
     target: String,
     http: reqwest::Client,
     rule: Arc<Mutex<Rule>>,
+    release: Arc<Notify>,
 }
 
 impl Proxy {
@@ -53,15 +58,16 @@ impl Proxy {
     pub async fn start(target: &str, rule: Rule) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let rule = Arc::new(Mutex::new(rule));
+        let (rule, release) = (Arc::new(Mutex::new(rule)), Arc::new(Notify::new()));
         let shared = Arc::new(Shared {
             target: target.to_owned(),
             http: reqwest::Client::new(),
             rule: Arc::clone(&rule),
+            release: Arc::clone(&release),
         });
         #[allow(clippy::disallowed_methods, reason = "aborted when the proxy is dropped")]
         let task = tokio::spawn(accept(listener, shared));
-        Self { address, rule, task }
+        Self { address, rule, release, task }
     }
 
     /// Its own address, as a URL.
@@ -72,6 +78,11 @@ impl Proxy {
     /// From now on `rule` decides.
     pub fn set(&self, rule: Rule) {
         *self.rule.lock().expect("no rule panics") = rule;
+    }
+
+    /// Lets a request go on that is held.
+    pub fn release(&self) {
+        self.release.notify_one();
     }
 
     /// From now on everything goes through.
@@ -135,6 +146,10 @@ impl Shared {
             Fault::None => forward().await,
             Fault::Delay(pause) => {
                 tokio::time::sleep(pause).await;
+                forward().await
+            }
+            Fault::Held => {
+                self.release.notified().await;
                 forward().await
             }
             Fault::Reset => None,
