@@ -21,7 +21,7 @@ use iceberg::{NamespaceIdent, TableIdent};
 use rustix::fs::SeekFrom;
 
 /// Longest wait for a condition.
-pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Settings of a small broker on free ports.
 pub(crate) fn config(dir: &Path, more: &[(&str, &str)]) -> Config {
@@ -78,7 +78,7 @@ pub(crate) fn in_a_life<T>(body: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let result = runtime.block_on(body);
-    runtime.shutdown_timeout(Duration::from_secs(10));
+    runtime.shutdown_timeout(WAIT_MAX);
     result
 }
 

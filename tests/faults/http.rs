@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{components, config, in_a_life, kill, read_log, start, stop};
+use crate::harness::{components, config, eventually, in_a_life, kill, read_log, start, stop};
 
 const STREAM: &str = "/data-plane/prod/event-stream/shop/ingest";
 const NATIVE: &str = "/api/v1/topics/plain/events";
@@ -89,7 +89,8 @@ async fn fail_at(dir: &Path, point: &'static str) -> [Told; 3] {
         send(&broker, &native, ONE, EVENTS),
         send(&broker, &source, ONE, EVENTS),
     );
-    assert!(!fatal.lock().unwrap().is_empty(), "the program would have ended");
+    // Who waits is told a moment before.
+    eventually("the end of the program", async || !fatal.lock().unwrap().is_empty()).await;
     kill(broker, &fail_points).await;
     told.into()
 }

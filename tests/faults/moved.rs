@@ -19,8 +19,8 @@ use crate::power::{Side, folder};
 
 /// Files that the fast topic fills; each holds a slow record too.
 const FILES: usize = 8;
-/// Rounds of chores in which everything moves and goes, on an idle machine.
-const ROUNDS_MAX: u32 = 40;
+/// Rounds of chores in which everything moves and goes, on a slow machine; an idle one needs 40.
+const ROUNDS_MAX: u32 = 400;
 
 fn small_files(dir: &Path) -> Config {
     let settings = [

@@ -56,7 +56,8 @@ pub(crate) struct Client {
     next_answer: i32,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Less than the longest poll of a test: an answer that comes only with its end is none.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 impl Client {
     pub(crate) async fn send<Q: Request>(&mut self, version: i16, request: &Q) {
