@@ -80,7 +80,7 @@ async fn take_all(rig: &Rig, total: i64, dice: &mut StdRng) {
         pause(dice);
         let looks = [part(rig, P, next_p), part(rig, Q, next_q)];
         pause(dice);
-        let slept = tokio::time::timeout(Duration::from_secs(5), woken(&looks)).await;
+        let slept = tokio::time::timeout(Duration::from_secs(60), woken(&looks)).await;
         assert!(slept.is_ok(), "asleep at {next_p} and {next_q} of {total}");
     }
 }
@@ -124,7 +124,7 @@ async fn a_record_that_came_before_the_last_look_wakes_too() {
     rig.append(P, &[1]).await.unwrap();
     // The look that found nothing was the one before.
     let looks = [part(&rig, P, 0), part(&rig, Q, 0)];
-    let slept = tokio::time::timeout(Duration::from_secs(5), woken(&looks)).await;
+    let slept = tokio::time::timeout(Duration::from_secs(60), woken(&looks)).await;
     assert!(slept.is_ok(), "asleep beside a record");
 }
 

@@ -114,8 +114,11 @@ async fn a_column_has_one_type_whatever_partitions_its_first_values_came_by() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;
     let ids = broker.topic("orders", &[("table.target.lag.ms", "86400000")]).await;
+    // However long the appends take, one commit has both.
+    broker.fail_points.set("catalog.before_metadata", || Err("not yet".to_owned()));
     broker.append(ids[0], &[r#"{"p":1}"#]).await;
     broker.append(ids[1], &[r#"{"p":1.5}"#]).await;
+    broker.fail_points.clear("catalog.before_metadata");
     broker.flush("orders").await;
     let columns = broker.status("orders").columns;
     let names: Vec<_> = columns.iter().map(|one| (one.name.as_str(), one.kind.as_str())).collect();

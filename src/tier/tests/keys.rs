@@ -236,6 +236,8 @@ async fn a_commit_ends_where_it_holds_much_and_is_encoded_again_as_it_was() {
     let ids = broker.topic("orders", &options).await;
     let raw = json!({"type": "body", "name": "raw"});
     broker.sink("orders", wish("a", &[key("k", "long"), path("v", "long"), raw], json!({}))).await;
+    // Nothing is in the table before all of it waits, however long the appends take.
+    broker.fail_points.set("catalog.before_metadata", || Err("not yet".to_owned()));
     let pad = "x".repeat(1 << 20);
     let mut newest = BTreeMap::new();
     for number in 0..44_i64 {
@@ -245,6 +247,7 @@ async fn a_commit_ends_where_it_holds_much_and_is_encoded_again_as_it_was() {
         broker.append(ids[(number / 40) as usize], &[&value]).await;
         newest.insert(k, number);
     }
+    broker.fail_points.clear("catalog.before_metadata");
     crash_at(broker, "tier.after_prepared", 0).await;
     assert!(lose(&dir.path().join("warehouse"), ".parquet", &[]) > 0);
     let broker = start(dir.path()).await;

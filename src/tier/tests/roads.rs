@@ -25,8 +25,11 @@ async fn json_of_all_partitions_is_in_the_table_typed() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;
     let ids = broker.topic("orders", &[]).await;
+    // However long the appends take, one commit has them all.
+    broker.fail_points.set("catalog.before_metadata", || Err("not yet".to_owned()));
     broker.append(ids[0], &[r#"{"a":1}"#, r#"{"a":2}"#]).await;
     broker.append(ids[1], &[r#"{"a":3}"#]).await;
+    broker.fail_points.clear("catalog.before_metadata");
     broker.flush("orders").await;
     assert_eq!(broker.offsets("orders").await, [(0, 0), (0, 1), (1, 0)]);
     assert_eq!(broker.longs("orders", "a").await, [Some(1), Some(2), Some(3)]);
