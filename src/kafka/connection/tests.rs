@@ -65,6 +65,9 @@ fn options() -> Options {
     Options { frame_bytes_max: 1 << 20, in_flight_requests_max: 3, ..Options::default() }
 }
 
+/// Longest wait for what must not take the stall time of [`options`], 30 seconds.
+const SOON: Duration = Duration::from_secs(20);
+
 /// Short time-outs, for the tests that wait for one.
 fn impatient() -> Options {
     let short = Duration::from_millis(30);
@@ -261,20 +264,21 @@ async fn stop_does_not_wait_for_a_client_that_never_reads() {
         tokio::task::yield_now().await;
     }
     running.stop.cancel();
-    let end = tokio::time::timeout(Duration::from_secs(3), &mut running.end).await;
+    let end = tokio::time::timeout(SOON, &mut running.end).await;
     end.expect("it waits").unwrap().unwrap();
     assert_eq!(running.requests.used_bytes(), 0);
 }
 
 #[tokio::test]
 async fn stop_does_not_wait_for_the_rest_of_a_frame() {
-    let mut running = start(options(), vec![], 1 << 16);
+    let options = Options { stop_timeout: Duration::from_secs(600), ..options() };
+    let mut running = start(options, vec![], 1 << 16);
     running.client.write_all(&framed(&[b'e'; 100_000])[..50_000]).await.unwrap();
     while running.requests.used_bytes() == 0 {
         tokio::task::yield_now().await;
     }
     running.stop.cancel();
-    let end = tokio::time::timeout(Duration::from_millis(500), &mut running.end).await;
+    let end = tokio::time::timeout(SOON, &mut running.end).await;
     end.expect("it waits").unwrap().unwrap();
 }
 
@@ -318,7 +322,7 @@ async fn who_does_not_read_is_closed_when_others_wait_for_its_memory() {
     let later = 2 * PACE_WINDOW + PACE_WINDOW / 2;
     assert!(timeout(later, &mut write).await.is_err(), "nobody wants its memory");
     let other = answers.acquire(1);
-    let (written, _) = timeout(later, async { tokio::join!(write, other) }).await.unwrap();
+    let (written, _) = timeout(SOON, async { tokio::join!(write, other) }).await.unwrap();
     assert!(matches!(written, Err(Fault::Stalled(_))));
 }
 
@@ -335,7 +339,7 @@ async fn half_a_frame_is_closed_when_others_wait_for_its_memory() {
     let mut others = crate::kafka::memory::Share::default();
     running.requests.grow(&mut others, 64 << 10).await;
     let mut more = crate::kafka::memory::Share::default();
-    let (end, ()) = timeout(later, async {
+    let (end, ()) = timeout(SOON, async {
         tokio::join!(&mut running.end, async {
             assert!(running.requests.grow(&mut more, 64 << 10).await);
         })

@@ -112,7 +112,7 @@ impl Running {
     }
 
     pub(super) async fn stop(self) {
-        assert!(self.tasks.stop(std::time::Duration::from_secs(5)).await);
+        assert!(self.tasks.stop(std::time::Duration::from_secs(60)).await);
         tokio::task::spawn_blocking(move || {
             self.wal.shutdown();
             self.store.close().unwrap();

@@ -331,7 +331,7 @@ async fn a_batch_that_does_not_fit_is_refused_and_leaves_no_file() {
     assert!(matches!(sink.write(bad.unwrap()).await, Err(Error::Encode(_))));
     assert!(sink.write(table.rows(0, &["a"])).await.is_err(), "the sink has ended");
     drop(sink);
-    for _ in 0..1000 {
+    for _ in 0..30_000 {
         if table.files("data").is_empty() {
             return;
         }

@@ -188,7 +188,7 @@ async fn a_name_is_never_written_twice() {
 }
 
 async fn wait_for_entries(folder: &Path, expected: &[&str]) {
-    for _ in 0..1000 {
+    for _ in 0..30_000 {
         if entries(folder) == expected {
             return;
         }

@@ -27,7 +27,7 @@ pub(super) const BATCH_HEADER_LEN: usize = 61;
 
 /// Waits for a condition.
 pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(std::time::Instant::now() < deadline, "never: {what}");
         std::thread::yield_now();

@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(outcomes, [[Ok("quick".to_owned())], [late], [Ok("quick".to_owned())]]);
         drop(runner);
         // The thread that was left ends some time later and does not count any more.
-        for _ in 0..2_400 {
+        for _ in 0..12_000 {
             if LEFT.load(Ordering::SeqCst) == 0 {
                 return;
             }

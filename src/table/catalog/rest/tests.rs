@@ -65,7 +65,7 @@ fn options(uri: &str) -> Options {
         warehouse: Some("w h".to_owned()),
         token: Some("secret".to_owned()),
         prefix: None,
-        call_max: Duration::from_millis(500),
+        call_max: Duration::from_secs(60),
         table_defaults: BTreeMap::from([("a".to_owned(), "default".to_owned())]),
         file_io: FileIO::new_with_memory(),
     }
@@ -158,6 +158,7 @@ async fn a_commit_without_an_answer_is_unknown() {
     let address = listener.local_addr().unwrap();
     let silent = RestCatalog::new(Options {
         prefix: Some("p".to_owned()),
+        call_max: Duration::from_millis(500),
         ..options(&format!("http://{address}"))
     });
     let error = silent.unwrap().commit(vec![change()], Change::new()).await.unwrap_err();

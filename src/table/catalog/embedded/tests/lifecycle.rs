@@ -288,7 +288,7 @@ async fn a_purge_deletes_what_the_table_reaches_and_nothing_outside() {
     std::fs::write(&kept, b"x").unwrap();
     fixture.catalog.drop_table(table("t"), true).await.unwrap();
     assert!(matches!(fixture.catalog.load(&table("t")).await, Err(Error::NoSuchTable(_))));
-    tokio::time::timeout(Duration::from_secs(20), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while folder.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
