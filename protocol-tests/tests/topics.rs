@@ -17,7 +17,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use protocol_tests::clients::{create, producer, send};
 use protocol_tests::wire::Wire;
-use protocol_tests::{Floe, WAIT_MAX};
+use protocol_tests::{Floe, WAIT_MAX, eventually};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
@@ -274,7 +274,10 @@ async fn compacted_topics_keep_everything_need_keys_and_have_no_table_unless_ask
         if topic == "asked" {
             assert_eq!(floe.flush(topic).await["rows"], 3);
         }
-        let status = floe.get(&format!("/api/v1/tables/streams.{topic}")).await;
-        assert_eq!(status["state"], state, "{topic}");
+        eventually(&format!("{topic} is {state}"), async || {
+            let status = floe.get(&format!("/api/v1/tables/streams.{topic}")).await;
+            (status["state"] == state).then_some(())
+        })
+        .await;
     }
 }
