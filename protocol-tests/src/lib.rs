@@ -10,9 +10,11 @@ pub mod table;
 pub mod torture;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a server to be ready, or for a condition.
@@ -40,10 +42,17 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, another one each time: tests that run beside each other use
+/// theirs a moment later.
 pub fn free_port() -> u16 {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    probe.local_addr().expect("a bound socket has an address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let probe = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = probe.local_addr().expect("a bound socket has an address").port();
+        if GIVEN.lock().expect("no holder panics").insert(port) {
+            return port;
+        }
+    }
 }
 
 impl Floe {
