@@ -470,7 +470,7 @@ async fn chores_forget_deleted_partitions_and_stop_with_the_tasks() {
     rig.directory.0.lock().remove(&P);
     partition.wait_above(1_000).await;
     assert!(partition.is_removed());
-    assert!(tasks.stop(Duration::from_secs(5)).await);
+    assert!(tasks.stop(Duration::from_secs(60)).await);
 }
 
 #[tokio::test]
