@@ -207,10 +207,8 @@ async fn a_store_that_never_answers_holds_no_producer_before_the_pin_limit_and_n
     .await;
     assert_eq!(code.0, 56);
     assert!(code.1.unwrap().contains("the limit is 50000"));
-    eventually("its reason", async || {
-        table(&floe, "t").await["blocked"].is_string().then_some(())
-    })
-    .await;
+    eventually("its reason", async || table(&floe, "t").await["blocked"].is_string().then_some(()))
+        .await;
 }
 
 /// Text that does not compress.
