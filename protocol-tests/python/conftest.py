@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,10 +18,30 @@ pytest_plugins = ["compat"]
 FLOE_BIN = os.environ["FLOE_BIN"]
 
 
+def ports_for_servers():
+    """Ports in any order, below those that the kernel gives to whoever asks for none: it would give ours away while a server is down."""
+    try:
+        end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        end = 32_768
+    ports = list(range(10_000, max(end, 20_000)))
+    random.shuffle(ports)
+    return ports
+
+
+PORTS = ports_for_servers()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port that no other call gets."""
+    while True:
+        with socket.socket() as probe:
+            port = PORTS.pop()
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass  # It is another's.
 
 
 def eventually(check, timeout_s=30.0, pause_s=0.05):
