@@ -234,7 +234,7 @@ public final class Client {
         KafkaConsumer<byte[], byte[]> consumer = consumer(options);
         try {
             consumer.subscribe(Collections.singleton(topic));
-            long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(15);
+            long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
             while (System.nanoTime() < deadline) {
                 if (!consumer.poll(Duration.ofMillis(500)).isEmpty()) {
                     return "a record, although there are no groups";
@@ -251,7 +251,7 @@ public final class Client {
     private String transactions() {
         Map<String, Object> options = base();
         options.put("transactional.id", "t");
-        options.put("max.block.ms", 15_000);
+        options.put("max.block.ms", 60_000);
         KafkaProducer<byte[], byte[]> producer = producer(options);
         try {
             producer.initTransactions();

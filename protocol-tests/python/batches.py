@@ -16,7 +16,7 @@ def fetch(bootstrap, topic, partition):
     header = struct.pack(">hhi", 1, 4, 7) + text("batches")
     body = struct.pack(">iiiibi", -1, 100, 1, 50 << 20, 0, 1) + text(topic)
     body += struct.pack(">iiqi", 1, partition, 0, 50 << 20)
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(struct.pack(">i", len(header + body)) + header + body)
         stream = connection.makefile("rb")
         (size,) = struct.unpack(">i", stream.read(4))

@@ -23,7 +23,7 @@ Written by `protocol-tests/run --write-docs`: every line is a test that ran agai
 - *Every codec, byte by byte*: records with keys, headers, null and empty keys, values and headers, binary and 64 KiB values,
   on three partitions, once with and once without idempotence where the client has it. The batches in the log have the codec
   that was asked for; what the client reads back and what stands in the table is what was sent, each record once, in order.
-- *Consumer groups* and *transactions* are not there yet: the line gives the error that the client shows, within 15 s.
+- *Consumer groups* and *transactions* are not there yet: the line gives the error that the client shows, within a minute.
 
 | Client or engine | Version | What was done | Result |
 | --- | --- | --- | --- |

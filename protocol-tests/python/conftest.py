@@ -44,7 +44,7 @@ def free_port() -> int:
                 pass  # It is another's.
 
 
-def eventually(check, timeout_s=30.0, pause_s=0.05):
+def eventually(check, timeout_s=120.0, pause_s=0.05):
     """Returns the first truthy value of check(); fails with the last one after timeout_s."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -112,7 +112,7 @@ class Floe:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, timeout_s=15):
+    def stop(self, timeout_s=60):
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(timeout_s)
         assert code == 0, self.tail()
@@ -122,14 +122,15 @@ class Floe:
 
     def get(self, path: str):
         request = urllib.request.Request(self.url + path, headers=self.headers())
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
 
     def send(self, method: str, path: str, body: bytes = b"", headers=None):
         request = urllib.request.Request(
             self.url + path, data=body, headers={**self.headers(), **(headers or {})}, method=method
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        # A flush takes up to a minute before it is refused.
+        with urllib.request.urlopen(request, timeout=120) as response:
             return json.load(response)
 
     def post(self, path: str, body: bytes = b"", headers=None):

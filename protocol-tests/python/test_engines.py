@@ -81,9 +81,7 @@ def test_a_table_dropped_by_its_user_is_not_made_again_by_itself(floe_factory):
     floe.flush("gone")
     floe.catalog().drop_table("streams.gone")
     events(floe, "gone", [{"id": 2}])
-    status = eventually(
-        lambda: (s := floe.get("/api/v1/tables/streams.gone"))["state"] != "RUNNING" and s, timeout_s=20
-    )
+    status = eventually(lambda: (s := floe.get("/api/v1/tables/streams.gone"))["state"] != "RUNNING" and s)
     assert "floe table resume" in json.dumps(status)
     floe.post("/api/v1/tables/streams.gone/resume", b'{"from":"ledger"}', {"content-type": "application/json"})
     floe.flush("gone")

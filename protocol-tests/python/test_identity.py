@@ -108,7 +108,7 @@ def test_a_jwt_of_the_issuer_is_the_token_of_its_subject(floe_factory, issuer):
     status, answer, headers = send(floe.url, bearer(issuer.jwt("repo:shop")))
     assert (status, answer["code"], headers["Retry-After"]) == (503, "issuer_unavailable", "5")
     issuer.start()
-    eventually(lambda: send(floe.url, bearer(issuer.jwt("repo:shop")))[0] == 200, timeout_s=40, pause_s=1)
+    eventually(lambda: send(floe.url, bearer(issuer.jwt("repo:shop")))[0] == 200, pause_s=1)
     for token, status, code in [
         (issuer.jwt("repo:other"), 403, "forbidden"),
         (issuer.jwt("repo:shop", aud="others"), 401, "invalid_token"),
@@ -121,12 +121,14 @@ def test_a_jwt_of_the_issuer_is_the_token_of_its_subject(floe_factory, issuer):
     # A key that came since is fetched; one that does not exist is asked for a few times at most.
     time.sleep(11)
     issuer.rotate("k2")
-    assert send(floe.url, bearer(issuer.jwt("repo:shop")))[0] == 200
-    asked = len(issuer.asked)
+    eventually(lambda: send(floe.url, bearer(issuer.jwt("repo:shop")))[0] == 200, pause_s=1)
+    asked, began = len(issuer.asked), time.monotonic()
     unknown = issuer.jwt("repo:shop", kid="no-such-key")
     for _ in range(20):
         assert send(floe.url, bearer(unknown))[0] == 401
-    assert len(issuer.asked) - asked <= 4, issuer.asked
+    # It may be asked every 10 s, for two documents.
+    asked_max = 4 + 2 * int((time.monotonic() - began) / 10)
+    assert len(issuer.asked) - asked <= asked_max, issuer.asked
     # Its token is revoked: at once.
     listed = {token["name"]: token for token in floe.get("/api/v1/tokens")["tokens"]}
     assert listed["ci"]["subject"] == "repo:shop" and listed["ci"]["last_used_ms"] > 0
@@ -141,12 +143,12 @@ def test_kafka_clients_send_a_jwt(floe_factory, issuer):
     floe = floe_factory("--auth-oidc-issuer", issuer.url, "--auth-oidc-audience", "floe")
     floe.make_token("admin")
     floe.post_json("/api/v1/tokens", {"name": "ci", "subject": "shop", "allow": ["all:topic:orders"]})
-    common = {"bootstrap.servers": floe.bootstrap, "security.protocol": "SASL_PLAINTEXT", "message.timeout.ms": 20_000}
+    common = {"bootstrap.servers": floe.bootstrap, "security.protocol": "SASL_PLAINTEXT", "message.timeout.ms": 60_000}
 
     def produced(topic, settings):
         errors, producer = [], Producer({**common, **settings})
         producer.produce(topic, b'{"id":1}', on_delivery=lambda error, _: errors.append(error and error.name()))
-        producer.flush(30)
+        producer.flush(90)
         return errors
 
     by_bearer = {
@@ -163,7 +165,7 @@ def test_kafka_clients_send_a_jwt(floe_factory, issuer):
     wrong = {"sasl.mechanism": "OAUTHBEARER", "oauth_cb": lambda _: (issuer.jwt("nobody"), time.time() + 300)}
     refused = []
     producer = Producer({**common, **wrong, "error_cb": lambda error: refused.append(error.name())})
-    eventually(lambda: producer.poll(0.1) or "_AUTHENTICATION" in refused, timeout_s=20)
+    eventually(lambda: (producer.poll(0.1), "_AUTHENTICATION" in refused)[1])
 
 
 class Authority:
@@ -270,7 +272,7 @@ def test_a_new_certificate_is_served_without_a_restart(tls):
 
     before = serial()
     authority.sign("server", x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]))
-    eventually(lambda: serial() != before, timeout_s=40, pause_s=1)
+    eventually(lambda: serial() != before, pause_s=1)
     assert send(floe.url)[0] == 200
 
 

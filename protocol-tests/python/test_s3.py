@@ -24,7 +24,7 @@ def s3(tmp_path):
             env=environment,
         )
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             request = urllib.request.Request(f"{url}/warehouse", method="PUT")

@@ -45,7 +45,7 @@ def sender(floe):
     """Settings of an exporter whose token may write to the default topics and to nothing else."""
     floe.make_token("admin")
     token = floe.make_token("otel", "write:topic:otel_*", "create:topic:otel_*")
-    return {"headers": {"token": token}, "compression": Compression.Gzip, "timeout": 20}
+    return {"headers": {"token": token}, "compression": Compression.Gzip, "timeout": 120}
 
 
 @pytest.mark.compat("spans, logs and data points become rows, protobuf with gzip and a token", client=EXPORTERS)
@@ -150,14 +150,14 @@ def collector(floe, tmp_path):
 
     yield start
     for process in processes:
-        process.terminate()
-        process.wait(30)
+        process.kill()
+        process.wait()
 
 
 def send_through(url, name):
     """Sends a span through the Collector at `url`."""
     tracers = TracerProvider(resource=RESOURCE)
-    exporter = OTLPSpanExporter(f"{url}/v1/traces")
+    exporter = OTLPSpanExporter(f"{url}/v1/traces", timeout=60)
     span = []
 
     class Keep(SimpleSpanProcessor):
@@ -166,7 +166,7 @@ def send_through(url, name):
 
     tracers.add_span_processor(Keep(exporter))
     tracers.get_tracer("lib").start_span(name).end()
-    eventually(lambda: exporter.export(span).name == "SUCCESS", 60)
+    eventually(lambda: exporter.export(span).name == "SUCCESS")
     exporter.shutdown()
 
 
@@ -187,4 +187,4 @@ def test_a_collector_sends_what_it_receives(floe, collector):
         found = sorted(row["name"] for row in floe.rows("streams.otel_traces").to_pylist())
         return found if len(found) >= 3 else None
 
-    assert eventually(names, 60) == ["as JSON", "as protobuf", "while away"]
+    assert eventually(names) == ["as JSON", "as protobuf", "while away"]

@@ -186,7 +186,7 @@ def runs(server, tmp_path_factory):
             started.append((one, proxy, one.start(folder, proxy.url, token, data)))
     done = {}
     for one, proxy, process in started:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
         done[one.file] = Ran(proxy, process.returncode, said.decode(errors="replace"))
     return done
 
@@ -219,7 +219,7 @@ def test_every_program_says_what_is_refused_and_stops(client, server, tmp_path):
     needs(client)
     proxy = Proxy(server.http_port)
     process = client.start(tmp_path, proxy.url, server.token, b'{"id":1}\n{broken\n')
-    said = process.communicate(timeout=60)[0].decode(errors="replace")
+    said = process.communicate(timeout=120)[0].decode(errors="replace")
     assert process.returncode != 0 and "invalid_json" in said, said
     # The first is 503, the second is lost.
     assert len(proxy.seen) == 3, said

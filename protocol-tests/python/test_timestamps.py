@@ -20,7 +20,7 @@ HOUR_MS = 3_600_000
 
 def create(floe, topic, config):
     client = AdminClient({"bootstrap.servers": floe.bootstrap})
-    client.create_topics([NewTopic(topic, num_partitions=1, config=config)])[topic].result(10)
+    client.create_topics([NewTopic(topic, num_partitions=1, config=config)])[topic].result(30)
 
 
 def send(floe, topic, timestamp_ms, value=b'{"a": 1}'):
@@ -49,7 +49,7 @@ def consumed(floe, topic, count):
         for message in consumer.consume(count, timeout=1):
             assert message.error() is None, message.error()
             found.append(message.timestamp())
-    sought = [consumer.offsets_for_times([TopicPartition(topic, 0, ms)], 10)[0].offset for _, ms in found]
+    sought = [consumer.offsets_for_times([TopicPartition(topic, 0, ms)], 30)[0].offset for _, ms in found]
     consumer.close()
     return found, sought
 

@@ -175,7 +175,7 @@ func subscribe(request wire.Request) (any, error) {
 		return nil, err
 	}
 	defer reader.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	fetched := reader.PollFetches(ctx)
 	if ctx.Err() != nil {
@@ -193,7 +193,7 @@ func transactions(wire.Request) (any, error) {
 	if err := sender.BeginTransaction(); err != nil {
 		return err.Error(), nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err = sender.ProduceSync(ctx, kgo.StringRecord("x")).FirstErr()
 	if ctx.Err() != nil {

@@ -24,8 +24,11 @@ type byNumber struct{}
 
 func (byNumber) Balance(message kafka.Message, _ ...int) int { return message.WriterData.(int) }
 
+// The library's own limits are 5 and 10 s; what it sends again after them is stored twice.
+const patience = 30 * time.Second
+
 func within() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 30*time.Second)
+	return context.WithTimeout(context.Background(), patience)
 }
 
 func mechanism() sasl.Mechanism {
@@ -35,14 +38,16 @@ func mechanism() sasl.Mechanism {
 	return nil
 }
 
-func transport() *kafka.Transport { return &kafka.Transport{SASL: mechanism()} }
+func transport() *kafka.Transport {
+	return &kafka.Transport{DialTimeout: patience, SASL: mechanism()}
+}
 
 func dialer() *kafka.Dialer {
-	return &kafka.Dialer{Timeout: 10 * time.Second, SASLMechanism: mechanism()}
+	return &kafka.Dialer{Timeout: patience, SASLMechanism: mechanism()}
 }
 
 func client() *kafka.Client {
-	return &kafka.Client{Addr: kafka.TCP(os.Args[1]), Timeout: 10 * time.Second, Transport: transport()}
+	return &kafka.Client{Addr: kafka.TCP(os.Args[1]), Timeout: patience, Transport: transport()}
 }
 
 func produce(request wire.Request) (any, error) {
@@ -54,6 +59,8 @@ func produce(request wire.Request) (any, error) {
 		RequiredAcks:           kafka.RequireAll,
 		Compression:            codecs[request.Codec],
 		BatchTimeout:           50 * time.Millisecond,
+		ReadTimeout:            patience,
+		WriteTimeout:           patience,
 		AllowAutoTopicCreation: true,
 	}
 	messages := make([]kafka.Message, 0, len(request.Records))
@@ -199,14 +206,18 @@ func subscribe(request wire.Request) (any, error) {
 			}
 		}),
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err := reader.ReadMessage(ctx)
-	go reader.Close()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := reader.ReadMessage(ctx)
+		ended <- err
+	}()
+	defer func() { go reader.Close() }()
 	select {
 	case line := <-logged:
 		return line, nil
-	default:
+	case err := <-ended:
 		return wire.Text(err), nil
 	}
 }

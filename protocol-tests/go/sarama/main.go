@@ -211,7 +211,7 @@ func subscribe(request wire.Request) (any, error) {
 	case err := <-ended:
 		_ = group.Close()
 		return wire.Text(err), nil
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		return nil, nil
 	}
 }
@@ -234,7 +234,7 @@ func transactions(wire.Request) (any, error) {
 	select {
 	case err := <-ended:
 		return wire.Text(err), nil
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		return nil, nil
 	}
 }

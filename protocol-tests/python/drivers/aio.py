@@ -85,7 +85,7 @@ class Client:
         consumer = AIOKafkaConsumer(topic, **self.base, group_id="g")
         try:
             await consumer.start()
-            await consumer.getmany(timeout_ms=15_000)
+            await consumer.getmany(timeout_ms=60_000)
         finally:
             await consumer.stop()
 
@@ -98,9 +98,9 @@ class Client:
 
 
 async def within(work):
-    """The error that `work` ends with; None if it neither ends nor fails in 15 s."""
+    """The error that `work` ends with; None if it neither ends nor fails in a minute."""
     try:
-        await asyncio.wait_for(work, 15)
+        await asyncio.wait_for(work, 60)
     except asyncio.TimeoutError:
         return None
     except Exception as error:

@@ -55,7 +55,7 @@ class Client:
         consumer = Consumer({**self.base, "group.id": "unused", "enable.auto.commit": False})
         wanted, assigned = 0, []
         for partition in range(partitions):
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
             wanted += high - low
             assigned.append(TopicPartition(topic, partition, low))
         consumer.assign(assigned)
@@ -71,30 +71,30 @@ class Client:
     def admin(self, topic):
         client = self.admin_client
         made = NewTopic(topic, num_partitions=3, replication_factor=1, config={"retention.ms": "3600000"})
-        client.create_topics([made])[topic].result(10)
-        partitions = len(client.list_topics(topic, timeout=10).topics[topic].partitions)
+        client.create_topics([made])[topic].result(30)
+        partitions = len(client.list_topics(topic, timeout=30).topics[topic].partitions)
         before = self.retention(topic)
         altered = ConfigResource(ConfigResource.Type.TOPIC, topic, set_config={"retention.ms": "7200000"})
-        list(client.alter_configs([altered]).values())[0].result(10)
+        list(client.alter_configs([altered]).values())[0].result(30)
         after = self.retention(topic)
-        client.create_partitions([NewPartitions(topic, 5)])[topic].result(10)
-        grown = len(client.list_topics(topic, timeout=10).topics[topic].partitions)
-        client.delete_topics([topic])[topic].result(10)
+        client.create_partitions([NewPartitions(topic, 5)])[topic].result(30)
+        grown = len(client.list_topics(topic, timeout=30).topics[topic].partitions)
+        client.delete_topics([topic])[topic].result(30)
         return {
             "partitions": partitions,
             "retention": [before, after],
             "grown": grown,
-            "deleted": topic not in client.list_topics(timeout=10).topics,
+            "deleted": topic not in client.list_topics(timeout=30).topics,
         }
 
     def retention(self, topic):
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        return list(self.admin_client.describe_configs([resource]).values())[0].result(10)["retention.ms"].value
+        return list(self.admin_client.describe_configs([resource]).values())[0].result(30)["retention.ms"].value
 
     def subscribe(self, topic):
         consumer = Consumer({**self.base, "group.id": "g", "auto.offset.reset": "earliest"})
         consumer.subscribe([topic])
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         try:
             while time.monotonic() < deadline:
                 got = consumer.poll(0.5)
@@ -110,7 +110,7 @@ class Client:
         producer = Producer({**self.base, "transactional.id": "t"})
         try:
             # It retries whatever error it gets until this time-out, and then shows it.
-            producer.init_transactions(5)
+            producer.init_transactions(15)
         except KafkaException as error:
             return str(error)
 

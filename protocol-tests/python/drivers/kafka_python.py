@@ -15,6 +15,9 @@ IS_OLD = "enable_idempotence" not in KafkaProducer.DEFAULT_CONFIG
 class Client:
     def __init__(self, bootstrap):
         self.base = {"bootstrap_servers": bootstrap, **wire.sasl()}
+        if IS_OLD:
+            # Version 2 gives a broker two seconds to tell what it is.
+            self.base["api_version_auto_timeout_ms"] = 15_000
 
     def produce(self, topic, codec, idempotent, records):
         options = {"compression_type": None if codec == "none" else codec, "acks": "all", "linger_ms": 50}
@@ -60,7 +63,7 @@ class Client:
 
     def subscribe(self, topic):
         consumer = KafkaConsumer(topic, **self.base, group_id="g")
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         try:
             while time.monotonic() < deadline:
                 if consumer.poll(timeout_ms=500):
@@ -79,7 +82,7 @@ class Client:
             return "not in this client"
         try:
             producer = KafkaProducer(
-                **self.base, transactional_id="t", max_block_ms=15_000
+                **self.base, transactional_id="t", max_block_ms=60_000
             )
             producer.init_transactions()
         except Exception as error:
