@@ -1,4 +1,4 @@
-//! `floe stream create|list|describe|terminate|start|delete`, over the running server.
+//! `floe stream create|list|describe|alter|terminate|start|delete`, over the running server.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use reqwest::Method;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::{self, Client, Failure, segment};
 use super::output;
-use super::topic::{options, report};
+use super::topic::{edits, options, report};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +20,19 @@ pub(super) fn command() -> Command {
     let name = || Arg::new("name").required(true).value_name("NAME").help("Stream name");
     let verb =
         |verb: &'static str, about: &'static str| Command::new(verb).about(about).arg(name());
+    let tag =
+        |help| Arg::new("tag").long("tag").value_name("TEXT").action(ArgAction::Append).help(help);
+    let option = || {
+        Arg::new("option")
+            .long("option")
+            .short('o')
+            .value_name("KEY=VALUE")
+            .action(ArgAction::Append)
+            .help(
+                "An option of the stream's topics, such as table.contract.coerce=lenient \
+                 or table.target.lag.ms=5s",
+            )
+    };
     client::add_flags(
         Command::new("stream")
             .about("Makes, lists, ends and deletes event streams: events over HTTP into tables that are there")
@@ -38,27 +51,23 @@ pub(super) fn command() -> Command {
                     .value_name("NAMESPACE")
                     .help("The label that the stream's path has"),
             )
-            .arg(
-                Arg::new("tag")
-                    .long("tag")
-                    .value_name("TEXT")
-                    .action(ArgAction::Append)
-                    .help("A word of yours, repeatable"),
-            )
-            .arg(
-                Arg::new("option")
-                    .long("option")
-                    .short('o')
-                    .value_name("KEY=VALUE")
-                    .action(ArgAction::Append)
-                    .help(
-                        "An option of the stream's topics, such as table.contract.coerce=lenient \
-                         or table.target.lag.ms=5s",
-                    ),
-            ),
+            .arg(tag("A word of yours, repeatable"))
+            .arg(option()),
     )
     .subcommand(Command::new("list").about("Lists streams"))
     .subcommand(verb("describe", "Shows a stream, its tables, and fields that no column took"))
+    .subcommand(
+        verb("alter", "Gives a stream other tags, and its topics other options")
+            .arg(tag("A word of yours, repeatable; they take the place of all that it has"))
+            .arg(option())
+            .arg(
+                Arg::new("unset")
+                    .long("unset")
+                    .value_name("KEY")
+                    .action(ArgAction::Append)
+                    .help("An option that goes back to the default"),
+            ),
+    )
     .subcommand(verb("terminate", "Ends a stream: events are refused with 503; it can be started again"))
     .subcommand(verb("start", "Lets a terminated stream take events again"))
     .subcommand(verb(
@@ -77,12 +86,10 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let path = || format!("{STREAMS}/{}", segment(name()));
     match verb {
         "create" => {
-            let tags: Vec<&String> =
-                matches.get_many::<String>("tag").into_iter().flatten().collect();
             let body = json!({
                 "name": name(),
                 "namespace": matches.get_one::<String>("namespace"),
-                "tags": tags,
+                "tags": tags(matches),
                 "options": options(matches)?,
             });
             let stream = client.send(Method::POST, STREAMS, Some(body)).await?;
@@ -102,6 +109,16 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
             let stream = client.send(Method::GET, &path(), None).await?;
             report(&client, &stream, || describe(&stream));
         }
+        "alter" => {
+            let (tags, options) = (tags(matches), edits(matches)?);
+            if tags.is_empty() && options.is_empty() {
+                return Err(Failure::Usage("give --option, --unset or --tag".to_owned()));
+            }
+            let tags = (!tags.is_empty()).then_some(tags);
+            let body = json!({ "tags": tags, "options": options });
+            let stream = client.send(Method::PATCH, &path(), Some(body)).await?;
+            report(&client, &stream, || describe(&stream));
+        }
         "delete" => {
             client.send(Method::DELETE, &path(), None).await?;
             report(&client, &Value::Null, || output::line(format!("stream {} is deleted", name())));
@@ -114,6 +131,10 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn tags(matches: &ArgMatches) -> Vec<&String> {
+    matches.get_many::<String>("tag").into_iter().flatten().collect()
 }
 
 fn rows(list: &Value, keys: &[&str]) -> Vec<Vec<String>> {

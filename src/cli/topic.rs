@@ -92,10 +92,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
             report(&client, &topic, || describe(&topic, matches.get_flag("all")));
         }
         "alter" => {
-            let mut edits = options(matches)?;
-            for key in matches.get_many::<String>("unset").into_iter().flatten() {
-                edits.insert(key.clone(), Value::Null);
-            }
+            let edits = edits(matches)?;
             let partitions = matches.get_one::<u32>("partitions");
             if edits.is_empty() && partitions.is_none() {
                 return Err(Failure::Usage("give --option, --unset or --partitions".to_owned()));
@@ -121,6 +118,15 @@ pub(super) fn options(matches: &ArgMatches) -> Result<Map<String, Value>, Failur
         options.insert(key.to_owned(), Value::String(value.to_owned()));
     }
     Ok(options)
+}
+
+/// `--option` and `--unset`, the latter as null.
+pub(super) fn edits(matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {
+    let mut edits = options(matches)?;
+    for key in matches.get_many::<String>("unset").into_iter().flatten() {
+        edits.insert(key.clone(), Value::Null);
+    }
+    Ok(edits)
 }
 
 /// Prints the answer as JSON if that was asked for, else by `print`.

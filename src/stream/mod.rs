@@ -57,6 +57,27 @@ pub struct NewStream {
     pub options: BTreeMap<String, String>,
 }
 
+/// What becomes other of a stream.
+#[derive(Debug, Clone, Default)]
+pub struct StreamEdit {
+    /// All its tags; none leaves them as they are.
+    pub tags: Option<Vec<String>>,
+    /// Options of its topics that change, none for those that go; they were checked.
+    pub options: BTreeMap<String, Option<String>>,
+}
+
+impl StreamEdit {
+    /// Makes of a stream's options what they will be.
+    pub fn apply_to(&self, options: &mut BTreeMap<String, String>) {
+        for (key, value) in &self.options {
+            match value {
+                Some(value) => options.insert(key.clone(), value.clone()),
+                None => options.remove(key),
+            };
+        }
+    }
+}
+
 /// Why streams cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -139,6 +160,17 @@ impl Streams {
         store::finish(&self.inner.tasks, "stream-change", change).await
     }
 
+    /// Gives a stream other tags or options.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Unknown`], [`Error::Store`].
+    pub async fn edit(&self, name: &str, edit: StreamEdit) -> Result<Arc<Stream>, Error> {
+        let name = name.to_owned();
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.edit(&name, edit).await };
+        store::finish(&self.inner.tasks, "stream-change", change).await
+    }
+
     /// Forgets a stream.
     ///
     /// # Errors
@@ -176,6 +208,19 @@ impl Inner {
         self.put(Stream { running, ..Stream::clone(&stream) }).await
     }
 
+    async fn edit(&self, name: &str, edit: StreamEdit) -> Result<Arc<Stream>, Error> {
+        edit.tags.as_deref().map_or(Ok(()), check_tags)?;
+        let _alone = self.changes.lock().await;
+        let stream = self.existing(name)?;
+        let mut edited = Stream::clone(&stream);
+        edit.apply_to(&mut edited.options);
+        edited.tags = edit.tags.unwrap_or(edited.tags);
+        if edited == *stream {
+            return Ok(stream);
+        }
+        self.put(edited).await
+    }
+
     async fn delete(&self, name: &str) -> Result<Arc<Stream>, Error> {
         let _alone = self.changes.lock().await;
         let stream = self.existing(name)?;
@@ -210,10 +255,14 @@ fn check(new: &NewStream) -> Result<(), Error> {
             )));
         }
     }
+    check_tags(&new.tags)
+}
+
+fn check_tags(tags: &[String]) -> Result<(), Error> {
     let legal = |tag: &String| {
         (1..=TAG_BYTES_MAX).contains(&tag.len()) && !tag.chars().any(char::is_control)
     };
-    if new.tags.len() > TAGS_MAX || !new.tags.iter().all(legal) {
+    if tags.len() > TAGS_MAX || !tags.iter().all(legal) {
         return Err(Error::Invalid(format!(
             "the tags are refused: allowed are {TAGS_MAX} of 1 to {TAG_BYTES_MAX} bytes"
         )));
@@ -260,11 +309,21 @@ mod tests {
         assert_eq!(streams.create(new("shop", "x")).await, Err(Error::Exists("shop".to_owned())));
         assert!(!streams.switch("shop", false).await.unwrap().running);
         streams.delete("other").await.unwrap();
+        let edit = StreamEdit { tags: Some(Vec::new()), ..StreamEdit::default() };
+        assert_eq!(streams.edit("shop", edit).await.unwrap().options.len(), 1);
         let again = open(&rig);
         assert_eq!(again.list().len(), 1);
         let shop = again.get("shop").unwrap();
-        assert_eq!((shop.running, shop.options.len(), shop.tags.len()), (false, 1, 1));
+        assert_eq!((shop.running, shop.options.len(), shop.tags.len()), (false, 1, 0));
         assert!(again.switch("shop", true).await.unwrap().running);
+        let options =
+            [("a".to_owned(), Some("1".to_owned())), ("table.target.lag.ms".to_owned(), None)];
+        let edit = StreamEdit { options: options.into(), tags: None };
+        let shop = again.edit("shop", edit).await.unwrap();
+        assert_eq!(
+            (shop.running, &shop.options),
+            (true, &[("a".to_owned(), "1".to_owned())].into())
+        );
         assert_eq!(again.delete("other").await, Err(Error::Unknown("other".to_owned())));
     }
 
@@ -280,7 +339,10 @@ mod tests {
             assert!(matches!(refused, Err(Error::Invalid(_))), "{name:?} {namespace:?}");
         }
         let tags = vec![String::new()];
-        let refused = streams.create(NewStream { tags, ..new("a", "n") }).await;
+        let refused = streams.create(NewStream { tags: tags.clone(), ..new("a", "n") }).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))));
+        let refused =
+            streams.edit("a", StreamEdit { tags: Some(tags), ..StreamEdit::default() }).await;
         assert!(matches!(refused, Err(Error::Invalid(_))));
     }
 

@@ -161,6 +161,55 @@ async fn options_of_a_stream_are_how_its_events_are_cast() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_altered_with_the_topics_behind_it() {
+    let floe = Floe::start(&["--table-target-lag=1h"]).await;
+    let options = json!({ "table.contract.coerce": "lenient", "retention.ms": "-1" });
+    make_stream(&floe, options).await;
+    make_table(&floe).await;
+    let lenient = r#"[{"id":"1"}]"#;
+    assert_eq!(told(post(&floe, SHOP, &[TABLE], lenient).await).await.0, 200);
+    let url = floe.url("/api/v1/streams/shop");
+    let alter = async |edit: Value| {
+        told(Client::new().patch(&url).body(edit.to_string()).send().await.unwrap()).await
+    };
+    let edit = json!({ "tags": ["team=shop"], "options": {
+        "table.contract.coerce": null, "floe.table.commit.min.interval.ms": 7 } });
+    let (status, stream) = alter(edit).await;
+    assert_eq!((status, &stream["tags"]), (200, &json!(["team=shop"])), "{stream}");
+    let options = json!({ "retention.ms": "-1", "table.commit.min.interval.ms": "7" });
+    assert_eq!(stream["options"], options);
+    // What is not named stays, and what is refused changes nothing.
+    let (status, stream) = alter(json!({})).await;
+    assert_eq!((status, &stream["tags"][0]), (200, &json!("team=shop")));
+    for refused in [
+        json!({ "options": { "table.name": "t" } }),
+        json!({ "options": { "retention.ms": "x" }, "tags": [] }),
+        json!({ "tags": [""], "options": { "retention.ms": 5 } }),
+    ] {
+        let (status, answer) = alter(refused).await;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid_stream")), "{answer}");
+    }
+    assert_eq!(alter(json!({ "name": "x" })).await.1["code"], "bad_request");
+    let now: Value = floe.get("/api/v1/streams/shop").await;
+    assert_eq!((&now["options"], &now["tags"]), (&options, &json!(["team=shop"])));
+    let topic = floe.get("/api/v1/topics/shop.events.sales").await;
+    let value = |key: &str| {
+        let options = topic["options"].as_array().unwrap();
+        let option = options.iter().find(|option| option["key"] == key).unwrap();
+        (option["value"].as_str().unwrap().to_owned(), option["source"] == "topic")
+    };
+    assert_eq!(value("table.commit.min.interval.ms"), ("7".to_owned(), true));
+    assert_eq!(value("retention.ms"), ("-1".to_owned(), true));
+    assert_eq!(value("table.mode"), ("contract".to_owned(), true));
+    assert!(!value("table.contract.coerce").1);
+    let (status, answer) = told(post(&floe, SHOP, &[TABLE], lenient).await).await;
+    assert_eq!((status, &answer["code"]), (400, &json!("schema_mismatch")), "{answer}");
+    let none = floe.url("/api/v1/streams/none");
+    let (_, answer) = told(Client::new().patch(none).body("{}").send().await.unwrap()).await;
+    assert_eq!(answer["code"], "stream_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeat_by_key_is_answered_as_the_first_was() {
     let floe = Floe::start(&[]).await;
     make_stream(&floe, json!({})).await;
@@ -206,6 +255,9 @@ async fn the_command_line_makes_ends_and_shows_streams() {
     assert!(run(&["start", "shop"]).1.contains("Active"));
     let shown = run(&["describe", "shop"]).1;
     assert!(shown.contains("table.target.lag.ms=5s") && shown.contains(SHOP), "{shown}");
+    let altered = run(&["alter", "shop", "--unset", "table.target.lag.ms", "--tag", "tier=1"]);
+    assert!(altered.1.contains("tier=1") && !altered.1.contains("lag.ms"), "{altered:?}");
+    assert_eq!(run(&["alter", "shop"]).0, Some(2));
     assert_eq!(run(&["delete", "shop"]).0, Some(0));
     assert_eq!(run(&["describe", "shop"]).0, Some(1));
 }

@@ -16,7 +16,7 @@ use crate::http::problem::Problem;
 pub(crate) use tokens::{identity as identity_of, shown as shown_token};
 
 /// Parses a JSON body whatever its content type says; an empty body is `{}`.
-fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+pub(in crate::http) fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body)
         .map_err(|error| Problem::new("bad_request", format!("the body is refused: {error}")))

@@ -1,4 +1,4 @@
-//! `/api/v1/streams`: make, list, describe, terminate, start, delete.
+//! `/api/v1/streams`: make, list, describe, alter, terminate, start, delete.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
+use crate::http::admin::json as parse;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
-use crate::stream::{self, NewStream, Stream};
+use crate::stream::{self, NewStream, Stream, StreamEdit};
 use crate::topic::option_value::definition;
-use crate::topic::{NewTopic, Topic};
+use crate::topic::{self, NewTopic, OptionEdit, Topic};
 
 /// Options of its topics that the stream sets itself.
 const OWN_OPTIONS: [&str; 3] = ["table.mode", "table.namespace", "table.name"];
@@ -29,6 +30,14 @@ struct Create {
     namespace: String,
     #[serde(default)]
     tags: Vec<String>,
+    #[serde(default)]
+    options: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Alter {
+    tags: Option<Vec<String>>,
     #[serde(default)]
     options: BTreeMap<String, Value>,
 }
@@ -75,36 +84,54 @@ pub(in crate::http) async fn create(
         let detail = "the body is empty: send at least {\"name\": \"STREAM\"}";
         return Err(Problem::new("bad_request", detail));
     }
-    let wish: Create = serde_json::from_slice(&body)
-        .map_err(|error| Problem::new("bad_request", format!("the body is refused: {error}")))?;
+    let wish: Create = parse(&body)?;
     caller.check(Operation::Create, Resource::Stream(&wish.name))?;
     let options = options(wish.options)?;
-    let sample = bound(&options, "s.n.t", "n", "t");
-    let checked = api.topics.resolve(&sample.name, &sample.overrides);
-    checked.map_err(|error| Problem::new("invalid_stream", error.to_string()))?;
+    check(&api, &options)?;
     let new = NewStream { name: wish.name, namespace: wish.namespace, tags: wish.tags, options };
     let made = api.doors.streams.create(new).await.map_err(|error| problem(&error))?;
     tracing::info!(stream = made.name, by = caller.0.name(), "stream made");
     Ok((StatusCode::CREATED, Json(shown(&api, &made))))
 }
 
+/// Whether topics can have these options.
+fn check(api: &Api, options: &BTreeMap<String, String>) -> Result<(), Problem> {
+    let sample = bound(options, "s.n.t", "n", "t");
+    let checked = api.topics.resolve(&sample.name, &sample.overrides);
+    checked.map(drop).map_err(|error| invalid(error.to_string()))
+}
+
 /// Plain values as text; keys that the stream sets itself are refused.
 fn options(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
-    let invalid = |detail: String| Problem::new("invalid_stream", detail);
-    let mut options = BTreeMap::new();
+    let wish = edits(given)?.into_iter();
+    let options = wish.map(|(key, value)| match value {
+        Some(value) => Ok((key, value)),
+        None => Err(invalid(format!("option {key} must be a plain value"))),
+    });
+    options.collect()
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new("invalid_stream", detail)
+}
+
+/// As [`options`], with none for null.
+fn edits(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, Option<String>>, Problem> {
+    let mut edits = BTreeMap::new();
     for (key, value) in given {
         let def = definition(&key).map_err(|error| invalid(error.to_string()))?;
         if OWN_OPTIONS.contains(&def.key) {
             return Err(invalid(format!("{key} is refused: each request names its table")));
         }
         let text = match value {
-            Value::String(text) => text,
-            Value::Number(_) | Value::Bool(_) => value.to_string(),
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
             _ => return Err(invalid(format!("option {key} must be a plain value"))),
         };
-        options.insert(def.key.to_owned(), text);
+        edits.insert(def.key.to_owned(), text);
     }
-    Ok(options)
+    Ok(edits)
 }
 
 pub(in crate::http) async fn describe(
@@ -117,6 +144,49 @@ pub(in crate::http) async fn describe(
     let unknown = || problem(&stream::Error::Unknown(name.clone()));
     let stream = stream.ok_or_else(unknown)?;
     Ok(Json(shown(&api, &stream)))
+}
+
+/// Gives a stream other tags, and it and the topics behind it other options.
+pub(in crate::http) async fn alter(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    caller.check(Operation::Alter, Resource::Stream(&name))?;
+    let wish: Alter = parse(&body)?;
+    let edit = StreamEdit { tags: wish.tags, options: edits(wish.options)? };
+    let stream = api.doors.streams.get(&name);
+    let stream = stream.ok_or_else(|| problem(&stream::Error::Unknown(name.clone())))?;
+    let mut options = stream.options.clone();
+    edit.apply_to(&mut options);
+    check(&api, &options)?;
+    let changes: Vec<OptionEdit> = edit.options.clone().into_iter().map(of_topic).collect();
+    let stream = api.doors.streams.edit(&name, edit).await.map_err(|error| problem(&error))?;
+    // After the stream: what is made meanwhile has the new ones. A repeat does what failed here.
+    for topic in topics(&api, &name) {
+        alter_topic(&api, topic.name.as_str(), changes.clone()).await?;
+    }
+    tracing::info!(stream = name, by = caller.0.name(), "stream altered");
+    Ok(Json(shown(&api, &stream)))
+}
+
+fn of_topic((key, value): (String, Option<String>)) -> OptionEdit {
+    match value {
+        Some(value) => OptionEdit::Set(key, value),
+        None => OptionEdit::Delete(key),
+    }
+}
+
+async fn alter_topic(api: &Api, topic: &str, changes: Vec<OptionEdit>) -> Result<(), Problem> {
+    match api.topics.edit(topic, changes, false).await {
+        // It was deleted meanwhile.
+        Ok(_) | Err(topic::Error::Unknown(_)) => Ok(()),
+        Err(error) => Err(Problem::new(
+            "internal",
+            format!("the stream is altered, but not topic {topic}: {error}"),
+        )),
+    }
 }
 
 pub(in crate::http) async fn terminate(

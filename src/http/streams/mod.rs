@@ -69,7 +69,10 @@ impl Doors {
 pub(super) fn managed() -> Router<Api> {
     Router::new()
         .route("/api/v1/streams", get(manage::list).post(manage::create))
-        .route("/api/v1/streams/{stream}", get(manage::describe).delete(manage::delete))
+        .route(
+            "/api/v1/streams/{stream}",
+            get(manage::describe).patch(manage::alter).delete(manage::delete),
+        )
         .route("/api/v1/streams/{stream}/terminate", post(manage::terminate))
         .route("/api/v1/streams/{stream}/start", post(manage::start))
 }
