@@ -125,6 +125,13 @@ impl Floe {
         response.text().await.expect("metrics are text")
     }
 
+    /// The sum of a metric's lines that hold `label`; 0 if there is none.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = self.metrics().await;
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// GETs JSON.
     pub async fn get(&self, path: &str) -> serde_json::Value {
         let response = reqwest::get(self.url(path)).await.expect("the server answers");

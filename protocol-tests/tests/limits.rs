@@ -32,12 +32,6 @@ async fn table(floe: &Floe, topic: &str) -> Value {
     floe.get(&format!("/api/v1/tables/streams.{topic}")).await
 }
 
-async fn metric(floe: &Floe, name: &str, label: &str) -> f64 {
-    let text = floe.metrics().await;
-    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
 /// A folder of a table that has become a file: nothing can be written into it.
 struct Broken {
     folder: PathBuf,
@@ -140,7 +134,7 @@ async fn the_pin_limit_holds_producers_back_or_gives_up_the_oldest() {
         let pinned = table(&floe, topic).await["pinned_bytes"].as_u64().unwrap();
         let all = RECORDS * RECORD_BYTES as u64;
         assert!((PIN_BYTES..all).contains(&pinned), "{topic}: {pinned}");
-        let refused = metric(&floe, "floe_log_rejected_total", "reason=\"blocked\"").await;
+        let refused = floe.metric("floe_log_rejected_total", "reason=\"blocked\"").await;
         assert!(refused >= 2.0, "{refused}");
     }
     floe.printed("pin limit reached, producers are refused").await;
@@ -240,7 +234,7 @@ async fn what_no_file_of_the_log_can_hold_is_too_large_for_ever() {
     assert_eq!(post(&events).await, (413, json!("too_large")));
     assert_eq!(post(&events[..2]).await.0, 200);
     assert_eq!(wire.produce("t", 0, &["{}"]).await.base_offset, 2);
-    let rejected = metric(&floe, "floe_log_rejected_total", "reason=\"too_large\"").await;
+    let rejected = floe.metric("floe_log_rejected_total", "reason=\"too_large\"").await;
     assert_eq!(rejected, 2.0);
 }
 
@@ -293,9 +287,9 @@ async fn assert_refused(floe: &Floe, topic: &str) {
     assert_eq!(refused, (503, json!("storage_full"), Some("5".to_owned())));
     let ready = reqwest::get(floe.url("/readyz")).await.unwrap();
     assert_eq!(ready.status(), 503);
-    assert!(metric(floe, "floe_log_rejected_total", "reason=\"storage_full\"").await >= 1.0);
+    assert!(floe.metric("floe_log_rejected_total", "reason=\"storage_full\"").await >= 1.0);
     eventually("a figure of free space", async || {
-        (metric(floe, "floe_disk_free_bytes", "").await > 0.0).then_some(())
+        (floe.metric("floe_disk_free_bytes", "").await > 0.0).then_some(())
     })
     .await;
     floe.printed("records are refused").await;
@@ -334,7 +328,7 @@ async fn a_full_disk_lets_reads_and_table_commits_go_on_and_heals() {
         let value = format!("{{\"i\":{i}}}");
         assert_eq!(wire.produce("t", 0, &[&value]).await.error_code, 0);
     }
-    let free = metric(&floe, "floe_disk_free_bytes", "").await as usize;
+    let free = floe.metric("floe_disk_free_bytes", "").await as usize;
     let ballast = Ballast::new(disk.0.path(), free - (24 << 20));
     eventually("records are refused", async || {
         let ready = reqwest::get(floe.url("/readyz")).await.unwrap();

@@ -131,7 +131,8 @@ fn slow_records_survive_a_power_loss_at_every_step_of_their_move() {
 
 #[test]
 fn the_sync_of_moved_records_is_needed() {
-    let missed = (0..8)
+    // A loss takes any part of what is not synced: about half of the times none that counts.
+    let missed = (0..64)
         .any(|seed| history(ROUNDS_MAX, seed % 2 == 0, Some(SyncPoint::WalGroup), seed).is_err());
     assert!(missed, "nobody misses the sync of the copies");
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Stage, TOPICS};
 use crate::proxy::{Fault, Proxy, is_commit};
-use crate::table;
+use crate::{Floe, table};
 
 /// Faults of a history by kind.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +23,19 @@ pub struct Tally {
     pub storms: u64,
     /// Commits of another writer.
     pub foreign: u64,
+    /// Files of the log that were freed, and files that were written again.
+    pub freed: u64,
+    /// See [`Tally::freed`].
+    pub recycled: u64,
+}
+
+impl Tally {
+    /// Adds what the process counted since its start.
+    pub async fn count(&mut self, floe: &Floe) {
+        // Counts are whole.
+        self.freed += floe.metric("floe_wal_files_freed_total", "").await as u64;
+        self.recycled += floe.metric("floe_wal_files_recycled_total", "").await as u64;
+    }
 }
 
 impl std::ops::AddAssign for Tally {
@@ -32,6 +45,8 @@ impl std::ops::AddAssign for Tally {
         self.pauses += other.pauses;
         self.storms += other.storms;
         self.foreign += other.foreign;
+        self.freed += other.freed;
+        self.recycled += other.recycled;
     }
 }
 
@@ -43,6 +58,7 @@ pub async fn next(stage: &mut Stage, random: &mut StdRng, tally: &mut Tally) {
             tally.kills += 1;
             let lose_store = random.random_ratio(1, 4);
             tally.stores_lost += u64::from(lose_store);
+            tally.count(&stage.floe).await;
             stage.floe.kill();
             if lose_store {
                 let _ = std::fs::remove_dir_all(stage.floe.dir().join("data/state"));

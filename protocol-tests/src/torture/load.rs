@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::task::JoinHandle;
 
-use super::{Known, TOPICS, World};
+use super::{FILLER, Known, TOPICS, World};
 use crate::{Floe, clients};
 
 /// Longest that a record may wait for its acknowledgement.
@@ -22,6 +22,10 @@ const IN_FLIGHT_MAX: usize = 2_000;
 /// of the other producers.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const RETRIES_MAX: usize = 3_000;
+
+/// Bytes of one record of the filler, and the pause after it: 3 MB/s.
+const FILLER_BYTES: usize = 64 << 10;
+const FILLER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Running producers.
 pub struct Load {
@@ -43,7 +47,7 @@ fn value(topic: usize, i: i64, random: &mut StdRng) -> String {
 }
 
 impl Load {
-    /// Starts one librdkafka producer per topic and one HTTP client.
+    /// Starts one librdkafka producer per topic, one HTTP client, and what fills files.
     pub fn start(floe: &Floe, world: &Arc<World>, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let next = Arc::new(AtomicI64::new(0));
@@ -62,6 +66,9 @@ impl Load {
             #[allow(clippy::disallowed_methods, reason = "joined by stop")]
             tasks.push(tokio::spawn(kafka(producer, topic, random, stop, next, world)));
         }
+        let producer = clients::producer(floe, &[("message.timeout.ms", DELIVERY_MAX_MS)]);
+        #[allow(clippy::disallowed_methods, reason = "joined by stop")]
+        tasks.push(tokio::spawn(fill(producer, seed, Arc::clone(&stop))));
         let url = floe.url("/api/v1/topics");
         let random = StdRng::seed_from_u64(!seed);
         #[allow(clippy::disallowed_methods, reason = "joined by stop")]
@@ -118,6 +125,18 @@ async fn kafka(
         if turn.is_multiple_of(20) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+/// Fills files with what nobody looks at.
+async fn fill(producer: FutureProducer, seed: u64, stop: Arc<AtomicBool>) {
+    let mut bytes = vec![0; FILLER_BYTES];
+    StdRng::seed_from_u64(seed).fill(bytes.as_mut_slice());
+    while !stop.load(Ordering::Relaxed) {
+        let record = FutureRecord::<(), _>::to(FILLER).payload(&bytes);
+        // Whether it arrives, and whether it found room in the queue, is all the same.
+        drop(producer.send_result(record));
+        tokio::time::sleep(FILLER_PAUSE).await;
     }
 }
 

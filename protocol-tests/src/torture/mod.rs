@@ -21,6 +21,10 @@ use check::Counts;
 /// Topics of every history with their table mode.
 pub const TOPICS: [(&str, &str); 3] = [("auto0", "auto"), ("json1", "json"), ("raw2", "raw")];
 
+/// A topic beside them that fills files of the log and keeps next to nothing: files are freed and
+/// written again, and what the others have in them is moved.
+pub const FILLER: &str = "filler";
+
 /// Partitions of each topic.
 pub const PARTITIONS: i32 = 3;
 
@@ -101,6 +105,8 @@ impl Stage {
             "--wal-file-bytes".to_owned(),
             "4MiB".to_owned(),
             "--retention-ms=-1".to_owned(),
+            "--set=retention.check.interval=1s".to_owned(),
+            "--set=wal.move.delay=1s".to_owned(),
         ];
         let keeper = match catalog {
             CatalogKind::Embedded => None,
@@ -129,6 +135,8 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
     for (topic, mode) in TOPICS {
         clients::create(&stage.floe, topic, PARTITIONS, &[("table.mode", mode)]).await;
     }
+    let filler = [("table.mode", "off"), ("retention.bytes", "1048576")];
+    clients::create(&stage.floe, FILLER, 1, &filler).await;
     let world = Arc::new(World::default());
     let load = load::Load::start(&stage.floe, &world, plan.seed);
     let mut tally = faults::Tally::default();
@@ -140,6 +148,7 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
         proxy.calm();
     }
     load.stop().await;
+    tally.count(&stage.floe).await;
     let checked = check::all(&stage, &world).await;
     let counts = checked.map_err(|why| {
         let keep = std::env::temp_dir().join(format!("floe-torture-{}", plan.seed));
