@@ -90,6 +90,20 @@ pub(crate) struct Files {
     refusal: Mutex<String>,
 }
 
+/// A spare that is taken away: nothing comes to its place until this is dropped.
+pub(crate) struct TakenSpare<'f> {
+    files: &'f Files,
+    place: usize,
+    /// Where it lies.
+    pub(crate) path: PathBuf,
+}
+
+impl Drop for TakenSpare<'_> {
+    fn drop(&mut self) {
+        self.files.state.lock().spares.gone(self.place);
+    }
+}
+
 /// What a [`Files`] is made of.
 pub(crate) struct FilesSetup {
     pub(crate) fs: Arc<dyn FileSystem>,
@@ -111,7 +125,7 @@ impl Files {
             files: setup.files.iter().map(slot).collect(),
             current,
             next: Next::Missing,
-            spares: Spares::default(),
+            spares: Spares::left(|name| setup.fs.exists(&setup.wal_dir.join(name))),
             stop: false,
             closing: false,
             cuts,
@@ -178,7 +192,7 @@ impl Files {
         if let Err(error) = self.free(&self.wal_dir.join(name_of(first)), place) {
             let mut state = self.state.lock();
             if let Some(place) = place {
-                state.spares.give_up(place);
+                state.spares.gone(place);
             }
             if let Some(slot) = slot {
                 state.files.insert(first.0, slot);
@@ -211,17 +225,13 @@ impl Files {
         }
     }
 
-    /// The path of a spare, which is the caller's from now on.
-    pub(crate) fn take_spare(&self) -> Option<PathBuf> {
-        let place = self.state.lock().spares.take()?;
-        Some(self.wal_dir.join(Spares::name(place)))
-    }
-
-    /// The path of a spare of which there are more than the log needs at its pace, which is the
-    /// caller's from now on.
-    pub(crate) fn take_surplus(&self, now: Instant) -> Option<PathBuf> {
-        let place = self.state.lock().spares.take_surplus(now)?;
-        Some(self.wal_dir.join(Spares::name(place)))
+    /// A spare that `take` gives the place of.
+    pub(crate) fn take_spare(
+        &self,
+        take: impl FnOnce(&mut Spares) -> Option<usize>,
+    ) -> Option<TakenSpare<'_>> {
+        let place = take(&mut self.state.lock().spares)?;
+        Some(TakenSpare { files: self, place, path: self.wal_dir.join(Spares::name(place)) })
     }
 
     /// Waits for the next file and gives it the name of position `first`. Its folder entry is not

@@ -2,7 +2,6 @@
 //! the tick that tells the sequencer that time passed.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use crate::types::Lsn;
 use crate::wal::directory::name_of;
 use crate::wal::files::{Files, NEXT_NAME, Next};
 use crate::wal::sequencer::Command;
+use crate::wal::spares::Spares;
 
 /// Bytes that are written at once while the next file is made.
 const CHUNK: usize = 1 << 20;
@@ -42,7 +42,7 @@ pub(crate) fn run(files: &Files, ticks: &mpsc::WeakSender<Command>, period: Dura
         {
             // A full queue is not quiet.
             let _ = queue.try_send(Command::Tick);
-            drop_spares(files, || files.take_surplus(Instant::now()));
+            drop_spares(files, |spares| spares.take_surplus(Instant::now()));
             tick_at = Instant::now() + period;
         }
         let mut state = files.state.lock();
@@ -84,9 +84,9 @@ impl Making {
         if fs.exists(&path) {
             fs.remove_file(&path)?;
         }
-        let (file, written) = match files.take_spare() {
+        let (file, written) = match files.take_spare(Spares::take) {
             Some(spare) => {
-                fs.rename(&spare, &path)?;
+                fs.rename(&spare.path, &path)?;
                 let file = fs.open(&path)?;
                 let length = file.length()?;
                 if length > files.file_bytes {
@@ -189,16 +189,16 @@ fn refresh_admission(files: &Files) {
         Err(error) => Some(format!("free space is not known: {error}")),
     });
     if refusal.is_some() {
-        drop_spares(files, || files.take_spare());
+        drop_spares(files, Spares::take_any);
     }
     files.refuse(refusal);
 }
 
-/// Gives the room of the spare files that `take` hands out back.
-fn drop_spares(files: &Files, take: impl Fn() -> Option<PathBuf>) {
-    while let Some(spare) = take() {
-        if let Err(error) = files.fs.remove_file(&spare) {
-            tracing::warn!(?spare, %error, "a spare log file was not removed");
+/// Gives the room of the spare files that `take` gives the places of back.
+fn drop_spares(files: &Files, take: impl Fn(&mut Spares) -> Option<usize>) {
+    while let Some(spare) = files.take_spare(&take) {
+        if let Err(error) = files.fs.remove_file(&spare.path) {
+            tracing::warn!(spare = ?spare.path, %error, "a spare log file was not removed");
         }
     }
 }

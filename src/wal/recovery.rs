@@ -18,7 +18,7 @@ use crate::wal::files::{NEXT_NAME, WalFile};
 use crate::wal::frame::{FRAME_ALIGN, FrameHeader, HEADER_LEN};
 use crate::wal::group::CONTROL_LEN;
 use crate::wal::walk::{Step, Walk, newest_marks};
-use crate::wal::{Directory, Error, FrameKind, WrittenFrame, spares};
+use crate::wal::{Directory, Error, FrameKind, WrittenFrame};
 
 /// Damages told one by one; further ones are joined to the last.
 const DAMAGES_MAX: usize = 10_000;
@@ -267,7 +267,6 @@ fn clean_up(directory: &Directory, end: Lsn, sealed: bool) -> Result<Option<Lsn>
         .map(|file| directory.path_of(file.first))
         .collect();
     doomed.push(directory.wal_dir().join(NEXT_NAME));
-    doomed.extend(spares::NAMES.map(|name| directory.wal_dir().join(name)));
     doomed.retain(|path| fs.exists(path));
     for path in &doomed {
         fs.remove_file(path).map_err(Error::io(format!("remove {path:?}")))?;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Their names; leftovers are removed when the log is opened.
+/// Their names.
 pub(crate) const NAMES: [&str; 8] = [
     "spare0.tmp",
     "spare1.tmp",
@@ -37,12 +37,20 @@ pub(crate) struct Spares {
 enum Spare {
     #[default]
     Absent,
-    /// Its new name is not durable yet.
-    Coming,
+    /// Somebody makes it or takes it away.
+    Busy,
     There,
+    /// An earlier process kept it; it is only to be removed, which takes longer than a start may.
+    Left,
 }
 
 impl Spares {
+    /// Those of a log that is opened, where `is_there` tells of each name.
+    pub(crate) fn left(is_there: impl Fn(&str) -> bool) -> Self {
+        let state = |name: &str| if is_there(name) { Spare::Left } else { Spare::Absent };
+        Self { places: NAMES.map(state), begun: VecDeque::new() }
+    }
+
     /// File name of a place.
     pub(crate) fn name(place: usize) -> &'static str {
         NAMES[place]
@@ -63,12 +71,12 @@ impl Spares {
     }
 
     /// A place for one more freed file, if one is wanted; then [`Spares::came`] or
-    /// [`Spares::give_up`].
+    /// [`Spares::gone`].
     pub(crate) fn place(&mut self, now: Instant) -> Option<usize> {
         let kept = self.places.iter().filter(|spare| **spare != Spare::Absent).count();
         let place = self.places.iter().position(|spare| *spare == Spare::Absent)?;
         (kept < self.wanted(now)).then(|| {
-            self.places[place] = Spare::Coming;
+            self.places[place] = Spare::Busy;
             place
         })
     }
@@ -78,22 +86,33 @@ impl Spares {
         self.places[place] = Spare::There;
     }
 
-    /// No file came to the place.
-    pub(crate) fn give_up(&mut self, place: usize) {
+    /// No file came to the place, or what was there is taken away.
+    pub(crate) fn gone(&mut self, place: usize) {
         self.places[place] = Spare::Absent;
     }
 
-    /// The place of a file, which is the caller's from now on.
+    /// The place of a file to be written again, which is the caller's; then [`Spares::gone`].
     pub(crate) fn take(&mut self) -> Option<usize> {
-        let place = self.places.iter().position(|spare| *spare == Spare::There)?;
-        self.places[place] = Spare::Absent;
-        Some(place)
+        self.take_that(|spare| spare == Spare::There)
     }
 
-    /// As [`Spares::take`], if there are more than are wanted.
+    /// The place of a file to be removed, because it is left over or there are more than are wanted;
+    /// then [`Spares::gone`].
     pub(crate) fn take_surplus(&mut self, now: Instant) -> Option<usize> {
         let there = self.places.iter().filter(|spare| **spare == Spare::There).count();
-        if there > self.wanted(now) { self.take() } else { None }
+        let is_surplus = there > self.wanted(now);
+        self.take_that(|spare| spare == Spare::Left || is_surplus && spare == Spare::There)
+    }
+
+    /// The place of any file to be removed; then [`Spares::gone`].
+    pub(crate) fn take_any(&mut self) -> Option<usize> {
+        self.take_that(|spare| [Spare::Left, Spare::There].contains(&spare))
+    }
+
+    fn take_that(&mut self, is_it: impl Fn(Spare) -> bool) -> Option<usize> {
+        let place = self.places.iter().position(|spare| is_it(*spare))?;
+        self.places[place] = Spare::Busy;
+        Some(place)
     }
 }
 
@@ -131,7 +150,7 @@ mod tests {
             std::iter::from_fn(|| spares.take_surplus(now)).count()
         };
         assert_eq!((surplus(59), surplus(60), surplus(81), surplus(999)), (0, 1, 2, 0));
-        assert_eq!(std::iter::from_fn(|| spares.take()).count(), 2);
+        assert_eq!(std::iter::from_fn(|| spares.take_any()).count(), 2);
     }
 
     #[test]
@@ -143,7 +162,24 @@ mod tests {
         assert_eq!(spares.take(), None);
         spares.came(second);
         assert_eq!((spares.take(), spares.take()), (Some(second), None));
-        spares.give_up(first);
+        // Until it has another name nothing else may come to its place.
+        assert_eq!(spares.place(now), None);
+        spares.gone(first);
+        spares.gone(second);
         assert_eq!(free(&mut spares, 3, now), 2);
+    }
+
+    #[test]
+    fn what_an_earlier_process_kept_is_removed_and_never_written_again() {
+        let mut spares = Spares::left(|name| name < "spare3");
+        assert_eq!(spares.take(), None);
+        let now = Instant::now();
+        assert_eq!(spares.place(now), None, "there are more than enough");
+        let taken = [spares.take_surplus(now), spares.take_any(), spares.take_any()];
+        assert_eq!((taken, spares.take_any()), ([Some(0), Some(1), Some(2)], None));
+        spares.gone(1);
+        assert_eq!(spares.place(now), None, "two are still on the disk");
+        spares.gone(0);
+        assert_eq!(spares.place(now), Some(0));
     }
 }
