@@ -2,7 +2,7 @@
 //! producers, rolling and freeing files.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -19,8 +19,11 @@ const RUNS_PER_PAGE: usize = 1_024;
 /// as it may be frees files as fast as it fills them, and writes the freed ones again.
 const FILES_PER_LOOK: u64 = 4;
 
-/// But not more often than this.
+/// But not more often than this,
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// nor before so many times what the last look took: there may be thousands of partitions.
+const LOOK_REST: u32 = 5;
 
 /// Between two looks for silent producers.
 const EXPIRY_INTERVAL_MS: i64 = 600_000;
@@ -38,12 +41,14 @@ impl Log {
             let stop = group.stop_token();
             let mut expired_ms = log.inner.clock.now_ms();
             let mut begun = log.inner.frames.begun();
-            let mut seen = 0;
+            let (mut seen, mut took) = (0, Duration::ZERO);
             loop {
-                let look = log.until_look(&mut begun, seen);
+                let look = log.until_look(&mut begun, seen, took);
                 let Some(now) = stop.run_until_cancelled(look).await else { return };
                 seen = now;
+                let start = Instant::now();
                 let result = stop.run_until_cancelled(log.run_chores(&mut expired_ms)).await;
+                took = start.elapsed();
                 match result {
                     None | Some(Err(AppendError::Closed)) => return,
                     Some(Ok(())) => {}
@@ -53,11 +58,16 @@ impl Log {
         });
     }
 
-    /// Waits until the next round is due, where `seen` files were begun when the last one came;
-    /// how many were by now.
-    pub(crate) async fn until_look(&self, begun: &mut watch::Receiver<u64>, seen: u64) -> u64 {
+    /// Waits until the next round is due, where `seen` files were begun when the last one came, which
+    /// took so long; how many were by now.
+    pub(crate) async fn until_look(
+        &self,
+        begun: &mut watch::Receiver<u64>,
+        seen: u64,
+        took: Duration,
+    ) -> u64 {
         let filled = async {
-            tokio::time::sleep(LOOK_PAUSE).await;
+            tokio::time::sleep(LOOK_PAUSE.max(took.saturating_mul(LOOK_REST))).await;
             if begun.wait_for(|now| now - seen >= FILES_PER_LOOK).await.is_err() {
                 std::future::pending::<()>().await;
             }
