@@ -216,7 +216,7 @@ fn sockets(criterion: &mut Criterion) {
     let file = tempfile::tempfile().unwrap();
     let mut piece = vec![0_u8; BYTES];
     for number in 0..PIECES {
-        piece.iter_mut().zip(number as u8..).for_each(|(byte, value)| *byte ^= value);
+        piece.fill(number as u8);
         file.write_all_at(&piece, number * BYTES as u64).unwrap();
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
