@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark ends where it cannot go on")]
 
+mod durable;
+
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -261,5 +263,15 @@ fn sockets(criterion: &mut Criterion) {
     reader.join().unwrap();
 }
 
-criterion_group!(parts, records, codecs, json, mapping, parquet, sockets);
+criterion_group!(
+    parts,
+    records,
+    codecs,
+    json,
+    mapping,
+    parquet,
+    sockets,
+    durable::groups,
+    durable::commits
+);
 criterion_main!(parts);
