@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::{self, Client, Failure, segment};
 use super::output;
-use super::topic::{edits, options, report};
+use super::topic::{edits, option_flag, options, report, unset_flag};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,19 +23,14 @@ pub(super) fn command() -> Command {
     let tag =
         |help| Arg::new("tag").long("tag").value_name("TEXT").action(ArgAction::Append).help(help);
     let option = || {
-        Arg::new("option")
-            .long("option")
-            .short('o')
-            .value_name("KEY=VALUE")
-            .action(ArgAction::Append)
-            .help(
-                "An option of the stream's topics, such as table.contract.coerce=lenient \
-                 or table.target.lag.ms=5s",
-            )
+        option_flag(
+            "An option of the stream's topics, such as table.contract.coerce=lenient or \
+             table.target.lag.ms=5s",
+        )
     };
     client::add_flags(
         Command::new("stream")
-            .about("Makes, lists, ends and deletes event streams: events over HTTP into tables that are there")
+            .about("Makes, lists, alters, ends and deletes event streams: events over HTTP into tables that are there")
             .after_help(EXAMPLES)
             .subcommand_required(true)
             .arg_required_else_help(true),
@@ -60,12 +55,13 @@ pub(super) fn command() -> Command {
         verb("alter", "Gives a stream other tags, and its topics other options")
             .arg(tag("A word of yours, repeatable; they take the place of all that it has"))
             .arg(option())
+            .arg(unset_flag())
             .arg(
-                Arg::new("unset")
-                    .long("unset")
-                    .value_name("KEY")
-                    .action(ArgAction::Append)
-                    .help("An option that goes back to the default"),
+                Arg::new("no-tags")
+                    .long("no-tags")
+                    .action(ArgAction::SetTrue)
+                    .conflicts_with("tag")
+                    .help("Takes all its tags away"),
             ),
     )
     .subcommand(verb("terminate", "Ends a stream: events are refused with 503; it can be started again"))
@@ -111,10 +107,12 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         }
         "alter" => {
             let (tags, options) = (tags(matches), edits(matches)?);
-            if tags.is_empty() && options.is_empty() {
-                return Err(Failure::Usage("give --option, --unset or --tag".to_owned()));
+            let is_tagged = !tags.is_empty() || matches.get_flag("no-tags");
+            if !is_tagged && options.is_empty() {
+                let text = "give --option, --unset, --tag or --no-tags";
+                return Err(Failure::Usage(text.to_owned()));
             }
-            let tags = (!tags.is_empty()).then_some(tags);
+            let tags = is_tagged.then_some(tags);
             let body = json!({ "tags": tags, "options": options });
             let stream = client.send(Method::PATCH, &path(), Some(body)).await?;
             report(&client, &stream, || describe(&stream));

@@ -9,14 +9,8 @@ use super::output;
 
 pub(super) fn command() -> Command {
     let name = || Arg::new("name").required(true).value_name("NAME").help("Topic name");
-    let option = || {
-        Arg::new("option")
-            .long("option")
-            .short('o')
-            .value_name("KEY=VALUE")
-            .action(ArgAction::Append)
-            .help("An option of the topic, such as retention.ms=3600000 or table.mode=raw")
-    };
+    let option =
+        || option_flag("An option of the topic, such as retention.ms=3600000 or table.mode=raw");
     let partitions = || {
         Arg::new("partitions")
             .long("partitions")
@@ -49,13 +43,7 @@ pub(super) fn command() -> Command {
             .arg(name())
             .arg(partitions())
             .arg(option())
-            .arg(
-                Arg::new("unset")
-                    .long("unset")
-                    .value_name("KEY")
-                    .action(ArgAction::Append)
-                    .help("Back to the default"),
-            ),
+            .arg(unset_flag()),
     )
     .subcommand(
         Command::new("delete")
@@ -107,6 +95,25 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// `--option`, which [`options`] reads.
+pub(super) fn option_flag(help: &'static str) -> Arg {
+    Arg::new("option")
+        .long("option")
+        .short('o')
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .help(help)
+}
+
+/// `--unset`, which [`edits`] reads.
+pub(super) fn unset_flag() -> Arg {
+    Arg::new("unset")
+        .long("unset")
+        .value_name("KEY")
+        .action(ArgAction::Append)
+        .help("An option that goes back to the default")
 }
 
 pub(super) fn options(matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {

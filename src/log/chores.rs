@@ -60,12 +60,7 @@ impl Log {
 
     /// Waits until the next round is due, where `seen` files were begun when the last one came, which
     /// took so long; how many were by now.
-    pub(crate) async fn until_look(
-        &self,
-        begun: &mut watch::Receiver<u64>,
-        seen: u64,
-        took: Duration,
-    ) -> u64 {
+    async fn until_look(&self, begun: &mut watch::Receiver<u64>, seen: u64, took: Duration) -> u64 {
         let filled = async {
             tokio::time::sleep(LOOK_PAUSE.max(took.saturating_mul(LOOK_REST))).await;
             if begun.wait_for(|now| now - seen >= FILES_PER_LOOK).await.is_err() {
@@ -242,5 +237,28 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(lookup).await {
         Ok(result) => result.map_err(AppendError::StorageFull),
         Err(_) => Err(AppendError::Closed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::Rig;
+
+    #[tokio::test]
+    async fn retention_looks_early_once_files_filled() {
+        let mut rig = Rig::new();
+        let inner = Arc::get_mut(&mut rig.log.inner).unwrap();
+        inner.options.retention_interval = Duration::from_hours(1);
+        let mut begun = rig.frames.begun.subscribe();
+        rig.frames.begun.send_modify(|begun| *begun += 3);
+        let (quick, slow) = (Duration::ZERO, Duration::from_mins(1));
+        let too_few = rig.log.until_look(&mut begun, 0, quick);
+        assert!(tokio::time::timeout(Duration::from_millis(1_200), too_few).await.is_err());
+        rig.frames.begun.send_modify(|begun| *begun += 2);
+        assert_eq!(rig.log.until_look(&mut begun, 0, quick).await, 5);
+        assert_eq!(rig.log.until_look(&mut begun, 1, quick).await, 5, "those of a look count");
+        let resting = rig.log.until_look(&mut begun, 0, slow);
+        assert!(tokio::time::timeout(Duration::from_millis(1_200), resting).await.is_err());
     }
 }

@@ -474,23 +474,6 @@ async fn chores_forget_deleted_partitions_and_stop_with_the_tasks() {
 }
 
 #[tokio::test]
-async fn retention_looks_early_once_files_filled() {
-    let mut rig = Rig::new();
-    let inner = std::sync::Arc::get_mut(&mut rig.log.inner).unwrap();
-    inner.options.retention_interval = Duration::from_hours(1);
-    let mut begun = rig.frames.begun.subscribe();
-    rig.frames.begun.send_modify(|begun| *begun += 3);
-    let (quick, slow) = (Duration::ZERO, Duration::from_mins(1));
-    let too_few = rig.log.until_look(&mut begun, 0, quick);
-    assert!(tokio::time::timeout(Duration::from_millis(1_200), too_few).await.is_err());
-    rig.frames.begun.send_modify(|begun| *begun += 2);
-    assert_eq!(rig.log.until_look(&mut begun, 0, quick).await, 5);
-    assert_eq!(rig.log.until_look(&mut begun, 1, quick).await, 5, "those of a look count");
-    let resting = rig.log.until_look(&mut begun, 0, slow);
-    assert!(tokio::time::timeout(Duration::from_millis(1_200), resting).await.is_err());
-}
-
-#[tokio::test]
 async fn silent_producers_are_expired_in_store_and_memory() {
     let rig = Rig::new();
     rig.append_batch(P, produced(7, 0, 0, 1)).await.unwrap();

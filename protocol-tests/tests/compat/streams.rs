@@ -258,6 +258,7 @@ async fn the_command_line_makes_ends_and_shows_streams() {
     let altered = run(&["alter", "shop", "--unset", "table.target.lag.ms", "--tag", "tier=1"]);
     assert!(altered.1.contains("tier=1") && !altered.1.contains("lag.ms"), "{altered:?}");
     assert_eq!(run(&["alter", "shop"]).0, Some(2));
+    assert!(!run(&["alter", "shop", "--no-tags"]).1.contains("tier=1"));
     assert_eq!(run(&["delete", "shop"]).0, Some(0));
     assert_eq!(run(&["describe", "shop"]).0, Some(1));
 }

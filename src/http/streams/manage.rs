@@ -162,11 +162,11 @@ pub(in crate::http) async fn alter(
     edit.apply_to(&mut options);
     check(&api, &options)?;
     let changes: Vec<OptionEdit> = edit.options.clone().into_iter().map(of_topic).collect();
+    // A refusal must come before any part of the wish is done.
+    alter_topics(&api, &name, &changes, true).await?;
     let stream = api.doors.streams.edit(&name, edit).await.map_err(|error| problem(&error))?;
     // After the stream: what is made meanwhile has the new ones. A repeat does what failed here.
-    for topic in topics(&api, &name) {
-        alter_topic(&api, topic.name.as_str(), changes.clone()).await?;
-    }
+    alter_topics(&api, &name, &changes, false).await?;
     tracing::info!(stream = name, by = caller.0.name(), "stream altered");
     Ok(Json(shown(&api, &stream)))
 }
@@ -178,15 +178,24 @@ fn of_topic((key, value): (String, Option<String>)) -> OptionEdit {
     }
 }
 
-async fn alter_topic(api: &Api, topic: &str, changes: Vec<OptionEdit>) -> Result<(), Problem> {
-    match api.topics.edit(topic, changes, false).await {
-        // It was deleted meanwhile.
-        Ok(_) | Err(topic::Error::Unknown(_)) => Ok(()),
-        Err(error) => Err(Problem::new(
-            "internal",
-            format!("the stream is altered, but not topic {topic}: {error}"),
-        )),
+async fn alter_topics(
+    api: &Api,
+    stream: &str,
+    changes: &[OptionEdit],
+    validate_only: bool,
+) -> Result<(), Problem> {
+    for topic in topics(api, stream) {
+        let name = topic.name.as_str();
+        match api.topics.edit(name, changes.to_vec(), validate_only).await {
+            // It was deleted meanwhile.
+            Ok(_) | Err(topic::Error::Unknown(_)) => {}
+            Err(error @ topic::Error::Store(_)) => {
+                return Err(Problem::new("internal", format!("topic {name}: {error}")));
+            }
+            Err(error) => return Err(invalid(format!("topic {name}: {error}"))),
+        }
     }
+    Ok(())
 }
 
 pub(in crate::http) async fn terminate(
