@@ -1,6 +1,7 @@
 //! What every part needs from its surroundings: time, tasks, byte budgets, files, fail points,
 //! metric names. Owns no state of the stream or of tables.
 
+pub mod background;
 pub mod clock;
 pub mod fail_points;
 pub mod files;

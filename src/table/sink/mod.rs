@@ -25,6 +25,7 @@ use iceberg::spec::{
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 
+use crate::runtime::background::at_low_priority;
 use crate::table::blocking::on_blocking_pool;
 use crate::table::{AddedFile, Error};
 
@@ -196,7 +197,7 @@ impl ParquetSink {
     pub async fn write(&mut self, batch: RecordBatch) -> Result<(), Error> {
         let mut encoder = self.take_encoder()?;
         let (encoder, ready) = on_blocking_pool(move || {
-            let ready = encoder.encode(batch)?;
+            let ready = at_low_priority(|| encoder.encode(batch))?;
             Ok((encoder, ready))
         })
         .await?;
@@ -269,7 +270,7 @@ impl ParquetSink {
         partition: FilePartition,
     ) -> Result<AddedFile, Error> {
         let encoder = self.take_encoder()?;
-        let mut finished = on_blocking_pool(move || encoder.finish()).await?;
+        let mut finished = on_blocking_pool(move || at_low_priority(|| encoder.finish())).await?;
         self.put(std::mem::take(&mut finished.rest)).await?;
         self.output.close().await.map_err(Error::from_iceberg)?;
         let metrics = finished.metrics;

@@ -22,7 +22,15 @@ use uuid::Uuid;
 
 use super::folders::Folders;
 use super::path::local_path;
+use crate::runtime::background::at_low_priority;
 use crate::runtime::files::{Disk, File, FileSystem, SyncPoint};
+
+/// Bytes that one call writes. A thread in the kernel gives way between two of them.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Bytes of a file that no sync has made durable, at most: a sync of the log waits for what others
+/// have left to the disk, so tables leave little at once.
+const UNSYNCED_BYTES_MAX: usize = 2 << 20;
 
 /// Local files, written durably and exclusively: a name is never written twice.
 ///
@@ -197,6 +205,8 @@ struct OpenFile {
     temporary: PathBuf,
     path: PathBuf,
     length: u64,
+    /// Bytes that no sync has made durable.
+    unsynced: usize,
     /// The temporary name is gone, or was made the final one.
     named: bool,
 }
@@ -213,12 +223,32 @@ impl OpenFile {
         let temporary = format!(".{}.{}.tmp", name.to_string_lossy(), Uuid::new_v4().simple());
         let temporary = parent.join(temporary);
         let file = files.create_new(&temporary)?;
-        Ok(Self { files, file, temporary, path: path.to_owned(), length: 0, named: false })
+        Ok(Self {
+            files,
+            file,
+            temporary,
+            path: path.to_owned(),
+            length: 0,
+            unsynced: 0,
+            named: false,
+        })
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() <= PIECE_BYTES {
+            return self.append_piece(bytes);
+        }
+        at_low_priority(|| bytes.chunks(PIECE_BYTES).try_for_each(|piece| self.append_piece(piece)))
+    }
+
+    fn append_piece(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(&mut [IoSlice::new(bytes)], self.length)?;
         self.length += bytes.len() as u64;
+        self.unsynced += bytes.len();
+        if self.unsynced >= UNSYNCED_BYTES_MAX {
+            self.file.sync_data(SyncPoint::TableFile)?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 

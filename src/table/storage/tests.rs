@@ -90,6 +90,7 @@ impl File for RecordedFile {
         self.0.write_all_at(buffers, position)
     }
     fn sync_data(&self, point: SyncPoint) -> io::Result<()> {
+        self.1.lock().push("sync".to_owned());
         self.0.sync_data(point)
     }
     fn sync_all(&self, point: SyncPoint) -> io::Result<()> {
@@ -143,6 +144,23 @@ async fn a_closed_file_is_synced_before_it_has_its_name() {
     );
     assert_eq!(io.new_input(&path).unwrap().read().await.unwrap(), "one two");
     assert_eq!(entries(&folder.path().join("a/b")), ["x.parquet"]);
+}
+
+/// A sync of the log waits for what tables have left to the disk.
+#[tokio::test]
+async fn a_large_file_is_written_in_pieces_and_synced_on_the_way() {
+    let folder = TempDir::new().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let io = local(recorder.clone());
+    let path = format!("file://{}/x.parquet", folder.path().display());
+    let bytes: Vec<u8> = (0..5_u32 << 20).map(|at| (at % 251) as u8).collect();
+    io.new_output(&path).unwrap().write(bytes.clone().into()).await.unwrap();
+    let calls: Vec<String> = recorder.calls.lock().clone();
+    let count = |call: &str| calls.iter().filter(|it| *it == call).count();
+    assert_eq!((count("write"), count("sync"), count("TableFile")), (20, 2, 1), "{calls:?}");
+    let runs = calls.split(|call| call == "sync" || call == "TableFile");
+    assert!(runs.map(<[String]>::len).all(|writes| writes <= 9), "{calls:?}");
+    assert_eq!(io.new_input(&path).unwrap().read().await.unwrap(), bytes);
 }
 
 #[tokio::test]
