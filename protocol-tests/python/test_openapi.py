@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import openapi_schema_validator
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 import referencing
 import referencing.jsonschema
+import yaml
 
 from conftest import eventually
 
@@ -56,6 +58,9 @@ def examples_of(value, at=""):
 def test_the_document_and_its_examples_are_valid(floe):
     document = floe.get("/openapi.json")
     openapi_spec_validator.validate(document)
+    for name in ("openapi", "openapi3"):
+        with urllib.request.urlopen(f"{floe.url}/v1/documentation/{name}.yaml", timeout=60) as answer:
+            assert yaml.safe_load(answer) == document
     resource = referencing.jsonschema.DRAFT202012.create_resource(document)
     registry = referencing.Registry().with_resource("urn:floe:openapi", resource)
     wrong, seen = [], 0

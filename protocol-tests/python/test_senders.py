@@ -104,6 +104,37 @@ def test_spans_logs_and_points_of_the_exporters_are_rows(floe):
     assert sum(points["latency"]["bucket_counts"]) == 1
 
 
+@pytest.mark.compat("spans and logs through a source with a secret become rows of its sinks", client=EXPORTERS)
+def test_exporters_send_to_a_source(floe):
+    floe.post_json("/v1/branches/default/sources", {"type": "otlp", "name": "telemetry"})
+    endpoint = floe.get("/v1/branches/default/sources/telemetry")["otlp"]
+    mapping = {"columns": [{"type": "path", "name": "name", "path": "name", "rawString": True}]}
+    of_spans = {"type": "table", "name": "spans", "allowedSignals": ["traces"]}
+    of_spans["table"] = {"type": "keboola", "tableId": "in.otel.spans", "mapping": mapping}
+    content = 'Body("resource")["service.name"] + ": " + Body("body")'
+    template = {"type": "template", "name": "told", "rawString": True, "template": {"language": "jsonnet", "content": content}}
+    of_logs = {"type": "table", "name": "logs", "allowedSignals": ["logs"]}
+    of_logs["table"] = {"type": "keboola", "tableId": "in.otel.logs", "mapping": {"columns": [template]}}
+    for sink in (of_spans, of_logs):
+        floe.post_json("/v1/branches/default/sources/telemetry/sinks", sink)
+    settings = {"compression": Compression.Gzip, "timeout": 120}
+    tracers = TracerProvider(resource=RESOURCE)
+    tracers.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{endpoint['url']}/v1/traces", **settings)))
+    with tracers.get_tracer("lib").start_as_current_span("checkout"):
+        pass
+    bearer = {"headers": {"authorization": f"Bearer {endpoint['secret']}"}, **settings}
+    loggers = LoggerProvider(resource=RESOURCE)
+    exporter = OTLPLogExporter(f"{endpoint['baseUrl']}/v1/logs", **bearer)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    loggers.get_logger("lib").emit(LogRecord(body="disk is full", severity_text="WARN"))
+    for provider in (tracers, loggers):
+        provider.shutdown()
+    for table in ("in.otel.spans", "in.otel.logs"):
+        floe.post(f"/api/v1/tables/{table}/flush")
+    assert floe.rows("in.otel.spans").column("name").to_pylist() == ["checkout"]
+    assert floe.rows("in.otel.logs").column("told").to_pylist() == ["shop: disk is full"]
+
+
 @pytest.mark.compat("what is refused is dropped with a warning; a restart loses nothing", client=EXPORTERS)
 def test_an_exporter_drops_what_is_refused_and_keeps_what_may_pass(floe, caplog):
     settings = sender(floe)

@@ -2,6 +2,7 @@
 //! the URL that the source shows, and what was deleted comes back.
 
 mod management;
+mod telemetry;
 
 use protocol_tests::{Floe, eventually, first_token, table};
 use reqwest::{Client, Method, Response};

@@ -8,8 +8,9 @@ use crate::http::ingest::body::{Coding, Share, inflate};
 use crate::http::ingest::event::Source;
 use crate::http::ingest::split::{DEPTH_MAX, Form, Split, split};
 use crate::http::otlp::encoding::Encoding;
-use crate::http::otlp::records::{Limits, Records, Signal};
+use crate::http::otlp::records::{Limits, Records};
 use crate::runtime::ByteBudget;
+use crate::types::Signal;
 
 /// A body is inflated to at most the limit, and holds memory for what comes out.
 pub(super) fn inflated(steer: u8, wire: &[u8], limit: usize) {

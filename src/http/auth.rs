@@ -130,7 +130,8 @@ pub(super) async fn admit(api: &Api, request: Request, next: Next) -> Response {
 async fn settled(api: &Api, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let uri = request.uri().clone();
-    let has_own = [SIGNED, sources::PREFIX, keboola::INGEST].iter().any(|it| path.starts_with(it));
+    let has_own = [SIGNED, sources::PREFIX, keboola::INGEST].iter().any(|it| path.starts_with(it))
+        || otlp::sources::has_secret(path);
     let is_open = OPEN.contains(&path) || keboola::OPEN.contains(&path);
     if is_open || has_own {
         return answered(uri.path(), run(uri.path(), request, next)).await;

@@ -66,6 +66,12 @@ fn scheme(headers: &HeaderMap) -> Option<(&str, &str)> {
     Some((scheme, rest.trim()))
 }
 
+/// The bearer token of the request, if it has one.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
+    let (scheme, token) = scheme(headers)?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
+}
+
 /// User and password of the request, if it has such.
 pub(crate) fn basic(headers: &HeaderMap) -> Option<Basic> {
     let (scheme, rest) = scheme(headers)?;

@@ -1,10 +1,12 @@
 //! `/openapi.json`, `/problems` and the page that a browser sees first.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
+use serde_json::Value;
 
 use crate::http::Api;
 use crate::http::problem::PROBLEMS;
@@ -14,6 +16,36 @@ pub const DOCUMENT: &str = include_str!("openapi.json");
 
 pub(super) async fn document() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
+}
+
+/// The same as YAML, of which JSON is a part (YAML 1.2, 1.3).
+pub(super) async fn yaml() -> Response {
+    ([(header::CONTENT_TYPE, "application/yaml")], DOCUMENT).into_response()
+}
+
+/// Every route of the document, for people.
+pub(super) async fn routes() -> Html<&'static str> {
+    static PAGE: LazyLock<String> = LazyLock::new(|| {
+        let document: Value = serde_json::from_str(DOCUMENT).unwrap_or_default();
+        page("Routes", &listed(&document))
+    });
+    Html(&PAGE)
+}
+
+fn listed(document: &Value) -> String {
+    let mut rows = String::new();
+    for (path, item) in document["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in item.as_object().into_iter().flatten() {
+            let Some(summary) = operation["summary"].as_str() else { continue };
+            let method = method.to_uppercase();
+            let _ = writeln!(
+                rows,
+                "<tr><td>{method}</td><td><code>{path}</code></td><td>{summary}</td></tr>"
+            );
+        }
+    }
+    let about = "<p>Bodies, answers and examples: <a href=\"/openapi.json\">OpenAPI 3.1</a>.</p>";
+    format!("{about}<table>{rows}</table>")
 }
 
 /// Every problem type with its meaning; `type` URLs point here.
@@ -91,6 +123,19 @@ mod tests {
         assert!(!page("<script>").contains("<script>"));
         for fixed in ["8080", "9092"] {
             assert!(!page("h").contains(fixed) && !super::DOCUMENT.contains(fixed), "{fixed}");
+        }
+    }
+
+    #[test]
+    fn the_page_of_routes_has_all_of_them_and_no_markup_of_the_document() {
+        let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
+        let listed = super::listed(&document);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            assert!(listed.contains(&format!("<code>{path}</code>")), "{path}");
+            for operation in item.as_object().unwrap().values() {
+                let summary = operation["summary"].as_str().unwrap_or_default();
+                assert!(!summary.contains(['<', '&']), "{summary}");
+            }
         }
     }
 
@@ -173,6 +218,7 @@ mod tests {
             include_str!("hec/mod.rs"),
             include_str!("keboola/routes.rs"),
             include_str!("otlp/mod.rs"),
+            include_str!("otlp/sources.rs"),
             include_str!("streams/mod.rs"),
         ];
         let code = |source: &&'static str| source.split("#[cfg(test)]").next();

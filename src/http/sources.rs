@@ -26,7 +26,8 @@ use crate::http::ingest::keys;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
-use crate::source::{Source, Split};
+use crate::sink::Sink;
+use crate::source::{Kind, Source, Split};
 use crate::tier::rows::HEADER_IP;
 
 /// What lies below needs a secret instead of a token.
@@ -51,8 +52,7 @@ pub(super) async fn receive(
 ) -> Result<Json<Value>, Problem> {
     let (parts, body) = request.into_parts();
     let arrived = read(&api, (&id, &secret), &parts, body).await?;
-    let waits = arrived.source.wish.wait.unwrap_or(true);
-    let ack = if waits { Ack::Logged } else { Ack::Accepted };
+    let ack = if waits(&arrived.source, None) { Ack::Logged } else { Ack::Accepted };
     let stored = append(&api, arrived, ack).await?;
     let span = |span: &Span| {
         json!({
@@ -114,10 +114,7 @@ pub(super) async fn read(
     let (bodies, once) = taken_apart.await??;
     let mut headers = headers(parts);
     if form.is_some() {
-        // What is left is JSON, whatever it came in.
-        headers.retain(|(name, _)| *name != header::CONTENT_TYPE.as_str());
-        let json = Bytes::from_static(b"application/json");
-        headers.push((Bytes::from_static(b"content-type"), Some(json)));
+        say_json(&mut headers);
         check_shared(&headers, bodies.len(), limit.saturating_mul(SHARED_FACTOR))?;
     }
     Ok(Arrived { source, bodies, headers, share, until, once })
@@ -145,11 +142,38 @@ fn pieces(body: &Bytes, form: Form, events_max: usize) -> Result<Vec<Bytes>, Pro
     Ok(found.events.into_iter().map(|(_, range)| body.slice(range)).collect())
 }
 
+/// Says of records that they are JSON, whatever they came in.
+pub(super) fn say_json(headers: &mut Vec<Header>) {
+    headers.retain(|(name, _)| *name != header::CONTENT_TYPE.as_str());
+    let json = Bytes::from_static(b"application/json");
+    headers.push((Bytes::from_static(b"content-type"), Some(json)));
+}
+
+/// True if the answer to what goes to `sink` waits for the disk.
+pub(super) fn waits(source: &Source, sink: Option<&Sink>) -> bool {
+    sink.and_then(|sink| sink.wish.wait).or(source.wish.wait).unwrap_or(true)
+}
+
+/// What an answer to all `sinks` waits for. The record is one for all of them: who waits is told of
+/// it, who does not has what it wants.
+pub(super) fn ack(source: &Source, sinks: &[Arc<Sink>]) -> Ack {
+    let nobody_waits = !sinks.is_empty() && !sinks.iter().any(|sink| waits(source, Some(sink)));
+    if nobody_waits { Ack::Accepted } else { Ack::Logged }
+}
+
+/// Names and values of headers, bytes.
+pub(super) fn size_bytes(headers: &[Header]) -> usize {
+    headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum()
+}
+
 /// Checks how much becomes of headers that each record of a request has: small events would make
 /// thousandfold of them.
-fn check_shared(headers: &[Header], records: usize, bytes_max: usize) -> Result<(), Problem> {
-    let bytes_of = |(name, value): &Header| name.len() + value.as_ref().map_or(0, Bytes::len);
-    let bytes: usize = headers.iter().map(bytes_of).sum();
+pub(super) fn check_shared(
+    headers: &[Header],
+    records: usize,
+    bytes_max: usize,
+) -> Result<(), Problem> {
+    let bytes = size_bytes(headers);
     if bytes.saturating_mul(records) <= bytes_max {
         return Ok(());
     }
@@ -207,26 +231,54 @@ fn head(
     if let Some(problem) = api.not_ready() {
         return Err(problem.closing());
     }
-    // Which of the two is wrong is nobody's business.
+    let source = opened(api, (id, secret), Kind::Http)?;
+    let identity = identity(api, &source, headers)?;
+    Ok((source, identity))
+}
+
+/// The source of that id and kind, if the secret is its own and it takes something.
+///
+/// # Errors
+/// `unknown_source`, whichever of the three is wrong: that is nobody's business; `source_disabled`.
+pub(super) fn opened(
+    api: &Api,
+    (id, secret): (&str, &str),
+    kind: Kind,
+) -> Result<Arc<Source>, Problem> {
     let source = api.sources.get(id).filter(|source| source.is_opened_by(secret));
-    let unknown = || Problem::new("unknown_source", "there is no source with this id and secret");
-    let source = source.ok_or_else(unknown)?;
+    let source = source.filter(|source| source.wish.kind == kind).ok_or_else(unknown)?;
     if !source.wish.enabled {
         return Err(Problem::new("source_disabled", "the source is disabled"));
     }
+    Ok(source)
+}
+
+/// The problem of a wrong id or secret.
+pub(super) fn unknown() -> Problem {
+    Problem::new("unknown_source", "there is no source with this id and secret")
+}
+
+/// What tells a request to the source from a repeat.
+pub(super) fn identity(
+    api: &Api,
+    source: &Source,
+    headers: &HeaderMap,
+) -> Result<Identity, Problem> {
     let identity = Identity::of(headers)?;
     let known = api.engine.topic(&source.wish.topic)?;
     let by_body = api.engine.counts_by_body(&source.wish.topic, known.as_deref());
-    Ok((source, identity.or_body(by_body)))
+    Ok(identity.or_body(by_body))
+}
+
+/// True for a header that a record has of its request.
+pub(super) fn is_kept(name: &HeaderName) -> bool {
+    !credentials::is_secret(name)
+        && !OF_THE_CONNECTION.contains(name)
+        && !event::is_reserved(name.as_str().as_bytes())
 }
 
 /// The headers of the request as record headers, without credentials, and who sent it.
-fn headers(parts: &Parts) -> Vec<Header> {
-    let is_kept = |name: &HeaderName| {
-        !credentials::is_secret(name)
-            && !OF_THE_CONNECTION.contains(name)
-            && name.as_str().as_bytes() != HEADER_IP
-    };
+pub(super) fn headers(parts: &Parts) -> Vec<Header> {
     let kept = parts.headers.iter().filter(|(name, _)| is_kept(name)).map(|(name, value)| {
         let name = Bytes::copy_from_slice(name.as_str().as_bytes());
         (name, Some(Bytes::copy_from_slice(value.as_bytes())))
@@ -237,6 +289,12 @@ fn headers(parts: &Parts) -> Vec<Header> {
         (Bytes::from_static(HEADER_IP), Some(Bytes::from(ip)))
     });
     kept.chain(ip).collect()
+}
+
+/// Headers as a mapping sees them: without what is the server's own.
+pub(super) fn seen(headers: &[Header]) -> Vec<(&[u8], Option<&[u8]>)> {
+    let seen = headers.iter().filter(|(name, _)| !event::is_reserved(name));
+    seen.map(|(name, value)| (&**name, value.as_deref())).collect()
 }
 
 #[cfg(test)]

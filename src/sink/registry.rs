@@ -202,12 +202,18 @@ impl Sinks {
         store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
-    /// The kept versions of the sink, oldest first. Blocks.
+    /// What `look` gives of each kept version of the sink, oldest first. `newest` is its number.
+    /// Blocks.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn versions(&self, uid: SinkUid) -> Result<Vec<Version>, Error> {
-        Ok(history::list(&self.inner.store, &owner(uid))?)
+    pub fn versions<T>(
+        &self,
+        uid: SinkUid,
+        newest: u64,
+        look: impl Fn(&Version) -> T,
+    ) -> Result<Vec<T>, Error> {
+        Ok(history::each(&self.inner.store, &owner(uid), newest, look)?)
     }
 
     /// One kept version of the sink. Blocks.

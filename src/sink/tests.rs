@@ -160,8 +160,12 @@ async fn a_deleted_sink_is_off_and_goes_on_in_its_table() {
     let again = put(&sinks, "a", wish("c"), Expected::None).await.unwrap();
     assert_ne!(again.sink().uid, made.sink().uid);
     assert_eq!(again.sink().version, 1);
-    assert_eq!(sinks.versions(made.sink().uid).unwrap(), [], "the old one is forgotten");
-    assert_eq!(sinks.versions(again.sink().uid).unwrap().len(), 1);
+    assert_eq!(
+        sinks.versions(made.sink().uid, 9, Version::clone).unwrap(),
+        [],
+        "the old one is forgotten"
+    );
+    assert_eq!(sinks.versions(again.sink().uid, 1, Version::clone).unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! What somebody asks of a sink, and the checks of it. Pure.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::mapping::{Faults, Mapping};
 use super::{Error, From, TableName, Triggers};
 use crate::schema::partition_spec;
+use crate::types::Signal;
 
 /// Longest id of a sink, in characters.
 const ID_LEN_MAX: usize = 48;
@@ -43,6 +46,10 @@ pub struct Wish {
     /// False if what a source answers does not wait for the disk; none is as the source says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
+    /// Of records of a source of type `otlp` it takes those of these signals; empty is all. It takes
+    /// all other records.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub signals: BTreeSet<Signal>,
     /// As `table.partition.spec`; empty is unpartitioned.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub partition_spec: String,
@@ -59,6 +66,11 @@ fn enabled() -> bool {
 }
 
 impl Wish {
+    /// True if it takes records of the signal.
+    pub fn takes(&self, signal: Signal) -> bool {
+        self.signals.is_empty() || self.signals.contains(&signal)
+    }
+
     /// Checks everything that can be checked without looking at other sinks and tables.
     ///
     /// # Errors

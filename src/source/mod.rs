@@ -39,6 +39,9 @@ const DESCRIPTION_LEN_MAX: usize = 4_096;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wish {
+    /// What its requests are.
+    #[serde(rename = "type", default, skip_serializing_if = "Kind::is_http")]
+    pub kind: Kind,
     /// For people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -63,6 +66,31 @@ pub struct Wish {
     /// What of a request is one record.
     #[serde(default, skip_serializing_if = "Split::is_none")]
     pub split: Split,
+}
+
+/// What the requests of a source are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Anything.
+    #[default]
+    Http,
+    /// Logs, metrics and traces of OpenTelemetry, each record of which is one of the topic.
+    Otlp,
+}
+
+impl Kind {
+    fn is_http(&self) -> bool {
+        *self == Self::Http
+    }
+
+    /// As answers say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Otlp => "otlp",
+        }
+    }
 }
 
 /// How a request becomes records.
@@ -164,6 +192,10 @@ fn check(id: &str, wish: &Wish) -> Result<(), Error> {
         if text.chars().count() > max {
             return Err(Error::Invalid(format!("{what} is refused: allowed are {max} characters")));
         }
+    }
+    if wish.kind == Kind::Otlp && wish.split != Split::None {
+        let text = "split is refused: a source of type otlp takes its requests apart by itself";
+        return Err(Error::Invalid(text.to_owned()));
     }
     let mut faults = wish.commit.faults("commit");
     faults.extend(wish.staging.faults("staging"));

@@ -160,12 +160,18 @@ impl Sources {
         store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
-    /// The kept versions of the source, oldest first. Blocks.
+    /// What `look` gives of each kept version of the source, oldest first. `newest` is its number.
+    /// Blocks.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn versions(&self, id: &str) -> Result<Vec<Version>, Error> {
-        Ok(history::list(&self.inner.store, &owner(id))?)
+    pub fn versions<T>(
+        &self,
+        id: &str,
+        newest: u64,
+        look: impl Fn(&Version) -> T,
+    ) -> Result<Vec<T>, Error> {
+        Ok(history::each(&self.inner.store, &owner(id), newest, look)?)
     }
 
     /// One kept version of the source. Blocks.

@@ -56,6 +56,22 @@ async fn a_secret_that_was_rotated_opens_nothing() {
 }
 
 #[tokio::test]
+async fn a_source_of_telemetry_is_not_split_and_http_is_not_written_down() {
+    let rig = Rig::new();
+    let sources = open(&rig);
+    let asked = |wish: serde_json::Value| {
+        let wish = serde_json::from_value(wish).unwrap();
+        sources.put("telemetry", wish, edit(), Expected::Any, false)
+    };
+    let (made, _) = asked(serde_json::json!({ "type": "otlp" })).await.unwrap();
+    assert_eq!((made.wish.kind, open(&rig).get("telemetry").unwrap()), (Kind::Otlp, made.clone()));
+    let refused = asked(serde_json::json!({ "type": "otlp", "split": "auto" })).await;
+    assert!(matches!(refused, Err(Error::Invalid(why)) if why.starts_with("split is refused")));
+    // Sources of earlier releases have no type.
+    assert!(!serde_json::to_string(&wish("shop")).unwrap().contains("type"));
+}
+
+#[tokio::test]
 async fn what_is_refused_changes_nothing() {
     let rig = Rig::new();
     let sources = open(&rig);
@@ -94,7 +110,7 @@ async fn what_is_marked_as_deleted_takes_nothing_and_comes_back_with_its_secret(
     assert_eq!((back.version, &back.secret), (3, &made.secret));
     assert_eq!(sources.undelete("shop", edit()).await, unknown);
     let reasons: Vec<String> =
-        sources.versions("shop").unwrap().into_iter().map(|version| version.mark.reason).collect();
+        sources.versions("shop", 3, |version| version.mark.reason.clone()).unwrap();
     assert_eq!(reasons, ["New source.", "Deleted.", "Undeleted."]);
     // One that is made again under the name is another to who knows the secret.
     sources.mark_deleted("shop", edit()).await.unwrap();
@@ -102,7 +118,11 @@ async fn what_is_marked_as_deleted_takes_nothing_and_comes_back_with_its_secret(
     let (again, is_new) = again.unwrap();
     assert!(is_new && again.is_live() && again.secret != made.secret);
     sources.delete("shop", Expected::Any).await.unwrap();
-    assert_eq!(open(&rig).versions("shop").unwrap(), [], "it is forgotten with its versions");
+    assert_eq!(
+        open(&rig).versions("shop", 9, Version::clone).unwrap(),
+        [],
+        "it is forgotten with its versions"
+    );
 }
 
 #[tokio::test]

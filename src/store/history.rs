@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Change, Error, Space, Store};
 
 /// Versions that are kept of one owner; older ones are forgotten.
-pub const VERSIONS_MAX: u64 = 100;
+pub const VERSIONS_MAX: u64 = 1_000;
 
 /// Who asks for a change, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -123,14 +123,22 @@ pub fn forget(change: Change, owner: &str, newest: u64) -> Change {
     (oldest..=newest).fold(change, gone)
 }
 
-/// The kept versions of `owner`, oldest first. Blocks.
+/// What `look` gives of each kept version of `owner`, oldest first; one is in memory at a time.
+/// `newest` is the number of the newest. Blocks.
 ///
 /// # Errors
 /// [`Error::Failed`].
-pub fn list<W: DeserializeOwned>(store: &Store, owner: &str) -> Result<Vec<Version<W>>, Error> {
-    let prefix = [owner.as_bytes(), &[0]].concat();
-    let found = store.scan(Space::Version, &prefix)?;
-    found.iter().map(|(_, value)| decode(owner, value)).collect()
+pub fn each<W: DeserializeOwned, T>(
+    store: &Store,
+    owner: &str,
+    newest: u64,
+    look: impl Fn(&Version<W>) -> T,
+) -> Result<Vec<T>, Error> {
+    let mut found = Vec::new();
+    for number in newest.saturating_sub(VERSIONS_MAX) + 1..=newest {
+        found.extend(get(store, owner, number)?.as_ref().map(&look));
+    }
+    Ok(found)
 }
 
 /// One kept version of `owner`. Blocks.
@@ -168,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newest_hundred_versions_are_kept_in_order() {
+    async fn the_newest_versions_are_kept_in_order() {
         let rig = Rig::new();
         let store = rig.store();
         for number in 1..=VERSIONS_MAX + 2 {
@@ -178,14 +186,15 @@ mod tests {
         // An owner whose name goes on is another.
         let other = keep(Change::new(), "source/ab", &version(1)).unwrap();
         store.commit(other).await.unwrap();
-        let kept: Vec<Version<String>> = list(&store, "source/a").unwrap();
-        let numbers: Vec<u64> = kept.iter().map(|version| version.number).collect();
+        let newest = VERSIONS_MAX + 2;
+        let number = |version: &Version<String>| version.number;
+        let numbers = each(&store, "source/a", newest, number).unwrap();
         assert_eq!(numbers, (3..=VERSIONS_MAX + 2).collect::<Vec<_>>());
         assert_eq!(get(&store, "source/a", 3).unwrap(), Some(version(3)));
         assert_eq!(get::<String>(&store, "source/a", 2).unwrap(), None);
-        store.commit(forget(Change::new(), "source/a", VERSIONS_MAX + 2)).await.unwrap();
-        assert_eq!(list::<String>(&store, "source/a").unwrap(), []);
-        assert_eq!(list::<String>(&store, "source/ab").unwrap(), [version(1)]);
+        store.commit(forget(Change::new(), "source/a", newest)).await.unwrap();
+        assert_eq!(each(&store, "source/a", newest, number).unwrap(), [0; 0]);
+        assert_eq!(each(&store, "source/ab", 1, Version::<String>::clone).unwrap(), [version(1)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::log::Log;
 use crate::log::StoredBatch;
+use crate::runtime::background::at_low_priority;
 use crate::schema::evolve::NewColumn;
 use crate::tier::encode;
 use crate::tier::encode::Job;
@@ -42,5 +43,7 @@ pub(super) async fn columns(
             Job { partition: piece.partition, from: piece.from, until: piece.until, ..job.clone() };
         groups.push((job, Arc::new(slice.batches)));
     }
-    tokio::task::spawn_blocking(move || encode::propose(&groups)).await.unwrap_or_default()
+    tokio::task::spawn_blocking(move || at_low_priority(|| encode::propose(&groups)))
+        .await
+        .unwrap_or_default()
 }

@@ -5,6 +5,7 @@
 //! shape of rows (`rows`), files (`files`).
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -37,7 +38,9 @@ use crate::tier::rows::json;
 use crate::tier::rows::mapped;
 use crate::tier::rows::mapped::Mapped;
 use crate::tier::rows::raw;
+use crate::tier::rows::system;
 use crate::types::Offset;
+use crate::types::Signal;
 
 /// Decompressed bytes that are held at once; a group of record batches ends there.
 const GROUP_BYTES_MAX: usize = 16 << 20;
@@ -138,6 +141,8 @@ pub(super) struct Job {
     pub(super) until: Offset,
     /// How values become columns.
     pub(super) values: Values,
+    /// Of records that have a signal only those of these are taken; empty is all.
+    pub(super) signals: BTreeSet<Signal>,
     /// The table.
     pub(super) target: Target,
     /// The dead-letter table, once it exists.
@@ -158,6 +163,12 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// False for a record that the table is not for: it is neither a row nor a dead letter.
+    fn takes(&self, row: &Row<'_>) -> bool {
+        let is_wanted = |signal| self.signals.contains(&signal);
+        self.signals.is_empty() || system::signal(row).is_none_or(is_wanted)
+    }
+
     /// Why a record is a dead letter before it is looked at.
     fn condemned(&self, row: &Row<'_>) -> Option<Fault> {
         if self.poison.contains(row) {
@@ -350,7 +361,7 @@ fn take_apart<'a>(
         if rows.len() >= rows_max {
             return Ok(Apart { rows, cut: Some(record.offset) });
         }
-        rows.push(Row {
+        let row = Row {
             partition: job.partition,
             offset: record.offset,
             timestamp_ms: record.timestamp,
@@ -360,7 +371,10 @@ fn take_apart<'a>(
             key: record.key,
             value: record.value,
             headers: record.headers.collect(),
-        });
+        };
+        if job.takes(&row) {
+            rows.push(row);
+        }
     }
     Ok(Apart { rows, cut: None })
 }

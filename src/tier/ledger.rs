@@ -15,6 +15,8 @@
 //! A `Prepared` is large and never changes, so it lies beside the small entry that names its
 //! attempts.
 
+use std::collections::BTreeSet;
+
 use iceberg::{NamespaceIdent, TableIdent};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,7 @@ use crate::table::commit::marker::Range;
 use crate::table::commit::marker::Writer;
 use crate::table::commit::newest::Accepted;
 use crate::tier::Error;
+use crate::types::Signal;
 use crate::types::SinkUid;
 use crate::types::TopicId;
 
@@ -275,6 +278,10 @@ pub struct Prepared {
     /// Offsets whose rows went to the dead-letter table, as ranges: every later attempt keeps
     /// this split.
     pub dlq_ranges: Vec<Range>,
+    /// Of records that have a signal only those of these were taken; empty is all. Every later attempt
+    /// keeps that too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub signals: BTreeSet<Signal>,
     /// Rows in `files`.
     pub rows: u64,
     /// Rows in `dlq_files`.

@@ -2,11 +2,35 @@
 //! stops for them (rules 4.9). Blocks.
 
 use crate::log::StoredBatch;
+use crate::runtime::background::at_low_priority;
 use crate::table::commit::marker::Range;
 use crate::tier::encode;
 use crate::tier::encode::Failed;
 use crate::tier::encode::Job;
+use crate::tier::encode::Output;
+use crate::tier::encode::Values;
+use crate::tier::rows::RowsError;
 use crate::types::Offset;
+
+/// Encodes the first of `batches` at a low priority; where that fails, why and on which records.
+///
+/// # Errors
+/// What failed and on which records; within, [`RowsError`] where the table cannot take the rows.
+pub(super) fn encode(
+    job: &Job,
+    batches: &[StoredBatch],
+) -> Result<Result<Output, RowsError>, (String, Vec<Range>)> {
+    let encode = || match encode::encode(job, batches) {
+        Err(Failed::Poison(reason)) => Err((reason, find(job, batches))),
+        Err(Failed::Shape(error)) => Ok(Err(error)),
+        Ok(output) => Ok(Ok(output)),
+    };
+    match &job.values {
+        // Templates have threads of their own, which would inherit the priority, and limited time.
+        Values::Mapped(mapped) if mapped.has_templates() => encode(),
+        _ => at_low_priority(encode),
+    }
+}
 
 /// The records on which encoding the first group of `batches` fails. Records that fail only in
 /// each other's company are all given; empty if the failure does not come again.

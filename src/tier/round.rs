@@ -7,6 +7,7 @@ mod letters;
 mod unique;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -27,8 +28,6 @@ use crate::table::sink::SinkOptions;
 use crate::tier::ahead;
 use crate::tier::context::Context;
 use crate::tier::context::Halt;
-use crate::tier::encode;
-use crate::tier::encode::Failed;
 use crate::tier::encode::Job;
 use crate::tier::encode::Offsets;
 use crate::tier::encode::Output;
@@ -49,6 +48,7 @@ use crate::tier::shapes::shapes;
 use crate::types::Offset;
 use crate::types::OffsetRange;
 use crate::types::PartitionId;
+use crate::types::Signal;
 
 /// One read of the log.
 const READ_BYTES: usize = 4 << 20;
@@ -87,6 +87,8 @@ pub(super) struct Round<'a> {
     values: Values,
     dead_letters: Option<(LoadedTable, Target)>,
     kept: Option<Offsets>,
+    /// Of records that have a signal only those of these are taken; empty is all.
+    signals: BTreeSet<Signal>,
     poison: Vec<Range>,
     careful: bool,
     /// Pieces whose turn comes later.
@@ -141,6 +143,7 @@ impl<'a> Round<'a> {
             values,
             dead_letters: None,
             kept: None,
+            signals: topic.sink().map_or_else(BTreeSet::new, |sink| sink.wish.signals.clone()),
             poison: Vec::new(),
             careful: false,
             ahead: VecDeque::new(),
@@ -157,9 +160,10 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// Keeps the split of an earlier attempt (rules 4.3).
-    pub(super) fn keep_split(&mut self, dead: Vec<Range>) {
-        self.kept = Some(Offsets::new(dead));
+    /// Keeps the split of an earlier attempt (rules 4.3): what it took and what was a dead letter.
+    pub(super) fn keep_split(&mut self, earlier: &Prepared) {
+        self.kept = Some(Offsets::new(earlier.dlq_ranges.clone()));
+        self.signals.clone_from(&earlier.signals);
     }
 
     /// Tries out every group before it goes to a file: an earlier attempt failed there.
@@ -360,14 +364,10 @@ impl<'a> Round<'a> {
         for _ in 0..POISON_TRIES {
             let job = self.job(piece);
             let work = Arc::clone(batches);
-            let encoded = tokio::task::spawn_blocking(move || match encode::encode(&job, &work) {
-                Err(Failed::Poison(reason)) => Err((reason, poison::find(&job, &work))),
-                Err(Failed::Shape(error)) => Ok(Err(Halt::from(error))),
-                Ok(output) => Ok(Ok(output)),
-            });
+            let encoded = tokio::task::spawn_blocking(move || poison::encode(&job, &work));
             let (reason, found) = match encoded.await {
-                Ok(Ok(output)) => return output,
-                Ok(Err(failed)) => failed,
+                Ok(Ok(output)) => return output.map_err(Halt::from),
+                Ok(Err(poison)) => poison,
                 Err(_) => return Err(Halt::Closed),
             };
             tracing::error!(
@@ -387,6 +387,7 @@ impl<'a> Round<'a> {
             from: piece.from,
             until: piece.until,
             values: self.values.clone(),
+            signals: self.signals.clone(),
             target: self.target.clone(),
             dead_letters: self.dead_letters.as_ref().map(|(_, target)| target.clone()),
             kept: self.kept.clone(),
@@ -455,6 +456,7 @@ impl<'a> Round<'a> {
             files,
             dlq_files,
             dlq_ranges: self.stats.dlq_ranges,
+            signals: self.signals,
             rows: self.stats.rows,
             dlq_rows: self.dlq_rows,
             superseded_rows: self.stats.superseded,

@@ -4,6 +4,7 @@
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::runtime::background::Hurry;
 use crate::runtime::metrics;
 use crate::store;
 use crate::store::Change;
@@ -24,6 +25,7 @@ use crate::tier::lifecycle;
 use crate::tier::pending;
 use crate::tier::pending::Part;
 use crate::tier::pending::millis;
+use crate::tier::pin::waiting;
 use crate::tier::plan;
 use crate::tier::plan::Available;
 use crate::tier::round::Finished;
@@ -49,11 +51,21 @@ const BUDGET_SHIFT_MAX: u32 = 30;
 const MEMORY_PER_LOG_BYTE: u64 = 8;
 
 impl Worker {
+    /// Work that gives way no longer does if the table is behind what was promised, or may soon make
+    /// producers wait.
+    pub(super) fn hurry(&self, parts: &[Part]) -> Option<Hurry> {
+        let lag_ms = self.topic.options.table_target_lag_ms;
+        let age_ms = self.oldest.map_or(0, |oldest| oldest.age_ms());
+        let is_late = age_ms > lag_ms.saturating_mul(2);
+        (is_late || waiting(parts) >= self.pin.limit(&self.topic) / 2).then(Hurry::begin)
+    }
+
     /// One commit of what waits in `parts`.
     pub(super) async fn commit(&mut self, parts: &[Part]) -> Result<(), Halt> {
         let (started, is_first) = (Instant::now(), self.last_commit.is_none());
+        let _hurry = self.hurry(parts);
         pending::make_durable(&self.context.log, parts).await.map_err(|_| Halt::Closed)?;
-        let waiting: u64 = parts.iter().map(|part| part.bytes).sum();
+        let waiting = waiting(parts);
         let is_keyed =
             self.topic.sink().is_some_and(|sink| sink.mapping.primary_key().next().is_some());
         // Rows of a primary key are held until all of the commit are there.
@@ -291,7 +303,7 @@ impl Worker {
         let ids = (tag, prepared.entry_id);
         let mut round =
             Round::start(&self.context, &self.topic, &mut self.entry, table, ids).await?;
-        round.keep_split(prepared.dlq_ranges.clone());
+        round.keep_split(prepared);
         if self.careful {
             round.be_careful();
         }

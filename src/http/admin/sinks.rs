@@ -19,9 +19,8 @@ use super::json as parse;
 use super::precondition::{self, PutQuery};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
-use crate::http::credentials;
 use crate::http::problem::{EventError, Problem};
-use crate::http::{Api, unknown_topic};
+use crate::http::{Api, sources, unknown_topic};
 use crate::sink::mapping::{Event, Faults, FieldError, infer};
 use crate::sink::{self, Asked, Put, Sink, Wish};
 use crate::store::history::Trail;
@@ -166,16 +165,16 @@ pub(in crate::http) struct Sample {
 }
 
 impl Sample {
-    /// The request of these headers and this body, without its credentials.
+    /// The request of these headers and this body, with the headers that a record of it would have.
     pub(in crate::http) fn new(
         api: &Api,
         peer: Option<SocketAddr>,
         mut headers: HeaderMap,
         body: Bytes,
     ) -> Self {
-        let secret: Vec<_> =
-            headers.keys().filter(|name| credentials::is_secret(name)).cloned().collect();
-        for name in secret {
+        let left_out: Vec<_> =
+            headers.keys().filter(|name| !sources::is_kept(name)).cloned().collect();
+        for name in left_out {
             headers.remove(name);
         }
         let ip = peer.map(|peer| peer.ip().to_canonical().to_string());
@@ -274,7 +273,7 @@ fn answer(status: StatusCode, api: &Api, topic: &Topic, sink: &Sink) -> Response
 fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
     let status = api.tiering.sink(topic.id, sink.uid).unwrap_or_default();
     let Wish { name, description, table, mapping, commit, .. } = &sink.wish;
-    let Wish { staging, wait, partition_spec, enabled, from, .. } = &sink.wish;
+    let Wish { staging, wait, signals, partition_spec, enabled, from, .. } = &sink.wish;
     let Trail { created, changed, .. } = &sink.trail;
     json!({
         "id": sink.id,
@@ -286,6 +285,7 @@ fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
         "commit": commit,
         "staging": staging,
         "wait": wait,
+        "signals": signals,
         "partition_spec": partition_spec,
         "enabled": enabled,
         "from": from,

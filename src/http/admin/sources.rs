@@ -7,22 +7,30 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::precondition::{self, PutQuery};
-use super::sinks;
+use super::sinks::{self, Sample};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::auth::Caller;
+use crate::http::buffered::MANAGED_BYTES_MAX;
+use crate::http::otlp::{self, records::Limits};
 use crate::http::problem::Problem;
-use crate::source::{self, Source, Wish};
+use crate::sink::Sink;
+use crate::source::{self, Kind, Source, Wish};
+use crate::types::Signal;
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 const SHOWN_ONLY: [&str; 8] =
     ["id", "path", "sinks", "version", "created_ms", "created_by", "changed_ms", "changed_by"];
+
+/// Most records that one test maps.
+const SAMPLES_MAX: usize = 100;
 
 pub(in crate::http) async fn list(
     State(api): State<Api>,
@@ -101,20 +109,81 @@ pub(in crate::http) async fn test(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Result<Query<SignalQuery>, QueryRejection>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     let source = existing(&api, &caller, &id)?;
-    let sinks = api.sinks_of(&source.wish.topic);
+    let query = query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
-    let sample = Arc::new(sinks::Sample::new(&api, peer, headers, body));
-    let mut tried = Vec::with_capacity(sinks.len());
-    for sink in sinks {
-        let row = sinks::try_out(&sink, &sample).await?;
-        tried.push(row.unwrap_or_else(|error| sinks::refused(&sink, &error)));
+    let samples = Samples::of(&api, &source, &query, (peer, headers, body)).await?;
+    let mut tried = Vec::new();
+    for sink in api.sinks_of(&source.wish.topic) {
+        if !samples.are_for(&sink) {
+            continue;
+        }
+        for (record, sample) in samples.each.iter().enumerate() {
+            let row = sinks::try_out(&sink, sample).await?;
+            let mut row = row.unwrap_or_else(|error| sinks::refused(&sink, &error));
+            if samples.signal.is_some() {
+                row["record"] = record.into();
+            }
+            tried.push(row);
+        }
     }
     Ok(Json(json!({ "source": source.id, "topic": source.wish.topic, "sinks": tried })))
+}
+
+/// Which signal the body of a test is of.
+#[derive(Deserialize)]
+pub(in crate::http) struct SignalQuery {
+    signal: Option<Signal>,
+}
+
+/// A request that is mapped as if it was one of a source.
+pub(in crate::http) struct Samples {
+    /// Its records.
+    pub(in crate::http) each: Vec<Arc<Sample>>,
+    /// Of all of them, if the source is of type `otlp`.
+    signal: Option<Signal>,
+}
+
+impl Samples {
+    /// The records that a request would be.
+    ///
+    /// # Errors
+    /// `bad_request` without the signal of what a source of type `otlp` takes; `too_large` above 100
+    /// records, or above the largest body with what they share; and as the source refuses it.
+    pub(in crate::http) async fn of(
+        api: &Api,
+        source: &Source,
+        query: &SignalQuery,
+        (peer, headers, body): (Option<SocketAddr>, HeaderMap, Bytes),
+    ) -> Result<Self, Problem> {
+        if source.wish.kind == Kind::Http {
+            let each = vec![Arc::new(Sample::new(api, peer, headers, body))];
+            return Ok(Self { each, signal: None });
+        }
+        let signal = query.signal.ok_or_else(|| {
+            let detail = "say what the body is: signal=logs, signal=metrics or signal=traces";
+            Problem::new("bad_request", detail)
+        })?;
+        let limits = Limits { events_max: SAMPLES_MAX, bytes_max: MANAGED_BYTES_MAX };
+        let named = headers.clone();
+        let flat = move || otlp::sources::flat(&named, body, signal, limits);
+        let flat = tokio::task::spawn_blocking(flat).await;
+        let flat = flat.map_err(|_| Problem::new("internal", "reading the records failed"))??;
+        let mut headers = headers;
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sample = |body| Arc::new(Sample::new(api, peer, headers.clone(), body));
+        Ok(Self { each: flat.into_iter().map(sample).collect(), signal: Some(signal) })
+    }
+
+    /// True if the sink takes such records.
+    pub(in crate::http) fn are_for(&self, sink: &Sink) -> bool {
+        self.signal.is_none_or(|signal| sink.wish.takes(signal))
+    }
 }
 
 fn existing(api: &Api, caller: &Caller, id: &str) -> Result<Arc<Source>, Problem> {
@@ -130,8 +199,14 @@ fn answer(status: StatusCode, api: &Api, source: &Source) -> Response {
 
 fn shown(api: &Api, source: &Source) -> Value {
     let sinks = api.sinks_of(&source.wish.topic);
+    let (id, secret) = (&source.id, &source.secret);
+    let path = match source.wish.kind {
+        Kind::Http => format!("/sources/{id}/{secret}"),
+        Kind::Otlp => format!("/otlp/{}/{id}/{secret}", api.options.keboola_project),
+    };
     json!({
         "id": source.id,
+        "type": source.wish.kind,
         "name": source.wish.name,
         "description": source.wish.description,
         "topic": source.wish.topic,
@@ -140,7 +215,7 @@ fn shown(api: &Api, source: &Source) -> Value {
         "staging": source.wish.staging,
         "wait": source.wish.wait.unwrap_or(true),
         "split": source.wish.split,
-        "path": format!("/sources/{}/{}", source.id, source.secret),
+        "path": path,
         "sinks": sinks.iter().map(|sink| sink.id.clone()).collect::<Vec<_>>(),
         "version": source.version,
         "created_ms": source.trail.created.at_ms,

@@ -1,6 +1,6 @@
 //! Pages of other sites that send events: allowed where the topic lists their origin
-//! (`topic.cors.origins`), and for URLs with a secret, which are made for such senders; on every
-//! answer, refusals too. Elsewhere browsers keep them out.
+//! (`topic.cors.origins`), and for what needs the secret of a source or a webhook, which is made for
+//! such senders; on every answer, refusals too. Elsewhere browsers keep them out.
 
 use axum::RequestExt;
 use axum::extract::{MatchedPath, RawPathParams, Request};
@@ -12,8 +12,17 @@ use crate::http::{Api, streams};
 
 /// The route of topics.
 const ROUTE: &str = "/api/v1/topics/{topic}/events";
-/// Routes whose path has a secret.
-const SECRET_ROUTES: [&str; 2] = ["/webhooks/{webhook}/{secret}", "/sources/{source}/{secret}"];
+/// Routes that need a secret.
+const SECRET_ROUTES: [&str; 8] = [
+    "/webhooks/{webhook}/{secret}",
+    "/sources/{source}/{secret}",
+    "/otlp/{project}/{source}/v1/logs",
+    "/otlp/{project}/{source}/v1/metrics",
+    "/otlp/{project}/{source}/v1/traces",
+    "/otlp/{project}/{source}/{secret}/v1/logs",
+    "/otlp/{project}/{source}/{secret}/v1/metrics",
+    "/otlp/{project}/{source}/{secret}/v1/traces",
+];
 /// Routes of event streams, whose options are those of their topics.
 const STREAM_ROUTES: [&str; 3] = [
     "/api/v1/streams/{stream}/events",

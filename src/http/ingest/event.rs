@@ -11,14 +11,14 @@ use uuid::Uuid;
 use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
 use crate::http::ingest::keys::{Channel, Key};
 use crate::http::problem::EventError;
-use crate::tier::rows::HEADER_IP;
+use crate::tier::rows::{HEADER_IP, HEADER_SIGNAL};
 
 /// A record header: name, and value or null.
 pub(crate) type Header = (Bytes, Option<Bytes>);
 
 /// True if only the engine may set the record header `name`.
 pub(crate) fn is_reserved(name: &[u8]) -> bool {
-    [ID_HEADER, WRITE_ID_HEADER, HEADER_IP].contains(&name)
+    [ID_HEADER, WRITE_ID_HEADER, HEADER_IP, HEADER_SIGNAL].contains(&name)
 }
 
 /// One event, borrowed from what the route holds.
@@ -32,7 +32,7 @@ pub(crate) struct Event<'e> {
     pub(crate) value: Option<&'e [u8]>,
     /// The key; keyed events are partitioned as Kafka's Java client does.
     pub(crate) key: Option<Cow<'e, [u8]>>,
-    /// Record headers. `floe.id` and `floe.write_id` are the engine's.
+    /// Record headers. `floe.id` and `floe.write_id` are the engine's; see [`is_reserved`].
     pub(crate) headers: &'e [Header],
     /// Milliseconds since 1970; none is now.
     pub(crate) timestamp_ms: Option<i64>,
@@ -46,8 +46,8 @@ pub(crate) struct Event<'e> {
     pub(crate) timestamp_field: Option<&'e str>,
 }
 
-/// The events of one request. The engine visits them once, off the async workers when there is
-/// much to do.
+/// The events of one request. The engine visits them, off the async workers when there is much to
+/// do.
 pub(crate) trait Source: Send + Sync + 'static {
     /// How much there is to go through, bytes.
     fn size_bytes(&self) -> usize;

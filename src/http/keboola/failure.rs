@@ -117,7 +117,14 @@ impl Failure {
     pub(super) fn of_sink(id: &str, error: &sink::Error) -> Self {
         match error {
             sink::Error::Unknown(_) => Self::not_found("sink", id, "source"),
-            sink::Error::Invalid(faults) => Self::api(400, "badRequest", listed(faults)),
+            sink::Error::Invalid(faults) => {
+                // In Keboola's words.
+                let reworded = |fault: &String| {
+                    fault.replacen(": the template is invalid: ", " template is invalid: ", 1)
+                };
+                let faults: Vec<String> = faults.iter().map(reworded).collect();
+                Self::api(400, "badRequest", listed(&faults))
+            }
             other => Self::of_problem(&admin::sinks::problem(id, other)),
         }
     }
@@ -190,6 +197,10 @@ mod tests {
         assert_eq!(failure.message, "Source \"shop\" not found in the branch.");
         let faults = ["a is refused".to_owned(), "b is refused".to_owned()];
         assert_eq!(listed(&faults), "- a is refused\n- b is refused");
+        let invalid = "column \"a\": the template is invalid: 1:1-8 Unknown variable: Invalid";
+        let failure = Failure::of_sink("s", &sink::Error::Invalid(vec![invalid.to_owned()]));
+        let wanted = "Column \"a\" template is invalid: 1:1-8 Unknown variable: Invalid.";
+        assert_eq!(failure.message, wanted);
         assert_eq!(sentence("done."), "Done.");
         assert_eq!(sentence(""), ".");
     }

@@ -21,13 +21,11 @@ use super::show;
 use crate::http::Api;
 use crate::http::ingest::body;
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Header};
 use crate::http::problem::Problem;
 use crate::http::sources::{self, Arrived};
 use crate::sink::Sink;
 use crate::sink::mapping::{Event, FieldError, FieldErrorKind};
 use crate::source::Source;
-use crate::tier::rows::HEADER_IP;
 
 /// Most bytes of all headers together.
 const HEADERS_BYTES_MAX: usize = 16 << 10;
@@ -65,9 +63,8 @@ pub(super) async fn receive(
     if results.iter().any(Result::is_err) {
         return Ok(refused(&api, &source, &sinks, &results));
     }
-    let waits = |sink: &Arc<Sink>| sink.wish.wait.or(source.wish.wait).unwrap_or(true);
-    // The record is one for all sinks: who waits is told of it, who does not has what it wants.
-    let ack = if sinks.is_empty() || sinks.iter().any(waits) { Ack::Logged } else { Ack::Accepted };
+    let waits = |sink: &Arc<Sink>| sources::waits(&source, Some(sink));
+    let ack = sources::ack(&source, &sinks);
     let stored = sources::append(&api, arrived, ack).await;
     stored.map_err(|problem| Failure::of_ingest(&problem))?;
     let status = if sinks.iter().all(waits) { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -129,7 +126,7 @@ async fn check(
     let (received_ms, sinks) = (api.engine.now_ms(), sinks.to_vec());
     let bytes = arrived.bodies.iter().map(bytes::Bytes::len).sum();
     let checked = off_worker(bytes, move || {
-        let headers = of_event(&arrived.headers);
+        let headers = sources::seen(&arrived.headers);
         let (id, ip) = (Uuid::nil(), ip.as_deref());
         let check = |sink: &Arc<Sink>| {
             let mut mapper = sink.mapping.compile();
@@ -142,12 +139,6 @@ async fn check(
         Ok((arrived, results))
     });
     checked.await.map_err(|problem: Problem| Failure::of_ingest(&problem))
-}
-
-/// Headers as a mapping sees them: without what is the server's own.
-fn of_event(headers: &[Header]) -> Vec<(&[u8], Option<&[u8]>)> {
-    let seen = headers.iter().filter(|(name, _)| name != HEADER_IP);
-    seen.map(|(name, value)| (&**name, value.as_deref())).collect()
 }
 
 fn refused(api: &Api, source: &Source, sinks: &[Arc<Sink>], results: &Checked) -> Response {

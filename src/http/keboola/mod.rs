@@ -39,8 +39,16 @@ pub(super) use routes::{managed, routes};
 /// The ingest route, which has a secret instead of a token.
 pub(super) const INGEST: &str = "/stream/";
 /// Paths that need no token.
-pub(super) const OPEN: [&str; 4] =
-    ["/v1", "/health-check", "/v1/documentation/openapi.json", "/v1/documentation/openapi3.json"];
+pub(super) const OPEN: [&str; 8] = [
+    "/v1",
+    "/health-check",
+    "/v1/documentation",
+    "/v1/documentation/",
+    "/v1/documentation/openapi.json",
+    "/v1/documentation/openapi3.json",
+    "/v1/documentation/openapi.yaml",
+    "/v1/documentation/openapi3.yaml",
+];
 /// Everything else needs one.
 const MANAGED: [&str; 2] = ["/v1/branches/", "/v1/tasks/"];
 /// Methods and headers that pages of other sites may use.

@@ -1,5 +1,7 @@
 //! Bodies and lists of the management API: what is asked for, page by page.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Query;
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
+use crate::types::Signal;
 
 /// Longest page.
 const LIMIT_MAX: usize = 100;
@@ -82,6 +85,24 @@ pub(super) fn text(members: &Map<String, Value>, name: &str) -> Result<Option<St
 /// A member that has to be there.
 pub(super) fn required(members: &Map<String, Value>, name: &str) -> Result<String, Failure> {
     text(members, name)?.ok_or_else(|| missing(name))
+}
+
+/// The signals that a member lists; none if it is not there.
+pub(super) fn signals(
+    members: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<BTreeSet<Signal>>, Failure> {
+    let Some(value) = members.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+    let invalid = || {
+        let message = format!("invalid type for body.{name}: expected array of strings");
+        Failure::api(400, "invalidFieldType", message)
+    };
+    let named = |value: &Value| {
+        let word = value.as_str().ok_or_else(invalid)?;
+        one_of(&format!("{name}[*]"), word, &Signal::ALL.map(Signal::as_str))?;
+        Signal::parse(word).ok_or_else(invalid)
+    };
+    value.as_array().ok_or_else(invalid)?.iter().map(named).collect::<Result<_, _>>().map(Some)
 }
 
 /// Says that a member is not there.
@@ -166,6 +187,12 @@ mod tests {
         );
         assert!(at_most("name", "é", 1).is_ok() && at_most("name", "éé", 1).is_err());
         assert!(super::members(&Bytes::from_static(b"[1]")).is_err());
+        let of = |list: Value| signals(json!({ "s": list }).as_object().unwrap(), "s");
+        assert_eq!(of(json!(null)), Ok(None));
+        let twice = json!(["traces", "logs", "logs"]);
+        assert_eq!(of(twice), Ok(Some([Signal::Logs, Signal::Traces].into())));
+        assert_eq!(of(json!(["profiles"])).unwrap_err().name, "stream.api.invalidEnumValue");
+        assert_eq!(of(json!("logs")).unwrap_err().name, "stream.api.invalidFieldType");
         assert!(super::members(&Bytes::from_static(b"{")).is_err());
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::http::Api;
 use crate::http::ingest::keys;
 use crate::sink::{Sink, TableName};
-use crate::source::Source;
+use crate::source::{Kind, Source};
 use crate::store::history::{Mark, Trail, Version};
 
 /// What Keboola's own tables begin with.
@@ -39,11 +39,19 @@ pub(super) fn place(api: &Api, source: Option<&str>) -> Value {
 pub(super) fn source(api: &Api, base: &str, source: &Source) -> Value {
     let project = api.options.keboola_project;
     let mut shown = place(api, Some(&source.id));
-    shown["type"] = "http".into();
+    shown["type"] = source.wish.kind.as_str().into();
     shown["name"] = name(&source.wish.name, &source.id).into();
     shown["description"] = source.wish.description.as_str().into();
-    let url = format!("{base}/stream/{project}/{}/{}", source.id, source.secret);
-    shown["http"] = json!({ "url": url });
+    let (id, secret) = (source.id.as_str(), source.secret.as_str());
+    let reached = match source.wish.kind {
+        Kind::Http => json!({ "url": format!("{base}/stream/{project}/{id}/{secret}") }),
+        Kind::Otlp => json!({
+            "url": format!("{base}/otlp/{project}/{id}/{secret}"),
+            "baseUrl": format!("{base}/otlp/{project}/{id}"),
+            "secret": secret,
+        }),
+    };
+    shown[source.wish.kind.as_str()] = reached;
     trail(&mut shown, &source.trail, source.version, &source.wish);
     shown
 }
@@ -55,6 +63,9 @@ pub(super) fn sink(api: &Api, of: &Source, sink: &Sink) -> Value {
     shown["type"] = "table".into();
     shown["name"] = name(&sink.wish.name, &sink.id).into();
     shown["description"] = sink.wish.description.as_str().into();
+    if !sink.wish.signals.is_empty() {
+        shown["allowedSignals"] = json!(sink.wish.signals);
+    }
     let table = &sink.wish.table;
     shown["table"] = json!({
         "type": table_type(table),
@@ -75,6 +86,11 @@ pub(super) fn version<W: Serialize>(version: &Version<W>) -> Value {
         "at": rfc3339(mark.at_ms),
         "by": by(&mark.by),
     })
+}
+
+/// One version as a page lists it: by its number.
+pub(super) fn numbered<W: Serialize>(one: &Version<W>) -> (String, Value) {
+    (format!("{:010}", one.number), version(one))
 }
 
 fn name<'n>(name: &'n str, id: &'n str) -> &'n str {

@@ -48,6 +48,7 @@ pub(super) async fn create(at: OfSource, body: Bytes) -> Result<Response, Failur
         commit: Triggers::default(),
         staging: Triggers::default(),
         wait: None,
+        signals: page::signals(&body, "allowedSignals")?.unwrap_or_default(),
         partition_spec: String::new(),
         enabled: true,
         from: if from == "earliest" { sink::From::Earliest } else { sink::From::Latest },
@@ -99,6 +100,7 @@ pub(super) async fn update(at: OfSink, body: Bytes) -> Result<Response, Failure>
     wish.name = text(&body, "name")?.unwrap_or(wish.name);
     wish.description = text(&body, "description")?.unwrap_or(wish.description);
     page::check_texts(&wish.name, &wish.description)?;
+    wish.signals = page::signals(&body, "allowedSignals")?.unwrap_or(wish.signals);
     let none = Map::new();
     let table = body.get("table").and_then(Value::as_object).unwrap_or(&none);
     if let Some(kind) = text(table, "type")? {
@@ -190,14 +192,14 @@ pub(super) async fn versions(
     OfSink { api, source, sink, .. }: OfSink,
     asked: Asked,
 ) -> Result<Json<Value>, Failure> {
-    let (reader, uid) = (api.sinks.clone(), sink.uid);
-    let kept = tokio::task::spawn_blocking(move || reader.versions(uid)).await;
+    let (reader, uid, newest) = (api.sinks.clone(), sink.uid, sink.version);
+    let kept = move || reader.versions(uid, newest, show::numbered);
+    let kept = tokio::task::spawn_blocking(kept).await;
     let kept = kept.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
-    let kept = kept.map_err(|error| Failure::of_sink(&sink.id, &error))?;
-    let versions = kept.iter().map(|one| (format!("{:010}", one.number), show::version(one)));
+    let versions = kept.map_err(|error| Failure::of_sink(&sink.id, &error))?;
     let mut place = show::place(&api, Some(&source.id));
     place["sinkId"] = sink.id.as_str().into();
-    page::page(asked, (place, "versions"), versions.collect())
+    page::page(asked, (place, "versions"), versions)
 }
 
 pub(super) async fn version(

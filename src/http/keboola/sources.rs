@@ -20,10 +20,10 @@ use super::task::Task;
 use super::{files, id, show};
 use crate::http::Api;
 use crate::http::admin;
-use crate::http::admin::sinks::Sample;
+use crate::http::admin::sources::{Samples, SignalQuery};
 use crate::http::auth::Caller;
 use crate::sink::Sink;
-use crate::source::{Source, Version, Wish};
+use crate::source::{Kind, Source, Version, Wish};
 use crate::store::history::Edit;
 use crate::topic::{NewTopic, Topic};
 use crate::types::Expected;
@@ -33,11 +33,11 @@ pub(super) async fn create(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let body = members(&body)?;
-    check_type(&required(&body, "type")?)?;
+    let kind = kind(&required(&body, "type")?)?;
     let name = required(&body, "name")?;
     let description = text(&body, "description")?.unwrap_or_default();
     page::check_texts(&name, &description)?;
-    let mut wish = Wish { name, description, enabled: true, ..Wish::default() };
+    let mut wish = Wish { kind, name, description, enabled: true, ..Wish::default() };
     let id = id::of(text(&body, "sourceId")?.as_deref(), &wish.name, "sourceId")?;
     if api.sources.get(&id).is_some() {
         let message = format!("source {id:?} already exists in the branch");
@@ -95,11 +95,11 @@ pub(super) async fn describe(OfSource { api, base, source, .. }: OfSource) -> Js
 
 pub(super) async fn update(at: OfSource, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
-    if let Some(kind) = text(&body, "type")? {
-        check_type(&kind)?;
-    }
     let edit = edit(&at.caller, &body)?;
     let mut wish = at.source.wish.clone();
+    if let Some(word) = text(&body, "type")? {
+        wish.kind = kind(&word)?;
+    }
     wish.name = text(&body, "name")?.unwrap_or(wish.name);
     wish.description = text(&body, "description")?.unwrap_or(wish.description);
     page::check_texts(&wish.name, &wish.description)?;
@@ -163,24 +163,32 @@ pub(super) async fn set(at: OfSource, body: Bytes) -> Result<Response, Failure> 
 /// Maps the request to the rows that the source's sinks would have of it. Nothing is stored.
 pub(super) async fn test(
     OfSource { api, source, .. }: OfSource,
+    query: Result<Query<SignalQuery>, QueryRejection>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, Failure> {
+    let query = query.map_err(|error| Failure::api(400, "badRequest", error.body_text()))?;
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
-    let sample = Arc::new(Sample::new(&api, peer, headers, body));
+    let samples = Samples::of(&api, &source, &query, (peer, headers, body)).await?;
     let mut tables = Vec::new();
     for sink in api.sinks_of(&source.wish.topic) {
-        let row = admin::sinks::try_out(&sink, &sample).await.map_err(Failure::from)?;
-        let row =
-            row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
-        let empty = Vec::new();
-        let columns = row["columns"].as_array().unwrap_or(&empty).iter();
-        let columns: Vec<Value> = columns.map(as_text).collect();
+        if !samples.are_for(&sink) {
+            continue;
+        }
+        let mut rows = Vec::new();
+        for sample in &samples.each {
+            let row = admin::sinks::try_out(&sink, sample).await.map_err(Failure::from)?;
+            let row =
+                row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
+            let empty = Vec::new();
+            let columns = row["columns"].as_array().unwrap_or(&empty).iter();
+            rows.push(json!({ "columns": columns.map(as_text).collect::<Vec<_>>() }));
+        }
         tables.push(json!({
             "sinkId": sink.id,
             "tableId": sink.wish.table.display(),
-            "rows": [{ "columns": columns }],
+            "rows": rows,
         }));
     }
     let mut answer = show::place(&api, Some(&source.id));
@@ -238,12 +246,12 @@ pub(super) async fn versions(
     OfSource { api, source, .. }: OfSource,
     asked: Asked,
 ) -> Result<Json<Value>, Failure> {
-    let (reader, id) = (api.sources.clone(), source.id.clone());
-    let found = tokio::task::spawn_blocking(move || reader.versions(&id)).await;
+    let (reader, of) = (api.sources.clone(), Arc::clone(&source));
+    let found = move || reader.versions(&of.id, of.version, show::numbered);
+    let found = tokio::task::spawn_blocking(found).await;
     let found = found.map_err(|_| Failure::api(500, "internalError", "reading failed"))?;
-    let found = found.map_err(|error| Failure::of_source(&error))?;
-    let versions = found.iter().map(|one| (format!("{:010}", one.number), show::version(one)));
-    page::page(asked, (show::place(&api, Some(&source.id)), "versions"), versions.collect())
+    let versions = found.map_err(|error| Failure::of_source(&error))?;
+    page::page(asked, (show::place(&api, Some(&source.id)), "versions"), versions)
 }
 
 pub(super) async fn version(
@@ -325,6 +333,7 @@ async fn altered(
     Ok(Task::of_source(api, verb, noun, &source).accepted(api, base))
 }
 
-fn check_type(kind: &str) -> Result<(), Failure> {
-    one_of("type", kind, &["http"])
+fn kind(word: &str) -> Result<Kind, Failure> {
+    one_of("type", word, &[Kind::Http.as_str(), Kind::Otlp.as_str()])?;
+    Ok(if word == Kind::Otlp.as_str() { Kind::Otlp } else { Kind::Http })
 }

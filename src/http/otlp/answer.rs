@@ -11,9 +11,9 @@ use prost::Message;
 use serde_json::json;
 
 use crate::http::otlp::encoding::Encoding;
-use crate::http::otlp::records::Signal;
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
+use crate::types::Signal;
 
 /// Refused records that an answer tells the reasons of.
 const REASONS_MAX: usize = 3;
@@ -55,6 +55,15 @@ fn message(what: String, errors: &[EventError]) -> String {
     told.join("; ")
 }
 
+/// What the records of a signal are called, several of them.
+fn noun(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Logs => "log records",
+        Signal::Traces => "spans",
+        Signal::Metrics => "data points",
+    }
+}
+
 /// Records were stored, all but those that are refused.
 pub(super) fn stored(
     encoding: Encoding,
@@ -62,7 +71,7 @@ pub(super) fn stored(
     rejected: usize,
     errors: &[EventError],
 ) -> Response {
-    let message = message(format!("{rejected} {} refused", signal.records()), errors);
+    let message = message(format!("{rejected} {} refused", noun(signal)), errors);
     let body = match encoding {
         Encoding::Protobuf => {
             let rejected = i64::try_from(rejected).unwrap_or(i64::MAX);

@@ -15,6 +15,7 @@ mod model;
 mod object;
 mod points;
 pub(crate) mod records;
+pub(in crate::http) mod sources;
 mod wire;
 
 use axum::Router;
@@ -33,9 +34,10 @@ use crate::http::ingest::event::{OnError, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::problem::Problem;
+use crate::types::Signal;
 
 use encoding::Encoding;
-use records::{Limits, Records, Signal};
+use records::{Limits, Records};
 
 /// Names the topic where the path and the parameter do not.
 const STREAM: &str = "x-stream";
@@ -53,6 +55,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/otlp/{topic}/v1/logs", export_to(Signal::Logs))
         .route("/otlp/{topic}/v1/traces", export_to(Signal::Traces))
         .route("/otlp/{topic}/v1/metrics", export_to(Signal::Metrics))
+        .merge(sources::routes())
         .method_not_allowed_fallback(method_not_allowed)
 }
 
@@ -64,12 +67,11 @@ async fn method_not_allowed(headers: HeaderMap) -> Response {
 /// True for paths whose clients read errors in this protocol's form.
 pub(super) fn is_route(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
-    let signal = match parts[..] {
-        ["", "v1", signal] => signal,
-        ["", "otlp", topic, "v1", signal] if !topic.is_empty() => signal,
-        _ => return false,
-    };
-    matches!(signal, "logs" | "traces" | "metrics")
+    match parts[..] {
+        ["", "v1", signal] => Signal::parse(signal).is_some(),
+        ["", "otlp", topic, "v1", signal] => !topic.is_empty() && Signal::parse(signal).is_some(),
+        _ => sources::has_secret(path),
+    }
 }
 
 /// A refusal in the encoding of the request.
@@ -91,16 +93,43 @@ fn export_to(signal: Signal) -> MethodRouter<Api> {
 
 async fn take(api: &Api, signal: Signal, topic: Option<String>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let encoding = Encoding::of(&parts.headers);
-    match store(api, signal, topic, &parts, body).await {
+    let stored = store(api, signal, topic, &parts, body).await;
+    answered(&parts.headers, signal, stored)
+}
+
+/// The answer to a request of these headers; nothing was stored of one without records.
+fn answered(
+    headers: &HeaderMap,
+    signal: Signal,
+    stored: Result<Option<Stored>, Problem>,
+) -> Response {
+    match stored {
         // The encoding is known of what was stored.
         Ok(stored) => {
-            let encoding = encoding.unwrap_or(Encoding::Json);
+            let encoding = Encoding::of(headers).unwrap_or(Encoding::Json);
             let (rejected, errors) = stored.map_or((0, Vec::new()), |it| (it.rejected, it.errors));
             answer::stored(encoding, signal, rejected, &errors)
         }
-        Err(problem) => refusal(&parts.headers, problem),
+        Err(problem) => refusal(headers, problem),
     }
+}
+
+/// Largest body, bytes: 20 MiB, as the protocol has it, where the option is what it is by default.
+fn body_limit(api: &Api) -> usize {
+    api.options.body_max_bytes / 4 * 5
+}
+
+async fn read_body(api: &Api, parts: &Parts, body: Body) -> Result<Decoded, Problem> {
+    let limit = body_limit(api);
+    let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
+    read.map_err(|problem| match problem.code() {
+        "too_large" => {
+            let detail =
+                format!("the body is larger than {limit} bytes, 5/4 of http.body.max.bytes");
+            Problem::new("too_large", detail)
+        }
+        _ => problem,
+    })
 }
 
 /// What is known before the body is read.
@@ -119,27 +148,19 @@ async fn store(
     parts: &Parts,
     body: Body,
 ) -> Result<Option<Stored>, Problem> {
-    // 20 MiB, as the protocol has it, where the option is what it is by default.
-    let limit = api.options.body_max_bytes / 4 * 5;
+    let limit = body_limit(api);
     let head = match head(api, signal, topic, parts) {
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
-    let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
-    let Decoded { bytes, share, until } = read.map_err(|problem| match problem.code() {
-        "too_large" => {
-            let detail =
-                format!("the body is larger than {limit} bytes, 5/4 of http.body.max.bytes");
-            Problem::new("too_large", detail)
-        }
-        _ => problem,
-    })?;
+    let Decoded { bytes, share, until } = read_body(api, parts, body).await?;
     let Head { encoding, topic, identity, principal } = head;
     let bytes_max = limit.saturating_mul(SHARED_FACTOR);
     let limits = Limits { events_max: api.options.events_max, bytes_max };
     let size_bytes = bytes.len();
     let take_apart = move || {
-        let once = identity.once(&principal, || keys::hash(&[&bytes, signal.topic().as_bytes()]));
+        let once =
+            identity.once(&principal, || keys::hash(&[&bytes, usual_topic(signal).as_bytes()]));
         Ok(Records::new(bytes, encoding, signal, limits).map(|records| (records, once)))
     };
     let (records, once) = off_worker(size_bytes, take_apart).await??;
@@ -156,7 +177,7 @@ fn head(api: &Api, signal: Signal, topic: Option<String>, parts: &Parts) -> Resu
     }
     let topic = match topic {
         Some(topic) => topic,
-        None => named(parts)?.unwrap_or_else(|| signal.topic().to_owned()),
+        None => named(parts)?.unwrap_or_else(|| usual_topic(signal).to_owned()),
     };
     let caller = Caller::of(parts)?;
     auth::may_write_events(api, &caller, &topic)?;
@@ -165,6 +186,15 @@ fn head(api: &Api, signal: Signal, topic: Option<String>, parts: &Parts) -> Resu
     let by_body = api.engine.counts_by_body(&topic, known.as_deref());
     let identity = Identity::of(&parts.headers)?.or_body(by_body);
     Ok(Head { encoding, topic, identity, principal: caller.key().to_owned() })
+}
+
+/// The topic of requests that name none.
+fn usual_topic(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Logs => "otel_logs",
+        Signal::Traces => "otel_traces",
+        Signal::Metrics => "otel_metrics",
+    }
 }
 
 /// The topic that the parameter `topic` or a header names. Other parameters are nothing to us.
@@ -190,7 +220,9 @@ mod tests {
             ("otlp/a/v1/logs", true),
             ("v1/branches", false),
             ("otlp//v1/logs", false),
-            ("otlp/a/b/v1/logs", false),
+            ("otlp/a/b/v1/logs", true),
+            ("otlp/a/b/c/v1/logs", true),
+            ("otlp/a/b/c/d/v1/logs", false),
             ("v3/v1/logs", false),
             ("v1/logs/x", false),
         ] {

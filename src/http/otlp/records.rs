@@ -23,50 +23,21 @@ use crate::http::otlp::points::{
     Aggregation, ExponentialPoint, HistogramPoint, Metric, NumberPoint, SummaryPoint,
 };
 use crate::http::problem::{EventError, Problem};
-
-/// What a request brings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    Logs,
-    Traces,
-    Metrics,
-}
+use crate::types::Signal;
 
 const RESOURCE: Member = member(1, "resource");
 const SCOPE: Member = member(1, "scope");
 const POINTS: Member = member(1, "dataPoints");
 
-impl Signal {
-    /// The members on the way: groups of a resource, groups of a scope, records.
-    fn way(self) -> [Member; 3] {
-        match self {
-            Self::Logs => {
-                [member(1, "resourceLogs"), member(2, "scopeLogs"), member(2, "logRecords")]
-            }
-            Self::Traces => {
-                [member(1, "resourceSpans"), member(2, "scopeSpans"), member(2, "spans")]
-            }
-            Self::Metrics => {
-                [member(1, "resourceMetrics"), member(2, "scopeMetrics"), member(2, "metrics")]
-            }
+/// The members on the way down: groups of a resource, groups of a scope, records.
+fn way(signal: Signal) -> [Member; 3] {
+    match signal {
+        Signal::Logs => {
+            [member(1, "resourceLogs"), member(2, "scopeLogs"), member(2, "logRecords")]
         }
-    }
-
-    /// The topic of requests that name none.
-    pub(super) fn topic(self) -> &'static str {
-        match self {
-            Self::Logs => "otel_logs",
-            Self::Traces => "otel_traces",
-            Self::Metrics => "otel_metrics",
-        }
-    }
-
-    /// What its records are called, several of them.
-    pub(super) fn records(self) -> &'static str {
-        match self {
-            Self::Logs => "log records",
-            Self::Traces => "spans",
-            Self::Metrics => "data points",
+        Signal::Traces => [member(1, "resourceSpans"), member(2, "scopeSpans"), member(2, "spans")],
+        Signal::Metrics => {
+            [member(1, "resourceMetrics"), member(2, "scopeMetrics"), member(2, "metrics")]
         }
     }
 }
@@ -123,6 +94,8 @@ pub(crate) struct Records {
     records: Vec<Record>,
     /// Members of resources, scopes and metrics, which [`Shared`] counts.
     shared: Vec<Vec<u8>>,
+    /// Of all records, each with what it shares with others.
+    size_bytes: usize,
 }
 
 /// The way down, under way.
@@ -182,7 +155,7 @@ impl<'b> Walk<'b> {
     }
 
     fn down(&mut self, signal: Signal) -> Result<(), Problem> {
-        let [resources, scopes, records] = signal.way();
+        let [resources, scopes, records] = way(signal);
         for group in self.each(self.body, resources)? {
             let [resource] = self.encoding.pick(group, [RESOURCE])?;
             let resource = self.share(resource, flatten::resource)?;
@@ -260,8 +233,13 @@ impl Records {
         let (records, shared) = (Vec::new(), Vec::new());
         let mut walk = Walk { body: &body, encoding, limits, left, bytes: 0, records, shared };
         walk.down(signal)?;
-        let Walk { records, shared, .. } = walk;
-        Ok(Self { body, encoding, records, shared })
+        let Walk { records, shared, bytes: size_bytes, .. } = walk;
+        Ok(Self { body, encoding, records, shared, size_bytes })
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
     }
 
     /// True if there is nothing to store.
@@ -307,7 +285,7 @@ impl Records {
 
 impl Source for Records {
     fn size_bytes(&self) -> usize {
-        self.body.len()
+        self.size_bytes
     }
 
     fn raw(&self, error: &EventError) -> &[u8] {

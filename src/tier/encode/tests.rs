@@ -12,6 +12,7 @@ use crate::record::BatchBuilder;
 use crate::record::Codec;
 use crate::record::NewRecord;
 use crate::schema::columns;
+use crate::tier::rows::HEADER_SIGNAL;
 
 use super::*;
 
@@ -44,6 +45,7 @@ fn job(schema: Schema, mode: columns::Mode) -> Job {
         from: 0,
         until: i64::MAX,
         values: Values::Json(Arc::new(plan)),
+        signals: BTreeSet::new(),
         target: target(schema),
         dead_letters: Some(target(dlq::schema().unwrap())),
         kept: None,
@@ -76,6 +78,32 @@ fn offsets(output: &Output) -> Vec<i64> {
         offsets.as_primitive::<Int64Type>().values().to_vec()
     };
     output.rows.iter().flat_map(|(_, batch)| of(batch)).collect()
+}
+
+#[test]
+fn records_of_other_signals_are_neither_rows_nor_dead_letters() {
+    let signals = ["logs", "traces", "metrics"];
+    let mut builder = BatchBuilder::new();
+    for signal in signals.map(Some).into_iter().chain([None]) {
+        let header = signal.map(|signal| (HEADER_SIGNAL, Some(signal.as_bytes())));
+        let headers: Vec<_> = header.into_iter().collect();
+        let value = Some(&b"1"[..]);
+        builder.push(&NewRecord { key: None, value, headers: &headers, timestamp: 5 }).unwrap();
+    }
+    let bytes = Bytes::from(builder.build(Codec::None).unwrap().to_vec());
+    let of = |origin| StoredBatch { origin, bytes: bytes.clone(), ..stored(0, &[None; 4]) };
+    let taken = |origin, signals: &[Signal]| {
+        let signals = signals.iter().copied().collect();
+        let job = Job { signals, ..evolved(columns::Mode::Auto, &[of(origin)]) };
+        let output = encode(&job, &[of(origin)]).unwrap();
+        assert!(output.letters.is_none() && output.taken == 1);
+        offsets(&output)
+    };
+    assert_eq!(taken(Origin::Http, &[Signal::Traces]), [1, 3], "and what has no signal");
+    assert_eq!(taken(Origin::Http, &[Signal::Logs, Signal::Metrics]), [0, 2, 3]);
+    assert_eq!(taken(Origin::Http, &[]), [0, 1, 2, 3]);
+    // A Kafka producer may set any header: to it this one says nothing.
+    assert_eq!(taken(Origin::Kafka, &[Signal::Traces]), [0, 1, 2, 3]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use iceberg::spec::TableMetadata;
 
+use crate::runtime::background::at_low_priority;
 use crate::tier::context::Halt;
 use crate::tier::round::Round;
 
@@ -15,7 +16,7 @@ impl Round<'_> {
     pub(super) async fn write_unique(&mut self) -> Result<(), Halt> {
         let Some(keyed) = self.keyed.take() else { return Ok(()) };
         let key = Arc::clone(keyed.key());
-        let unique = tokio::task::spawn_blocking(move || keyed.settle()).await;
+        let unique = tokio::task::spawn_blocking(move || at_low_priority(|| keyed.settle())).await;
         let unique = unique.map_err(|_| Halt::Closed)??;
         self.stats.rows -= unique.left_out;
         self.stats.superseded += unique.left_out;

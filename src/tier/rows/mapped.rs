@@ -45,6 +45,13 @@ pub struct Mapped {
     pub key: Option<Arc<Key>>,
 }
 
+impl Mapped {
+    /// True if a column is filled by a template.
+    pub fn has_templates(&self) -> bool {
+        self.mapping.columns().iter().any(|column| column.kind == Kind::Template)
+    }
+}
+
 /// The schema of a new table of a sink.
 ///
 /// # Errors
@@ -73,8 +80,7 @@ pub fn decode(
     keep_all: bool,
     inspect: Option<&Inspect>,
 ) -> Decoded {
-    let columns = mapped.mapping.columns();
-    let has_templates = columns.iter().any(|column| column.kind == Kind::Template);
+    let has_templates = mapped.has_templates();
     let topic_id = mapped.topic_id;
     let cells = || Events { mapper: mapped.mapping.compile(), topic_id, has_templates };
     Pass { cells, rows, keep_all, inspect }.decode()

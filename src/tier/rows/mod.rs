@@ -33,6 +33,11 @@ pub const HEADER_WRITE_ID: &[u8] = b"floe.write_id";
 /// Header that carries the address of who sent a request that is one record; as the ids it counts
 /// only in frames of kind HTTP.
 pub const HEADER_IP: &[u8] = b"floe.ip";
+/// Header that carries the signal of a record of OpenTelemetry's that a source took; as above.
+pub const HEADER_SIGNAL: &[u8] = b"floe.signal";
+
+/// Headers that are no user's in frames of kind HTTP.
+const HEADERS_OWN: [&[u8]; 4] = [HEADER_ID, HEADER_WRITE_ID, HEADER_IP, HEADER_SIGNAL];
 
 /// One header: key bytes and optional value.
 pub type Header<'a> = (&'a [u8], Option<&'a [u8]>);

@@ -39,12 +39,14 @@ use iceberg::spec::Type;
 
 use crate::log::Origin;
 use crate::tier::rows::HEADER_ID;
-use crate::tier::rows::HEADER_IP;
+use crate::tier::rows::HEADER_SIGNAL;
 use crate::tier::rows::HEADER_WRITE_ID;
+use crate::tier::rows::HEADERS_OWN;
 use crate::tier::rows::Header;
 use crate::tier::rows::Row;
 use crate::tier::rows::RowsError;
 use crate::tier::rows::fit;
+use crate::types::Signal;
 
 /// Name of the system column.
 pub const NAME: &str = "floe";
@@ -106,12 +108,15 @@ pub(super) fn own_header<'a>(row: &Row<'a>, name: &[u8]) -> Option<&'a str> {
     std::str::from_utf8((*value)?).ok()
 }
 
+/// The signal of a record that a source of OpenTelemetry's took.
+pub fn signal(row: &Row<'_>) -> Option<Signal> {
+    own_header(row, HEADER_SIGNAL).and_then(Signal::parse)
+}
+
 /// The headers that are the user's.
 pub(super) fn user_headers<'r, 'a>(row: &'r Row<'a>) -> impl Iterator<Item = &'r Header<'a>> {
     let http = row.origin == Origin::Http;
-    row.headers
-        .iter()
-        .filter(move |(key, _)| !http || ![HEADER_ID, HEADER_WRITE_ID, HEADER_IP].contains(key))
+    row.headers.iter().filter(move |(key, _)| !http || !HEADERS_OWN.contains(key))
 }
 
 /// Builds the system column for the table's own `field`.

@@ -45,6 +45,7 @@ use crate::tier::Options;
 use crate::tier::Parts;
 use crate::tier::TableStatus;
 use crate::tier::Tiering;
+use crate::tier::rows::HEADER_SIGNAL;
 use crate::topic::NewTopic;
 use crate::topic::OptionEdit;
 use crate::topic::Settings;
@@ -195,6 +196,21 @@ impl Broker {
 
     pub(super) async fn append(&self, partition: PartitionId, values: &[&str]) {
         self.try_append(partition, values).await.unwrap();
+    }
+
+    /// A batch of a source of OpenTelemetry's, one record of each of the signals.
+    pub(super) async fn append_signals(&self, partition: PartitionId, signals: &[&str]) {
+        let mut builder = BatchBuilder::new();
+        for signal in signals {
+            let headers = [(HEADER_SIGNAL, Some(signal.as_bytes()))];
+            let record =
+                NewRecord { key: None, value: Some(b"{}"), headers: &headers, timestamp: 1 };
+            builder.push(&record).unwrap();
+        }
+        let batch = builder.build(Codec::None).unwrap();
+        let batches = vec![AppendBatch { partition, batch, ext: Bytes::new() }];
+        let append = Append { batches, origin: Origin::Http, settle: None, is_awaited: true };
+        self.log.append(append).await.unwrap().wait().await.unwrap();
     }
 
     pub(super) async fn try_append(

@@ -261,7 +261,7 @@ async fn a_commit_ends_where_it_holds_much_and_is_encoded_again_as_it_was() {
 }
 
 /// Deletes files that are not referenced yet, and gives their number.
-fn lose(folder: &Path, suffix: &str, known: &[String]) -> usize {
+pub(super) fn lose(folder: &Path, suffix: &str, known: &[String]) -> usize {
     let mut lost = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -75,6 +75,12 @@ async fn the_last_commit_is_made_at_shutdown_and_the_next_start_goes_on() {
 
 /// Fails at `point` until restarted; `skip` passes are let through first.
 pub(super) async fn crash_at(broker: Broker, point: &'static str, skip: u32) {
+    fail_at(&broker, point, skip).await;
+    broker.stop(false).await;
+}
+
+/// The same, without the end.
+pub(super) async fn fail_at(broker: &Broker, point: &'static str, skip: u32) {
     let passes = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&passes);
     broker.fail_points.set(point, move || {
@@ -86,7 +92,6 @@ pub(super) async fn crash_at(broker: Broker, point: &'static str, skip: u32) {
         }
     };
     tokio::time::timeout(super::harness::BOUND, waited).await.expect(point);
-    broker.stop(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,8 @@ use crate::tier::tests::harness::BOUND;
 use crate::tier::tests::harness::Broker;
 use crate::tier::tests::harness::ident;
 use crate::tier::tests::harness::start;
+use crate::tier::tests::keys::lose;
+use crate::tier::tests::roads::fail_at;
 use crate::types::Expected;
 use crate::types::PartitionId;
 
@@ -491,8 +493,10 @@ async fn a_deleted_sink_holds_nothing_and_goes_on_where_it_comes_back() {
     broker.flush("prices").await;
     let topic_id = broker.topics.get("orders").unwrap().id;
     broker.sinks.mark_deleted((topic_id, "prices"), Edit::default(), false).await.unwrap();
-    broker.append(ids[0], &[r#"{"n":2}"#]).await;
+    // Its worker may take what comes before it has noticed.
     broker.until_tiered(ids[0], i64::MAX).await;
+    broker.append(ids[0], &[r#"{"n":2}"#]).await;
+    assert_eq!(broker.tiered(ids[0]), i64::MAX);
     broker.sinks.undelete((topic_id, "prices"), BTreeMap::new(), Edit::default()).await.unwrap();
     // From here on the log waits for it again.
     let back = async {
@@ -517,5 +521,28 @@ async fn a_sink_has_the_name_of_a_topic_without_a_table() {
     broker.flush("prices").await;
     assert_eq!(broker.status("prices").sink.as_deref(), Some("prices"));
     assert_eq!(broker.longs("prices", "n").await, [Some(1)]);
+    broker.stop(true).await;
+}
+
+/// What a sink takes from now on is nothing to a commit that was planned before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_written_again_takes_the_signals_of_its_first_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[("table.mode", "off")]).await;
+    let of = |signal: &str| {
+        let raw = json!({"type": "body", "name": "raw"});
+        wish("some", &[raw], json!({ "signals": [signal] }))
+    };
+    broker.sink("orders", of("logs")).await;
+    broker.append_signals(ids[0], &["logs", "traces", "logs"]).await;
+    fail_at(&broker, "tier.before_commit", 0).await;
+    broker.sink("orders", of("traces")).await;
+    broker.stop(false).await;
+    assert_eq!(lose(&dir.path().join("warehouse"), ".parquet", &[]), 1);
+    let broker = start(dir.path()).await;
+    broker.append_signals(ids[0], &["logs", "traces"]).await;
+    broker.flush("some").await;
+    assert_eq!(broker.offsets("some").await, [(0, 0), (0, 2), (0, 4)]);
     broker.stop(true).await;
 }
