@@ -82,7 +82,8 @@ fn first_page(scheme: &str, headers: &HeaderMap) -> Html<String> {
     let links = "<ul><li><a href=\"/api/v1/topics\">topics</a></li>\
          <li><a href=\"/api/v1/tables\">tables</a></li>\
          <li><a href=\"/iceberg/v1/config\">Iceberg REST catalog</a></li>\
-         <li><a href=\"/openapi.json\">API description</a></li>\
+         <li><a href=\"/v1/documentation/\">all routes</a>, \
+         <a href=\"/openapi.json\">OpenAPI</a></li>\
          <li><a href=\"/problems\">problems</a></li>\
          <li><a href=\"/metrics\">metrics</a></li></ul>";
     Html(page("Floe", &(send + links)))
