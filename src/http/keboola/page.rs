@@ -34,6 +34,20 @@ pub(super) fn page(
     (at, name): (Value, &str),
     items: Vec<(String, Value)>,
 ) -> Result<Json<Value>, Failure> {
+    let (page, shown) = select(asked, items)?;
+    Ok(answer((at, name), page, shown))
+}
+
+/// The answer of a page with what it shows.
+pub(super) fn answer((at, name): (Value, &str), page: Value, shown: Vec<Value>) -> Json<Value> {
+    let mut answer = at;
+    answer["page"] = page;
+    answer[name] = Value::Array(shown);
+    Json(answer)
+}
+
+/// Which page it is, and those of `items` that it has.
+pub(super) fn select<T>(asked: Asked, items: Vec<(String, T)>) -> Result<(Value, Vec<T>), Failure> {
     let bad = |error: QueryRejection| Failure::api(400, "badRequest", error.body_text());
     let Query(Paging { after_id, limit }) = asked.map_err(bad)?;
     let limit = limit.unwrap_or(LIMIT_MAX);
@@ -50,10 +64,7 @@ pub(super) fn page(
     }
     let page =
         json!({ "limit": limit, "totalCount": total, "afterId": after_id, "lastId": last_id });
-    let mut answer = at;
-    answer["page"] = page;
-    answer[name] = Value::Array(shown);
-    Ok(Json(answer))
+    Ok((page, shown))
 }
 
 /// The members of a body; without a body there are none.

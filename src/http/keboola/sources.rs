@@ -28,6 +28,9 @@ use crate::store::history::Edit;
 use crate::topic::{NewTopic, Topic};
 use crate::types::Expected;
 
+/// Most files of each sink that are listed beside all others.
+const FILES_MAX: usize = 5;
+
 pub(super) async fn create(
     InBranch { api, caller, base, .. }: InBranch,
     body: Bytes,
@@ -75,18 +78,25 @@ pub(super) async fn aggregate(
     InBranch { api, base, .. }: InBranch,
     asked: Asked,
 ) -> Result<Json<Value>, Failure> {
-    let shown = |source: Arc<Source>| {
-        let mut shown = show::source(&api, &base, &source);
-        let sinks = api.sinks_of(&source.wish.topic).into_iter().map(|sink| {
+    let sources = api.sources.list().into_iter().map(|one| (one.id.clone(), one)).collect();
+    let (page, sources) = page::select(asked, sources)?;
+    let mut all = Vec::with_capacity(sources.len());
+    for source in sources {
+        let mut sinks = Vec::new();
+        for sink in api.sinks_of(&source.wish.topic) {
             let mut shown = show::sink(&api, &source, &sink);
             shown["statistics"] = files::total(&api, &sink);
-            shown
-        });
-        shown["sinks"] = sinks.collect();
-        (source.id.clone(), shown)
-    };
-    let sources = api.sources.list().into_iter().map(shown).collect();
-    page::page(asked, (show::place(&api, None), "sources"), sources)
+            // A catalog that cannot be asked hides no source.
+            let mut files = files::list(&api, &sink, false).await.unwrap_or_default();
+            files.truncate(FILES_MAX);
+            shown["statistics"]["files"] = files.into();
+            sinks.push(shown);
+        }
+        let mut shown = show::source(&api, &base, &source);
+        shown["sinks"] = sinks.into();
+        all.push(shown);
+    }
+    Ok(page::answer((show::place(&api, None), "sources"), page, all))
 }
 
 pub(super) async fn describe(OfSource { api, base, source, .. }: OfSource) -> Json<Value> {
