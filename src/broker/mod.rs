@@ -232,13 +232,13 @@ impl Broker {
         let deps = kafka::Deps::new(log, topics, auth, clock.clone(), options);
         let stop = self.listeners_stop.clone();
         kafka::KafkaServer::new(deps, self.tasks.clone(), stop.clone()).serve(sockets.kafka);
-        let router = http::router(self.api.clone(), catalog_routes);
+        let site = http::site(self.api.clone(), catalog_routes);
         if let Some(tls) = &sockets.http_tls {
             tls.spawn_chores(&self.tasks);
         }
         let serve = http::serve(
             sockets.http,
-            router,
+            site,
             sockets.http_tls,
             config.http_connections_max,
             self.tasks.clone(),

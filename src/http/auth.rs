@@ -8,11 +8,11 @@ use std::panic::AssertUnwindSafe;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
+use crate::http::front::Then;
 use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::tls::Certificate;
@@ -116,38 +116,38 @@ impl Caller {
 }
 
 /// Settles who sends the request and puts [`Caller`] there, or answers 401.
-pub(super) async fn admit(api: &Api, request: Request, next: Next) -> Response {
-    let Some(dress) = keboola::Dress::of(request.method(), request.uri().path()) else {
-        return settled(api, request, next).await;
-    };
-    let response = match dress.preflight() {
+pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let is_events = matches!(then, Then::Events(_));
+    let dress = if is_events { None } else { keboola::Dress::of(method, path) };
+    let asks_nobody = !is_events && (is_open(path) || has_own_secret(path));
+    let response = match dress.as_ref().and_then(keboola::Dress::preflight) {
         Some(response) => response,
-        None => settled(api, request, next).await,
+        None if asks_nobody => run(api, request, then).await,
+        None => {
+            let certificate = request.extensions().get::<Certificate>();
+            match identify(&api.auth, request.headers(), certificate).await {
+                Ok(principal) => {
+                    request.extensions_mut().insert(Caller(principal));
+                    run(api, request, then).await
+                }
+                Err(problem) => Box::pin(refuse(request, problem, api)).await,
+            }
+        }
     };
-    dress.on(api, response)
+    match dress {
+        Some(dress) => dress.on(api, response),
+        None => response,
+    }
 }
 
-async fn settled(api: &Api, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let uri = request.uri().clone();
-    let has_own = [SIGNED, sources::PREFIX, keboola::INGEST].iter().any(|it| path.starts_with(it))
-        || otlp::sources::has_secret(path);
-    let is_open = OPEN.contains(&path) || keboola::OPEN.contains(&path);
-    if is_open || has_own {
-        return answered(uri.path(), run(uri.path(), request, next)).await;
-    }
-    let certificate = request.extensions().get::<Certificate>().cloned();
-    match identify(&api.auth, request.headers(), certificate).await {
-        Ok(principal) => {
-            request.extensions_mut().insert(Caller(principal));
-            answered(uri.path(), run(uri.path(), request, next)).await
-        }
-        // Who comes while the server goes away should come back, whoever it is.
-        Err(problem) => {
-            let closed = streams::closed(api, request.uri().path()).or_else(|| api.draining());
-            refuse(request, closed.unwrap_or(problem), api).await
-        }
-    }
+fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || keboola::OPEN.contains(&path)
+}
+
+fn has_own_secret(path: &str) -> bool {
+    [SIGNED, sources::PREFIX, keboola::INGEST].iter().any(|it| path.starts_with(it))
+        || otlp::sources::has_secret(path)
 }
 
 /// Checks the right to append to a topic, and to make it where its first event does.
@@ -169,14 +169,14 @@ pub(super) fn may_write_events(api: &Api, caller: &Caller, topic: &str) -> Resul
 async fn identify(
     auth: &Auth,
     headers: &HeaderMap,
-    certificate: Option<Certificate>,
+    certificate: Option<&Certificate>,
 ) -> Result<Principal, Problem> {
     if let Some(token) = credentials::presented(headers) {
         auth.prepare(&token).await;
         return auth.authenticate(&token).map_err(|refusal| unauthorized(auth, refusal));
     }
     if let Some(Certificate(subject)) = certificate {
-        match auth.certified(&subject) {
+        match auth.certified(subject) {
             Err(Refusal::NoRights(_)) if !auth.is_required() => {}
             known => {
                 let shown = |problem: Problem| {
@@ -214,9 +214,10 @@ fn count(reason: &'static str) {
 }
 
 /// The answer of a route, with refusals in the form of ours; the catalog's have their own.
-async fn run(path: &str, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    if path.starts_with("/iceberg") { response } else { as_problem(response) }
+async fn run(api: &Api, request: Request, then: Then) -> Response {
+    let uri = request.uri().clone();
+    let response = answered(uri.path(), then.run(api, request)).await;
+    if uri.path().starts_with("/iceberg") { response } else { as_problem(response) }
 }
 
 /// The answer of a route; where it panics, which is a defect, 500 and not a connection that ends.
@@ -237,7 +238,9 @@ async fn answered(path: &str, answer: impl Future<Output = Response>) -> Respons
 async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     let (parts, rest) = request.into_parts();
     let limit = api.options.body_max_bytes;
-    let problem = body::refuse(&parts.headers, rest, limit, problem).await;
+    // Who comes while the server goes away should come back, whoever it is.
+    let closed = streams::closed(api, parts.uri.path()).or_else(|| api.draining());
+    let problem = body::refuse(&parts.headers, rest, limit, closed.unwrap_or(problem)).await;
     shaped(parts.uri.path(), &parts.headers, problem)
 }
 

@@ -1,23 +1,27 @@
 //! What every request passes on its way in, and its answer on the way out: the id of the request,
 //! the count by route, where it comes from, senders that repeat what cannot succeed, who sends it.
 //!
-//! Owns: their order. Does not own: the rules (`request_id`, `origin`, `ingest::cors`,
-//! `ingest::penalty`, `auth`).
+//! Owns: their order, and the short way to the route that has most requests. Does not own: the
+//! rules (`request_id`, `origin`, `ingest::cors`, `ingest::penalty`, `auth`).
 //!
 //! It is one layer, because each would take the request apart, copy the service below it and box
-//! what it does: six of them cost more than the handler of a small request.
+//! what it does: six of them cost more than the handler of a small request. The router does that
+//! three times, so plain requests with events go past it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
-use axum::middleware::Next;
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use metrics::Counter;
 use parking_lot::RwLock;
+use tower::ServiceExt;
 
-use crate::http::ingest::{Page, PenaltyBox};
+use crate::http::ingest::{self, Page, PenaltyBox};
 use crate::http::{Api, auth, origin, request_id};
 use crate::runtime::metrics as names;
 
@@ -31,52 +35,102 @@ struct Parts {
     requests: Requests,
 }
 
-/// Middleware.
-pub(super) async fn layer(State(front): State<Front>, request: Request, next: Next) -> Response {
-    let (id, echo) = request_id::of(request.headers());
-    let mut response = request_id::within(id, front.0.counted(request, next)).await;
-    if let Some(echo) = echo {
-        response.headers_mut().insert(request_id::HEADER, echo);
+/// All that answers; cheap to clone, as every connection and request does.
+#[derive(Clone)]
+pub struct Site {
+    front: Front,
+    routes: Router,
+}
+
+impl Site {
+    /// `routes` behind what every request passes.
+    pub(super) fn new(api: Api, routes: Router) -> Self {
+        let (penalties, requests) = (PenaltyBox::default(), Requests::default());
+        let front = Front(Arc::new(Parts { api, penalties, requests }));
+        let layer = middleware::from_fn_with_state(front.clone(), layer);
+        Self { front, routes: routes.layer(layer) }
     }
-    response
+
+    /// The answer to a request.
+    pub(super) async fn answer(self, request: Request) -> Response {
+        if let Some(topic) = topic_of_events(&request) {
+            return self.front.identified(ingest::ROUTE, request, Then::Events(topic)).await;
+        }
+        match self.routes.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// The topic of a request that posts events to one, if no page sends it and its path is written
+/// as names of topics are. All others go through the router, to the same handlers.
+fn topic_of_events(request: &Request) -> Option<String> {
+    let (before, after) = ingest::ROUTE.split_once("{topic}")?;
+    let topic = request.uri().path().strip_prefix(before)?.strip_suffix(after)?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let is_express = request.method() == Method::POST
+        && !topic.is_empty()
+        && topic.bytes().all(is_plain)
+        && !request.headers().contains_key(header::ORIGIN);
+    is_express.then(|| topic.to_owned())
+}
+
+/// What a request goes on to when it is let in.
+pub(super) enum Then {
+    Routes(Next),
+    /// Of this topic.
+    Events(String),
+}
+
+impl Then {
+    /// Boxed: it would be copied into each future around it, and kept for each connection.
+    pub(super) fn run(self, api: &Api, request: Request) -> BoxFuture<'_, Response> {
+        match self {
+            Self::Routes(next) => Box::pin(next.run(request)),
+            Self::Events(topic) => Box::pin(ingest::events(api, topic, request)),
+        }
+    }
+}
+
+/// Middleware.
+async fn layer(State(front): State<Front>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    front.identified(route, request, Then::Routes(next)).await
 }
 
 impl Front {
-    pub(super) fn new(api: Api) -> Self {
-        let (penalties, requests) = (PenaltyBox::default(), Requests::default());
-        Self(Arc::new(Parts { api, penalties, requests }))
+    async fn identified(&self, route: &str, request: Request, then: Then) -> Response {
+        let (id, echo) = request_id::of(request.headers());
+        let mut response = request_id::within(id, self.0.answer(request, then)).await;
+        self.0.requests.count(route, response.status());
+        if let Some(echo) = echo {
+            response.headers_mut().insert(request_id::HEADER, echo);
+        }
+        response
     }
 }
 
 impl Parts {
-    async fn counted(&self, request: Request, next: Next) -> Response {
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        let response = self.placed(request, next).await;
-        let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-        self.requests.count(route, response.status());
-        response
-    }
-
-    async fn placed(&self, mut request: Request, next: Next) -> Response {
+    async fn answer(&self, mut request: Request, then: Then) -> Response {
         if let Err(problem) = origin::check(&self.api, request.headers()) {
             return problem.into_response();
         }
-        let Some(page) = Page::of(&self.api, &mut request).await else {
-            return self.penalised(request, next).await;
-        };
-        let mut response = match page.preflight() {
+        let page = Page::of(&self.api, &mut request).await;
+        let mut response = match page.as_ref().and_then(Page::preflight) {
             Some(answer) => answer,
-            None => self.penalised(request, next).await,
+            None => {
+                let sender = self.penalties.sender(&request);
+                let response = auth::admit(&self.api, request, then).await;
+                if let Some(sender) = sender {
+                    self.penalties.delay(sender, response.status()).await;
+                }
+                response
+            }
         };
-        page.name_origin(response.headers_mut());
-        response
-    }
-
-    async fn penalised(&self, request: Request, next: Next) -> Response {
-        let sender = self.penalties.sender(&request);
-        let response = auth::admit(&self.api, request, next).await;
-        if let Some(sender) = sender {
-            self.penalties.delay(sender, response.status()).await;
+        if let Some(page) = page {
+            page.name_origin(response.headers_mut());
         }
         response
     }
@@ -102,7 +156,39 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
+
+    #[test]
+    fn only_plain_requests_with_events_go_past_the_router() {
+        let topic = |method: &str, uri: &str, origin: Option<&str>| {
+            let mut request = Request::builder().method(method).uri(uri);
+            if let Some(origin) = origin {
+                request = request.header(header::ORIGIN, origin);
+            }
+            topic_of_events(&request.body(Body::empty()).unwrap())
+        };
+        let plain = "/api/v1/topics/a.b-C_9/events";
+        assert_eq!(topic("POST", plain, None).as_deref(), Some("a.b-C_9"));
+        assert_eq!(
+            topic("POST", &format!("{plain}?ack=accepted"), None).as_deref(),
+            Some("a.b-C_9")
+        );
+        for (method, uri, origin) in [
+            ("PUT", plain, None),
+            ("GET", plain, None),
+            ("POST", plain, Some("https://shop.invalid")),
+            ("POST", "/api/v1/topics/a%2eb/events", None),
+            ("POST", "/api/v1/topics//events", None),
+            ("POST", "/api/v1/topics/a/b/events", None),
+            ("POST", "/api/v1/topics/a/events/", None),
+            ("POST", "/api/v1/topics/events", None),
+            ("POST", "/api/v1/streams/a/events", None),
+        ] {
+            assert_eq!(topic(method, uri, origin), None, "{method} {uri}");
+        }
+    }
 
     #[test]
     fn a_route_and_a_status_have_one_counter() {

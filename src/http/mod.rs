@@ -52,6 +52,7 @@ use crate::tier::Tiering;
 use crate::topic::{Topic, Topics};
 use crate::types::Offset;
 
+pub use front::Site;
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
 pub use tls::Tls;
@@ -282,8 +283,9 @@ fn tokens() -> Router<Api> {
 }
 
 /// All routes. `iceberg` is the catalog's router, mounted under `/iceberg`.
-pub fn router(api: Api, iceberg: Router) -> Router {
-    let events = post(ingest::events).put(ingest::events).patch(ingest::events);
+pub fn site(api: Api, iceberg: Router) -> Site {
+    let events = post(ingest::events_of_path);
+    let events = events.put(ingest::events_of_path).patch(ingest::events_of_path);
     let managed = managed().merge(keboola::managed());
     let native = Router::new()
         .route("/api/v1/topics/{topic}/events", events)
@@ -311,11 +313,8 @@ pub fn router(api: Api, iceberg: Router) -> Router {
         .with_state(api.clone());
     let (of_catalog, limit) = (api.clone(), iceberg::BODY_BYTES_MAX);
     let of_catalog = middleware::from_fn_with_state((of_catalog, limit), buffered::layer);
-    Router::new()
-        .nest("/iceberg", iceberg)
-        .layer(of_catalog)
-        .merge(native)
-        .layer(middleware::from_fn_with_state(front::Front::new(api), front::layer))
+    let routes = Router::new().nest("/iceberg", iceberg).layer(of_catalog).merge(native);
+    Site::new(api, routes)
 }
 
 /// The library's own refusals (a path that is not UTF-8, a body over its limit) are plain text;

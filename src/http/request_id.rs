@@ -30,8 +30,8 @@ pub(super) fn of(headers: &HeaderMap) -> (String, Option<HeaderValue>) {
 }
 
 /// Does `work` for the request `id`, which [`current`] tells meanwhile.
-pub(super) async fn within<T>(id: String, work: impl Future<Output = T>) -> T {
-    CURRENT.scope(id, work).await
+pub(super) fn within<T>(id: String, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    CURRENT.scope(id, work)
 }
 
 fn is_legal(id: &str) -> bool {

@@ -8,10 +8,10 @@
 use std::io::Read;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::http::ingest::event::answer_by;
@@ -104,14 +104,17 @@ impl BodyMemory {
     /// The share of a body that needed none while it came: it is small, and whole. None if the
     /// memory does not come in time.
     async fn hold_small(&self, bytes: usize) -> Option<Share> {
-        let permit = async {
+        let in_time = async {
             tokio::select! {
                 biased;
                 permit = self.budget.acquire(bytes) => permit,
                 permit = self.small.acquire(bytes) => permit,
             }
         };
-        let permit = tokio::time::timeout(BUDGET_WAIT, permit).await.ok()?;
+        let permit = match self.budget.try_acquire(bytes) {
+            Some(permit) => permit,
+            None => tokio::time::timeout(BUDGET_WAIT, in_time).await.ok()?,
+        };
         Some(Share { permits: vec![permit], bytes, ..self.share() })
     }
 }
@@ -183,12 +186,18 @@ pub(crate) async fn read(
         return Err(refuse(headers, body, limit_bytes, too_large(limit_bytes)).await);
     }
     let mut share = memory.share();
-    let collected = collect(body, limit_bytes, declared.unwrap_or(0), &mut share);
-    let wire = match tokio::time::timeout(TOTAL_MAX, collected).await {
-        Ok(result) => result?,
-        Err(_) => {
-            return Err(Problem::new("timeout", "the body took longer than 20 seconds").closing());
-        }
+    let mut stream = body.into_data_stream();
+    // Most small bodies came with their heads: no clock is looked at for them.
+    let begun = match stream.next().now_or_never().flatten() {
+        Some(piece) => piece.map_err(ended_early)?,
+        None => Bytes::new(),
+    };
+    let wire = if stream.is_end_stream() && begun.len() <= SMALL_BYTES.min(limit_bytes) {
+        Bytes::copy_from_slice(&begun)
+    } else {
+        let collected = collect((begun, stream), limit_bytes, declared.unwrap_or(0), &mut share);
+        let late = |_| Problem::new("timeout", "the body took longer than 20 seconds").closing();
+        tokio::time::timeout(TOTAL_MAX, Box::pin(collected)).await.map_err(late)??
     };
     if share.bytes == 0 {
         let held = memory.hold_small(wire.len()).await;
@@ -203,6 +212,10 @@ pub(crate) async fn read(
         Ok(Decoded { bytes, until, share })
     });
     inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
+}
+
+fn ended_early(error: axum::Error) -> Problem {
+    Problem::new("bad_request", format!("the body ended early: {error}")).closing()
 }
 
 fn too_large(limit_bytes: usize) -> Problem {
@@ -220,33 +233,34 @@ pub(crate) fn over(limit_bytes: usize, problem: Problem) -> Problem {
     problem.detailed(format!("the body is larger than {limit_bytes} bytes, decompressed"))
 }
 
-/// Reads all of `body`. Memory is not taken by the `declared` length but as the bytes come, so who
+/// Reads all of a body, given what came of it already. Memory is not taken by the `declared` length but as the bytes come, so who
 /// announces much and sends little holds little; the buffer is made as large as what is held,
 /// so that it is not grown, and copied, piece by piece.
 async fn collect(
-    body: Body,
+    (begun, mut stream): (Bytes, BodyDataStream),
     limit: usize,
     declared: usize,
     share: &mut Share,
 ) -> Result<Bytes, Problem> {
     let timeout = |detail| Err(Problem::new("timeout", detail).closing());
-    let mut stream = body.into_data_stream();
+    let mut begun = Some(begun).filter(|piece| !piece.is_empty());
     let mut bytes = BytesMut::new();
     let (mut last, mut pace, mut moved) = (Instant::now(), Pace::default(), 0);
     loop {
         if pace.is_slow(std::mem::take(&mut moved)) && share.is_wanted() {
             return timeout("the body comes too slowly while others wait for memory");
         }
-        match tokio::time::timeout(PACE_WINDOW, stream.next()).await {
+        let next = match begun.take() {
+            Some(piece) => Ok(Some(Ok(piece))),
+            None => tokio::time::timeout(PACE_WINDOW, stream.next()).await,
+        };
+        match next {
             Err(_) if last.elapsed() >= IDLE_MAX => {
                 return timeout("the body stopped for 10 seconds");
             }
             Err(_) => {}
             Ok(None) => return Ok(bytes.freeze()),
-            Ok(Some(Err(error))) => {
-                let detail = format!("the body ended early: {error}");
-                return Err(Problem::new("bad_request", detail).closing());
-            }
+            Ok(Some(Err(error))) => return Err(ended_early(error)),
             Ok(Some(Ok(piece))) => {
                 if bytes.len() + piece.len() > limit {
                     let rest = Body::from_stream(stream);

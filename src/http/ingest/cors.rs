@@ -11,7 +11,7 @@ use crate::http::problem::Problem;
 use crate::http::{Api, streams};
 
 /// The route of topics.
-const ROUTE: &str = "/api/v1/topics/{topic}/events";
+pub(in crate::http) const ROUTE: &str = "/api/v1/topics/{topic}/events";
 /// Routes that need a secret.
 const SECRET_ROUTES: [&str; 8] = [
     "/webhooks/{webhook}/{secret}",

@@ -214,7 +214,8 @@ impl Engine {
             false => self.option(name, known.as_deref(), |it| it.dedup_field.clone()).flatten(),
         };
         let source = Identified { source, path };
-        let queue = self.queue(name, known, source, &terms);
+        // Boxed, as all that is large: it would be copied on its way into each future around it.
+        let queue = Box::pin(self.queue(name, known, source, &terms));
         let queued = tokio::time::timeout_at(terms.until - CONFIRM_MIN, queue).await;
         // What is dropped here was not queued.
         let late = || Problem::new("overloaded", "the request did not get its turn in time");
@@ -226,7 +227,8 @@ impl Engine {
         if terms.ack == Ack::Accepted {
             return Ok(queued.accepted());
         }
-        let stored = tokio::time::timeout_at(terms.until, self.confirm(queued, &terms)).await;
+        let confirm = Box::pin(self.confirm(queued, &terms));
+        let stored = tokio::time::timeout_at(terms.until, confirm).await;
         drop(hold);
         stored.unwrap_or_else(|_| {
             let detail = "the disk did not confirm in time; the events may be stored";
@@ -258,7 +260,7 @@ impl Engine {
             Some(topic) => (topic, source),
             None => {
                 let source = self.look(source, terms.on_error).await?;
-                (self.make_topic(name).await?, source)
+                (Box::pin(self.make_topic(name)).await?, source)
             }
         };
         if matches!(terms.ack, Ack::Committed(_)) && topic.options.table_mode == TableMode::Off {
@@ -268,11 +270,11 @@ impl Engine {
         let mut claim = match Claim::of(&self.keys, &topic, &terms.once).await? {
             Claimed::First(claim) => claim,
             Claimed::Key(record) => {
-                let repeat = self.repeat(&topic, record, source, terms).await?;
+                let repeat = Box::pin(self.repeat(&topic, record, source, terms)).await?;
                 return Ok(Outcome::Repeat(Box::new(repeat)));
             }
             Claimed::Channel => {
-                let ack = self.acknowledge(&topic, terms).await?;
+                let ack = Box::pin(self.acknowledge(&topic, terms)).await?;
                 return Ok(Outcome::Repeat(Box::new(Stored::repeat(&topic, ack))));
             }
         };
@@ -295,7 +297,9 @@ impl Engine {
             return Err(refusal(batches.errors));
         }
         let kept = match keep {
-            Some(keep) if !kept.is_empty() => self.quarantine(keep, kept, write_id).await?,
+            Some(keep) if !kept.is_empty() => {
+                Box::pin(self.quarantine(keep, kept, write_id)).await?
+            }
             _ => Vec::new(),
         };
         let queued = self.push((topic, terms.ack), batches, kept, write_id, claim).await?;

@@ -41,11 +41,11 @@ use std::time::Duration;
 
 pub(super) use acks::ack;
 pub(super) use channel::channel;
-pub(super) use cors::Page;
+pub(super) use cors::{Page, ROUTE};
 pub(crate) use engine::Engine;
 pub use event_ids::IdLimits;
 pub use keys::OnceLimits;
-pub(super) use native::{events, take};
+pub(super) use native::{events, events_of_path, take};
 pub(super) use penalty::PenaltyBox;
 
 /// Longest time from request to answer: it must come before senders give up, which most do after

@@ -1,15 +1,14 @@
 //! `POST /api/v1/topics/{topic}/events`: parameters, forms of JSON and the answer; the rest is the
 //! engine's.
 
-use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
+use url::form_urlencoded;
 use uuid::Uuid;
 
 use crate::http::auth::{self, Caller};
@@ -31,6 +30,8 @@ use crate::http::{Api, request_id};
 /// Most refused events that an answer lists.
 const ERRORS_MAX: usize = 100;
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// What is known before the body is read.
 struct Head {
     terms: Terms,
@@ -44,20 +45,38 @@ struct Head {
     minimal: bool,
 }
 
-pub(in crate::http) async fn events(
+pub(in crate::http) async fn events_of_path(
     State(api): State<Api>,
     Path(topic): Path<String>,
     request: Request,
-) -> Result<Response, Problem> {
+) -> Response {
+    events(&api, topic, request).await
+}
+
+/// Takes events of a topic.
+pub(in crate::http) async fn events(api: &Api, topic: String, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let caller = Caller::of(&parts)?;
+    let taken = match Caller::of(&parts) {
+        Ok(caller) => take_if_allowed(api, &caller, &topic, &parts, body).await,
+        Err(problem) => Err(problem),
+    };
+    taken.into_response()
+}
+
+async fn take_if_allowed(
+    api: &Api,
+    caller: &Caller,
+    topic: &str,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
     // The right that the path tells of is settled first, so that nobody uploads what is refused.
-    if let Err(problem) = auth::may_write_events(&api, &caller, &topic) {
+    if let Err(problem) = auth::may_write_events(api, caller, topic) {
         let problem = api.not_ready().unwrap_or(problem);
         let limit = api.options.body_max_bytes;
         return Err(body::refuse(&parts.headers, body, limit, problem).await);
     }
-    take(&api, &caller, &topic, &parts, body).await
+    take(api, caller, topic, parts, body).await
 }
 
 /// Stores the events of a request for `caller`, who may write to the topic.
@@ -71,8 +90,7 @@ pub(in crate::http) async fn take(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let query = Query::try_from_uri(&parts.uri);
-    let stored = store(api, caller, topic, query, &parts.headers, body).await;
+    let stored = store(api, caller, topic, parts, body).await;
     stored.map_err(|problem| api.engine.told(topic, problem))
 }
 
@@ -80,18 +98,17 @@ async fn store(
     api: &Api,
     caller: &Caller,
     topic: &str,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: &HeaderMap,
+    parts: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let limit = api.options.body_max_bytes;
-    let mut head = match head(api, caller, topic, query, headers) {
+    let (limit, headers) = (api.options.body_max_bytes, &parts.headers);
+    let mut head = match head(api, caller, topic, parts) {
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await),
     };
     let decoded = body::read(headers, body, limit, api.engine.memory()).await?;
     if let Some(mode) = head.mode.take() {
-        return store_cloud_events(api, topic, head, mode, decoded).await;
+        return Box::pin(store_cloud_events(api, topic, head, mode, decoded)).await;
     }
     let Decoded { bytes, share, .. } = decoded;
     let empty = || Problem::new("bad_request", "the body is empty: there is no event in it");
@@ -156,11 +173,10 @@ fn head(
     api: &Api,
     caller: &Caller,
     topic: &str,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: &HeaderMap,
+    Parts { uri, headers, .. }: &Parts,
 ) -> Result<Head, Problem> {
-    let Query(pairs) = query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
-    let parameters = Parameters::parse(pairs)?;
+    let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let parameters = Parameters::parse(pairs.into_owned())?;
     if let Some(problem) = api.not_ready() {
         return Err(problem.closing());
     }
@@ -218,7 +234,7 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     let is_replayed = stored.duplicate && stored.write_id.is_some();
     let mut response = match minimal {
         true => status.into_response(),
-        false => (status, Json(Document::new(&stored, ack_url.as_deref()))).into_response(),
+        false => Document::new(&stored, ack_url.as_deref()).into_response(status),
     };
     let headers = response.headers_mut();
     if is_replayed {
@@ -251,6 +267,15 @@ struct Document<'s> {
 }
 
 impl<'s> Document<'s> {
+    fn into_response(self, status: StatusCode) -> Response {
+        // Room for the usual one, which would else be copied while it grows.
+        let mut body = Vec::with_capacity(512);
+        match serde_json::to_writer(&mut body, &self) {
+            Ok(()) => (status, [(header::CONTENT_TYPE, JSON)], body).into_response(),
+            Err(error) => Problem::new("internal", error.to_string()).into_response(),
+        }
+    }
+
     fn new(stored: &'s Stored, ack_url: Option<&'s str>) -> Self {
         Self {
             accepted: stored.accepted,

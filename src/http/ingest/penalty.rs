@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::http::credentials;
 
 /// The same refusal so often,
 const FREE: u32 = 20;
@@ -89,7 +91,8 @@ impl PenaltyBox {
     fn key(&self, request: &Request) -> u64 {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let names = [header::AUTHORIZATION.as_str(), "token", "x-api-key"];
-        let credentials = names.map(|name| request.headers().get(name).map(|it| it.as_bytes()));
+        let value = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+        let credentials = credentials::are_sent(request.headers()).then(|| names.map(value));
         self.hasher.hash_one((peer, credentials, request.uri().path()))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 
 /// What a sender would like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,8 +20,9 @@ pub(super) struct Prefer {
 
 impl Prefer {
     pub(super) fn of(headers: &HeaderMap) -> Self {
+        const PREFER: HeaderName = HeaderName::from_static("prefer");
         let mut prefer = Self::default();
-        let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         for preference in values.flat_map(|value| value.split(',')) {
             // Parameters of a preference come after a semicolon; none of ours has any.
             let preference = preference.split(';').next().unwrap_or_default();

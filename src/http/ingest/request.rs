@@ -49,7 +49,9 @@ fn path(name: &str, value: String) -> Result<String, Problem> {
 
 impl Parameters {
     /// Reads `name=value` pairs, each name once.
-    pub(super) fn parse(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+    pub(super) fn parse(
+        pairs: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Problem> {
         let mut found = Self::default();
         let mut seen: Vec<String> = Vec::new();
         for (name, value) in pairs {
@@ -198,7 +200,7 @@ mod tests {
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Parameters, String> {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Parameters::parse(pairs.collect()).map_err(|problem| format!("{problem:?}"))
+        Parameters::parse(pairs).map_err(|problem| format!("{problem:?}"))
     }
 
     fn placed(pairs: &[(&str, &str)], sent: &[(&str, &[u8])]) -> Result<Placement, String> {

@@ -1,5 +1,5 @@
 //! Splits a body into events: array, single value, concatenated values, one value per line.
-//! Events keep their bytes as sent. Depth is limited before the parser sees them.
+//! Events keep their bytes as sent. Their depth is limited: what decodes them later recurses.
 
 use std::ops::Range;
 
@@ -65,27 +65,32 @@ fn syntax(index: usize, offset_bytes: usize, message: String) -> EventError {
 fn lines(text: &str, events_max: usize, split: &mut Split) {
     let mut start = 0;
     let mut index = 0;
-    for line in text.split_inclusive('\n') {
-        let begin = start + (line.len() - line.trim_start().len());
-        let value = line.trim();
-        start += line.len();
-        // RFC 7464 separates records by RS.
-        let value = value.trim_matches('\u{1e}').trim();
+    let ends = memchr::memchr_iter(b'\n', text.as_bytes()).chain([text.len()]);
+    for end in ends {
+        let value = trimmed(&text[start..end]);
+        start = end + 1;
         if value.is_empty() {
             continue;
         }
+        let begin = value.as_ptr() as usize - text.as_ptr() as usize;
         if index == events_max {
             split.errors.push(too_many(index, begin, events_max));
             return;
         }
         match whole(value) {
-            Ok(()) => {
-                let offset = value.as_ptr() as usize - text.as_ptr() as usize;
-                split.events.push((index, offset..offset + value.len()));
-            }
+            Ok(()) => split.events.push((index, begin..begin + value.len())),
             Err(message) => split.errors.push(syntax(index, begin, message)),
         }
         index += 1;
+    }
+}
+
+/// A line without the space around it; RFC 7464 separates records by RS.
+fn trimmed(line: &str) -> &str {
+    // Most lines have none.
+    match line.as_bytes() {
+        [first, .., last] if first.is_ascii_graphic() && last.is_ascii_graphic() => line,
+        _ => line.trim().trim_matches('\u{1e}').trim(),
     }
 }
 
@@ -114,11 +119,6 @@ fn json(text: &str, events_max: usize, split: &mut Split) {
     let mut cursor = Cursor { text, at: 0 };
     cursor.skip_space();
     let array = cursor.take('[');
-    // The array around the events is one level more.
-    if let Some(at) = deep_at(text.as_bytes(), DEPTH_MAX + usize::from(array)) {
-        split.errors.push(syntax(0, at, format!("nested deeper than {DEPTH_MAX}")));
-        return;
-    }
     cursor.skip_space();
     if array && cursor.take(']') {
         return cursor.expect_end(0, split);
@@ -134,6 +134,10 @@ fn json(text: &str, events_max: usize, split: &mut Split) {
             return;
         }
         match cursor.value() {
+            Ok(range) if too_deep(&text.as_bytes()[range.clone()]) => {
+                let message = format!("nested deeper than {DEPTH_MAX}");
+                split.errors.push(syntax(index, range.start, message));
+            }
             Ok(range) => split.events.push((index, range)),
             Err(message) => {
                 let message = explained(message, cursor.rest(), array);
@@ -206,12 +210,14 @@ impl Cursor<'_> {
     }
 }
 
+/// True if nesting passes [`DEPTH_MAX`], looking past strings.
 fn too_deep(bytes: &[u8]) -> bool {
-    deep_at(bytes, DEPTH_MAX).is_some()
+    // Most values do not open as many at all: to count them takes a tenth of the time.
+    let opens = bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    opens > DEPTH_MAX && is_deep(bytes)
 }
 
-/// Where nesting passes `depth_max`, looking past strings.
-fn deep_at(bytes: &[u8], depth_max: usize) -> Option<usize> {
+fn is_deep(bytes: &[u8]) -> bool {
     let (mut depth, mut at) = (0_usize, 0);
     while at < bytes.len() {
         match bytes[at] {
@@ -223,8 +229,8 @@ fn deep_at(bytes: &[u8], depth_max: usize) -> Option<usize> {
             }
             b'[' | b'{' => {
                 depth += 1;
-                if depth > depth_max {
-                    return Some(at);
+                if depth > DEPTH_MAX {
+                    return true;
                 }
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
@@ -232,7 +238,7 @@ fn deep_at(bytes: &[u8], depth_max: usize) -> Option<usize> {
         }
         at += 1;
     }
-    None
+    false
 }
 
 #[cfg(test)]
