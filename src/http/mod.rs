@@ -227,7 +227,10 @@ fn sinks_of_topics() -> Router<Api> {
         .route("/api/v1/topics/{topic}/sinks", get(admin::sinks::list))
         .route(
             "/api/v1/topics/{topic}/sinks/{sink}",
-            get(admin::sinks::describe).put(admin::sinks::put).delete(admin::sinks::delete),
+            get(admin::sinks::describe)
+                .put(admin::sinks::put)
+                .patch(admin::sinks::patch)
+                .delete(admin::sinks::delete),
         )
         .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
 }
@@ -244,7 +247,10 @@ fn managed() -> Router<Api> {
         .route("/api/v1/sources", get(admin::sources::list))
         .route(
             "/api/v1/sources/{source}",
-            get(admin::sources::describe).put(admin::sources::put).delete(admin::sources::delete),
+            get(admin::sources::describe)
+                .put(admin::sources::put)
+                .patch(admin::sources::patch)
+                .delete(admin::sources::delete),
         )
         .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
         .route("/api/v1/sources/{source}/test", post(admin::sources::test))

@@ -1,5 +1,6 @@
 //! Administration of topics, sinks, sources, tables, tokens and webhooks.
 
+mod patch;
 mod precondition;
 pub(super) mod sinks;
 pub(super) mod sources;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::json as parse;
+use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
@@ -26,6 +27,7 @@ use crate::sink::{self, Asked, Put, Sink, Wish};
 use crate::store::history::Trail;
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
+use crate::types::Expected;
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 const SHOWN_ONLY: [&str; 8] =
@@ -70,14 +72,51 @@ pub(in crate::http) async fn put(
         return Err(Problem::new("bad_request", detail));
     }
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_sink")?;
+    store(&api, &caller, (&topic, &id, wish), expected, dry_run).await
+}
+
+/// Replaces some members of a sink, on the road of [`put`].
+pub(in crate::http) async fn patch(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((topic, id)): Path<(String, String)>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
+    let existing = || api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id));
+    existing()?;
+    let dry_run = precondition::dry_run(query)?;
+    let callers = precondition::expected(&headers)?;
+    let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
+    let mut tries = Tries::new();
+    loop {
+        let sink = existing()?;
+        let expected = patch::expected(&callers, sink.tag())?;
+        let wish = patch.applied_to(&sink.wish, "invalid_sink")?;
+        let stored = store(&api, &caller, (&topic, &id, wish), expected, dry_run).await;
+        if !tries.again(&stored) {
+            return stored;
+        }
+    }
+}
+
+async fn store(
+    api: &Api,
+    caller: &Caller,
+    (topic, id, wish): (&Topic, &str, Wish),
+    expected: Expected,
+    dry_run: bool,
+) -> Result<Response, Problem> {
     caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
-    check(&api, &topic, &id, &wish).await.map_err(|unfit| match unfit {
-        Unfit::Wish(error) => problem(&id, &error),
+    check(api, topic, id, &wish).await.map_err(|unfit| match unfit {
+        Unfit::Wish(error) => problem(id, &error),
         Unfit::Problem(problem) => problem,
     })?;
-    let asked = Asked { wish, ends: api.ends_of(&topic), edit: caller.edit() };
-    let put = api.sinks.put((topic.id, &id), asked, expected, dry_run).await;
-    let put = put.map_err(|error| problem(&id, &error))?;
+    let asked = Asked { wish, ends: api.ends_of(topic), edit: caller.edit() };
+    let put = api.sinks.put((topic.id, id), asked, expected, dry_run).await;
+    let put = put.map_err(|error| problem(id, &error))?;
     let status = match &put {
         Put::Made(_) if !dry_run => StatusCode::CREATED,
         _ => StatusCode::OK,
@@ -87,7 +126,7 @@ pub(in crate::http) async fn put(
         let (topic, version) = (topic.name.as_str(), sink.version);
         tracing::info!(topic, sink = id, version, by = caller.0.name(), "sink changed");
     }
-    Ok(answer(status, &api, &topic, sink))
+    Ok(answer(status, api, topic, sink))
 }
 
 /// Forgets a sink. Its table stays; the log no longer waits for it.

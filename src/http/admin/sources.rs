@@ -13,6 +13,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use super::sinks::{self, Sample};
 use crate::auth::{Operation, Resource};
@@ -23,7 +24,7 @@ use crate::http::otlp::{self, records::Limits};
 use crate::http::problem::Problem;
 use crate::sink::Sink;
 use crate::source::{self, Kind, Source, Wish};
-use crate::types::Signal;
+use crate::types::{Expected, Signal};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 const SHOWN_ONLY: [&str; 8] =
@@ -64,14 +65,49 @@ pub(in crate::http) async fn put(
     let dry_run = precondition::dry_run(query)?;
     let expected = precondition::expected(&headers)?;
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_source")?;
-    let put = api.sources.put(&id, wish, caller.edit(), expected, dry_run).await;
+    store(&api, &caller, (&id, wish), expected, dry_run).await
+}
+
+/// Replaces some members of a source, on the road of [`put`].
+pub(in crate::http) async fn patch(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    existing(&api, &caller, &id)?;
+    let dry_run = precondition::dry_run(query)?;
+    let callers = precondition::expected(&headers)?;
+    let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
+    let mut tries = Tries::new();
+    loop {
+        let source = existing(&api, &caller, &id)?;
+        let expected = patch::expected(&callers, source.tag())?;
+        let wish = patch.applied_to(&source.wish, "invalid_source")?;
+        let stored = store(&api, &caller, (&id, wish), expected, dry_run).await;
+        if !tries.again(&stored) {
+            return stored;
+        }
+    }
+}
+
+async fn store(
+    api: &Api,
+    caller: &Caller,
+    (id, wish): (&str, Wish),
+    expected: Expected,
+    dry_run: bool,
+) -> Result<Response, Problem> {
+    let put = api.sources.put(id, wish, caller.edit(), expected, dry_run).await;
     let (source, is_new) = put.map_err(|error| problem(&error))?;
     if !dry_run {
         let version = source.version;
         tracing::info!(source = id, version, by = caller.0.name(), "source changed");
     }
     let status = if is_new && !dry_run { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(answer(status, &api, &source))
+    Ok(answer(status, api, &source))
 }
 
 /// Gives the source another secret; the one before opens nothing from then on.

@@ -1,0 +1,4 @@
+//! Sources and sinks as the native API changes them: patches, pages, replays, a file that says what
+//! there is.
+
+mod patches;
