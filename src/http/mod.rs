@@ -8,6 +8,7 @@ mod auth;
 mod buffered;
 mod confluent;
 pub(crate) mod credentials;
+mod definitions;
 mod distinguished_name;
 mod front;
 mod hec;
@@ -29,6 +30,7 @@ mod webhooks;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,6 +54,7 @@ use crate::tier::Tiering;
 use crate::topic::{Topic, Topics};
 use crate::types::Offset;
 
+pub use definitions::Definitions;
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
 pub use tls::Tls;
@@ -94,6 +97,8 @@ pub struct Options {
     pub keboola_project: u64,
     /// Number of its branch.
     pub keboola_branch: u64,
+    /// The file that says what sinks and sources there are; none: requests say it.
+    pub definitions: Option<PathBuf>,
 }
 
 /// The parts of the broker that the routes talk to.

@@ -32,6 +32,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("forbidden", 403, "The token may not do this", false),
     ("no_stream_access", 403, "The token may not send to the stream", false),
     ("no_insert_permission", 403, "The token may not write to the table", false),
+    ("read_only", 403, "A file says what sinks and sources there are", false),
     ("foreign_origin", 403, "The request comes from another site", false),
     ("not_found", 404, "There is no such thing here", false),
     ("unknown_topic", 404, "There is no such topic", false),

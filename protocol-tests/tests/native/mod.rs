@@ -1,4 +1,5 @@
 //! Sources and sinks as the native API changes them: patches, pages, replays, a file that says what
 //! there is.
 
+mod definitions;
 mod patches;

@@ -1,7 +1,7 @@
 //! Administration of topics, sinks, sources, tables, tokens and webhooks.
 
 mod patch;
-mod precondition;
+pub(super) mod precondition;
 pub(super) mod sinks;
 pub(super) mod sources;
 pub(super) mod tables;

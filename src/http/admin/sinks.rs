@@ -3,6 +3,7 @@
 //! A sink is replaced as a whole; `If-Match` and `If-None-Match` (RFC 9110, 13.1) keep two who
 //! change it from losing one's change.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,10 +28,10 @@ use crate::sink::{self, Asked, Put, Sink, Wish};
 use crate::store::history::Trail;
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
-use crate::types::Expected;
+use crate::types::{Expected, TopicId};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
-const SHOWN_ONLY: [&str; 8] =
+pub(in crate::http) const SHOWN_ONLY: [&str; 8] =
     ["id", "topic", "version", "created_ms", "created_by", "changed_ms", "changed_by", "status"];
 
 pub(in crate::http) async fn list(
@@ -66,6 +67,7 @@ pub(in crate::http) async fn put(
 ) -> Result<Response, Problem> {
     let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
     let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
     let expected = precondition::expected(&headers)?;
     if body.trim_ascii().is_empty() {
         let detail = "the body is empty: send at least {\"table\": ..., \"mapping\": ...}";
@@ -88,6 +90,7 @@ pub(in crate::http) async fn patch(
     let existing = || api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id));
     existing()?;
     let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
     let callers = precondition::expected(&headers)?;
     let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
     let mut tries = Tries::new();
@@ -110,7 +113,7 @@ async fn store(
     dry_run: bool,
 ) -> Result<Response, Problem> {
     caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
-    check(api, topic, id, &wish).await.map_err(|unfit| match unfit {
+    check(api, Some(topic.id), id, &wish).await.map_err(|unfit| match unfit {
         Unfit::Wish(error) => problem(id, &error),
         Unfit::Problem(problem) => problem,
     })?;
@@ -137,6 +140,7 @@ pub(in crate::http) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
+    api.may_define(false)?;
     let expected = precondition::expected(&headers)?;
     let deleted = api.sinks.delete(topic.id, &id, expected).await;
     deleted.map_err(|error| problem(&id, &error))?;
@@ -263,6 +267,7 @@ fn topic_of(
 }
 
 /// Why a sink cannot be as it is wished.
+#[derive(Debug)]
 pub(in crate::http) enum Unfit {
     /// What is wrong with the wish.
     Wish(sink::Error),
@@ -270,10 +275,19 @@ pub(in crate::http) enum Unfit {
     Problem(Problem),
 }
 
-/// Checks what only others know.
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wish(error) => error.fmt(f),
+            Self::Problem(problem) => f.write_str(problem.detail()),
+        }
+    }
+}
+
+/// Checks what only others know. No topic is one that is not made yet.
 pub(in crate::http) async fn check(
     api: &Api,
-    topic: &Topic,
+    topic_id: Option<TopicId>,
     id: &str,
     wish: &Wish,
 ) -> Result<(), Unfit> {
@@ -286,10 +300,10 @@ pub(in crate::http) async fn check(
         Unfit::Wish(sink::Error::Invalid(found))
     })?;
     // One that was deleted goes on in its table; in another it is a new one.
-    let known = api.sinks.kept(topic.id, id);
+    let known = topic_id.and_then(|topic_id| api.sinks.kept(topic_id, id));
     let known = known.filter(|sink| sink.is_live() || sink.wish.table == wish.table);
     let checked = match known {
-        Some(sink) => api.tiering.check_new_mapping((topic.id, sink.uid), &mapping).await,
+        Some(sink) => api.tiering.check_new_mapping((sink.topic_id, sink.uid), &mapping).await,
         None => api.tiering.check_new_sink(&wish.table).await,
     };
     checked.map_err(|refused| {

@@ -27,7 +27,7 @@ use crate::source::{self, Kind, Source, Wish};
 use crate::types::{Expected, Signal};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
-const SHOWN_ONLY: [&str; 8] =
+pub(in crate::http) const SHOWN_ONLY: [&str; 8] =
     ["id", "path", "sinks", "version", "created_ms", "created_by", "changed_ms", "changed_by"];
 
 /// Most records that one test maps.
@@ -63,6 +63,7 @@ pub(in crate::http) async fn put(
 ) -> Result<Response, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
     let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
     let expected = precondition::expected(&headers)?;
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_source")?;
     store(&api, &caller, (&id, wish), expected, dry_run).await
@@ -79,6 +80,7 @@ pub(in crate::http) async fn patch(
 ) -> Result<Response, Problem> {
     existing(&api, &caller, &id)?;
     let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
     let callers = precondition::expected(&headers)?;
     let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
     let mut tries = Tries::new();
@@ -133,6 +135,7 @@ pub(in crate::http) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
+    api.may_define(false)?;
     let expected = precondition::expected(&headers)?;
     api.sources.delete(&id, expected).await.map_err(|error| problem(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source deleted");

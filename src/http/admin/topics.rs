@@ -46,7 +46,7 @@ pub(in crate::http) fn problem(error: &topic::Error) -> Problem {
 }
 
 /// A JSON value as the text of an option; none is null.
-fn text(key: &str, value: Value) -> Result<Option<String>, Problem> {
+pub(in crate::http) fn text(key: &str, value: Value) -> Result<Option<String>, Problem> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),

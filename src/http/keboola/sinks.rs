@@ -252,7 +252,7 @@ async fn store(
     let table = wish.table.display();
     caller.check(Operation::Write, Resource::Table(&table)).map_err(Failure::from)?;
     let topic = topic(api, caller, &source.wish.topic).await?;
-    let checked = admin::sinks::check(api, &topic, id, &wish).await;
+    let checked = admin::sinks::check(api, Some(topic.id), id, &wish).await;
     checked.map_err(|unfit| match unfit {
         Unfit::Wish(error) => Failure::of_sink(id, &error),
         Unfit::Problem(problem) => Failure::of_problem(&problem),
