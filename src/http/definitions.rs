@@ -15,7 +15,7 @@ use super::Api;
 use super::admin::{precondition, sinks, sources, topics};
 use crate::config::{Declared, DeclaredTopic, FILE_BYTES_MAX};
 use crate::http::problem::Problem;
-use crate::sink::{self, Asked, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink};
+use crate::sink::{self, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink};
 use crate::source::{self, SOURCES_MAX};
 use crate::store::history::Edit;
 use crate::topic::option_value::definition;
@@ -193,7 +193,8 @@ impl Api {
         let checked = sinks::check(self, topic.map(|topic| topic.id), id, &wish).await;
         checked.map_err(|unfit| unfit.to_string())?;
         if let (Some(topic), Some(_)) = (topic, there) {
-            let asked = Asked { wish: wish.clone(), ends: BTreeMap::new(), edit: Edit::default() };
+            let asked = sinks::asked(self, topic, wish.clone(), Edit::default()).await;
+            let asked = asked.map_err(|problem| problem.detail().to_owned())?;
             let checked = self.sinks.put((topic.id, id), asked, Expected::Any, true).await;
             checked.map_err(|error| error.to_string())?;
         }
@@ -267,7 +268,8 @@ impl Api {
         for (topic, id, wish) in plan.sinks {
             let unknown = || format!("topic {topic} is gone");
             let topic = self.topics.get(&topic).ok_or_else(unknown)?;
-            let asked = Asked { wish, ends: self.ends_of(&topic), edit: definitions.edit() };
+            let asked = sinks::asked(self, &topic, wish, definitions.edit()).await;
+            let asked = asked.map_err(|problem| problem.detail().to_owned())?;
             let put = self.sinks.put((topic.id, &id), asked, Expected::Any, false).await;
             let version = put.map_err(failed)?.sink().version;
             tracing::info!(topic = topic.name.as_str(), sink = id, version, "sink changed");

@@ -238,6 +238,7 @@ fn sinks_of_topics() -> Router<Api> {
                 .delete(admin::sinks::delete),
         )
         .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
+        .route("/api/v1/topics/{topic}/sinks/{sink}/replay", post(admin::replay::replay))
 }
 
 fn managed() -> Router<Api> {

@@ -58,6 +58,7 @@ async fn what_a_file_says_is_made_at_the_start_and_changed_by_it_alone() {
         (Method::PUT, one.clone(), sink.clone()),
         (Method::PATCH, one.clone(), json!({})),
         (Method::DELETE, one.clone(), Value::Null),
+        (Method::POST, format!("{one}/replay?from=earliest"), json!({})),
         (Method::PUT, "/api/v1/sources/more".to_owned(), json!({})),
         (Method::PATCH, "/api/v1/sources/shop".to_owned(), json!({})),
         (Method::DELETE, "/api/v1/sources/shop".to_owned(), Value::Null),
@@ -88,6 +89,7 @@ async fn what_a_file_says_is_made_at_the_start_and_changed_by_it_alone() {
     for (method, path, body) in [
         (Method::PUT, format!("{sinks}/more?dry_run=true"), wish),
         (Method::PATCH, format!("{one}?dry_run=true"), json!({"name": "x"})),
+        (Method::POST, format!("{one}/replay?from=earliest&dry_run=true"), json!({})),
         (Method::POST, format!("{one}/test"), json!({"price": 1})),
         (Method::POST, "/api/v1/topics/shop/infer".to_owned(), json!([{"a": 1}])),
         (Method::POST, format!("{keboola}/shop/test"), json!({"price": 1})),

@@ -3,3 +3,4 @@
 
 mod definitions;
 mod patches;
+mod replays;

@@ -2,6 +2,7 @@
 
 mod patch;
 pub(super) mod precondition;
+pub(super) mod replay;
 pub(super) mod sinks;
 pub(super) mod sources;
 pub(super) mod tables;

@@ -3,6 +3,7 @@
 //! A sink is replaced as a whole; `If-Match` and `If-None-Match` (RFC 9110, 13.1) keep two who
 //! change it from losing one's change.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,11 +25,11 @@ use crate::http::auth::Caller;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, sources, unknown_topic};
 use crate::sink::mapping::{Event, Faults, FieldError, infer};
-use crate::sink::{self, Asked, Put, Sink, Wish};
-use crate::store::history::Trail;
+use crate::sink::{self, Asked, From, Put, Sink, TableName, Wish};
+use crate::store::history::{Edit, Trail};
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
-use crate::types::{Expected, TopicId};
+use crate::types::{Expected, Offset, TopicId};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 pub(in crate::http) const SHOWN_ONLY: [&str; 8] =
@@ -105,7 +106,8 @@ pub(in crate::http) async fn patch(
     }
 }
 
-async fn store(
+/// Makes the sink, or replaces it whole.
+pub(super) async fn store(
     api: &Api,
     caller: &Caller,
     (topic, id, wish): (&Topic, &str, Wish),
@@ -117,7 +119,7 @@ async fn store(
         Unfit::Wish(error) => problem(id, &error),
         Unfit::Problem(problem) => problem,
     })?;
-    let asked = Asked { wish, ends: api.ends_of(topic), edit: caller.edit() };
+    let asked = asked(api, topic, wish, caller.edit()).await?;
     let put = api.sinks.put((topic.id, id), asked, expected, dry_run).await;
     let put = put.map_err(|error| problem(id, &error))?;
     let status = match &put {
@@ -130,6 +132,55 @@ async fn store(
         tracing::info!(topic, sink = id, version, by = caller.0.name(), "sink changed");
     }
     Ok(answer(status, api, topic, sink))
+}
+
+/// The wish with what only the log knows.
+///
+/// # Errors
+/// `internal` where the log cannot be read.
+pub(in crate::http) async fn asked(
+    api: &Api,
+    topic: &Topic,
+    wish: Wish,
+    edit: Edit,
+) -> Result<Asked, Problem> {
+    // Before records are looked for: what comes later is found or is behind the end.
+    let ends = api.ends_of(topic);
+    let starts = match wish.from {
+        From::Earliest => BTreeMap::new(),
+        From::Latest => ends.clone(),
+        From::At(ms) => starts_at(api, topic, &ends, ms).await?,
+    };
+    Ok(Asked { wish, ends, starts, edit })
+}
+
+/// The first record of each partition that is not before a time, or where that ends.
+async fn starts_at(
+    api: &Api,
+    topic: &Topic,
+    ends: &BTreeMap<i32, Offset>,
+    ms: i64,
+) -> Result<BTreeMap<i32, Offset>, Problem> {
+    let mut starts = ends.clone();
+    for (index, id) in (0..).zip(&topic.partitions) {
+        let found = api.log.offset_for_timestamp(*id, ms).await.map_err(|error| {
+            let detail = format!("partition {index} cannot be looked through: {error}");
+            Problem::new("internal", detail)
+        })?;
+        if let Some((offset, _)) = found {
+            starts.insert(index, offset);
+        }
+    }
+    Ok(starts)
+}
+
+/// The table of `namespace.name`, or of `catalog.namespace.name` where the catalog is this one.
+pub(in crate::http) fn table_name(api: &Api, text: &str) -> Option<TableName> {
+    let of_catalog = text.split_once('.').filter(|(catalog, rest)| {
+        rest.contains('.') && api.options.catalog_names.iter().any(|name| name == catalog)
+    });
+    let (namespace, name) = of_catalog.map_or(text, |(_, rest)| rest).rsplit_once('.')?;
+    Some(TableName { namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 /// Forgets a sink. Its table stays; the log no longer waits for it.
@@ -256,7 +307,7 @@ pub(in crate::http) async fn try_out(
     }))
 }
 
-fn topic_of(
+pub(super) fn topic_of(
     api: &Api,
     caller: &Caller,
     operation: Operation,
@@ -365,7 +416,7 @@ fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
     })
 }
 
-fn unknown(id: &str) -> Problem {
+pub(super) fn unknown(id: &str) -> Problem {
     let id: String = id.chars().take(100).collect();
     Problem::new("unknown_sink", format!("the topic has no sink {id:?}"))
 }
