@@ -2,5 +2,6 @@
 //! there is.
 
 mod definitions;
+mod pages;
 mod patches;
 mod replays;

@@ -1,5 +1,6 @@
 //! Administration of topics, sinks, sources, tables, tokens and webhooks.
 
+pub(super) mod page;
 mod patch;
 pub(super) mod precondition;
 pub(super) mod replay;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::json as parse;
+use super::page::{self, Page};
 use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use crate::auth::{Operation, Resource};
@@ -39,11 +40,11 @@ pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
     Path(topic): Path<String>,
+    asked: page::Asked,
 ) -> Result<Json<Value>, Problem> {
     let topic = topic_of(&api, &caller, Operation::Describe, &topic)?;
-    let sinks = api.sinks.of_topic(topic.id);
-    let sinks: Vec<Value> = sinks.iter().map(|sink| shown(&api, &topic, sink)).collect();
-    Ok(Json(json!({ "sinks": sinks })))
+    let page = Page::of(asked, api.sinks.of_topic(topic.id), |sink| sink.id.clone())?;
+    Ok(page.answer("sinks", |sink| shown(&api, &topic, sink)))
 }
 
 pub(in crate::http) async fn describe(

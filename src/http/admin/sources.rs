@@ -13,6 +13,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::page::{Asked, Page};
 use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use super::sinks::{self, Sample};
@@ -36,10 +37,11 @@ const SAMPLES_MAX: usize = 100;
 pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
+    asked: Asked,
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
-    let sources: Vec<Value> = api.sources.list().iter().map(|one| shown(&api, one)).collect();
-    Ok(Json(json!({ "sources": sources })))
+    let page = Page::of(asked, api.sources.list(), |source| source.id.clone())?;
+    Ok(page.answer("sources", |source| shown(&api, source)))
 }
 
 pub(in crate::http) async fn describe(
