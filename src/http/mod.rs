@@ -21,6 +21,7 @@ mod origin;
 pub(crate) mod otlp;
 mod probes;
 pub mod problem;
+mod quarantine;
 pub mod request_id;
 mod server;
 mod sources;
@@ -40,6 +41,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::config::Flush;
@@ -61,6 +63,9 @@ pub use tls::Tls;
 pub use webhooks::Sns;
 
 use problem::Problem;
+
+/// Most requests at once that hold records of a quarantine: a few MiB each.
+const QUARANTINE_TURNS: usize = 4;
 
 /// Limits and switches of the HTTP side.
 #[derive(Debug, Clone)]
@@ -153,6 +158,8 @@ pub struct Shared {
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
+    /// Of requests that hold records of a quarantine.
+    pub(crate) quarantine_turns: Semaphore,
 }
 
 impl Api {
@@ -165,6 +172,7 @@ impl Api {
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
         let draining = AtomicBool::default();
+        let quarantine_turns = Semaphore::new(QUARANTINE_TURNS);
         Self(Arc::new(Shared {
             log,
             topics,
@@ -178,6 +186,7 @@ impl Api {
             catalog,
             metrics,
             draining,
+            quarantine_turns,
         }))
     }
 
@@ -260,6 +269,9 @@ fn managed() -> Router<Api> {
         )
         .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
         .route("/api/v1/sources/{source}/test", post(admin::sources::test))
+        .route("/api/v1/quarantine", get(quarantine::list))
+        .route("/api/v1/quarantine/{topic}", get(quarantine::records))
+        .route("/api/v1/quarantine/{topic}/replay", post(quarantine::replay))
         .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
         .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
         .route("/api/v1/webhooks/{webhook}/rotate", post(admin::webhooks::rotate))

@@ -4,4 +4,5 @@
 mod definitions;
 mod pages;
 mod patches;
+mod quarantine;
 mod replays;

@@ -62,8 +62,28 @@ impl<T> Page<T> {
         Ok(Self { items: keyed.into_iter().map(|(_, item)| item).collect(), next })
     }
 
+    /// [`Self::of`] with a limit where none was asked for.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(in crate::http) fn of_at_most(
+        limit: usize,
+        asked: Asked,
+        all: impl IntoIterator<Item = T>,
+        key: impl Fn(&T) -> String,
+    ) -> Result<Self, Problem> {
+        let limited = |Query(asked): Query<Paging>| {
+            Query(Paging { limit: asked.limit.or(Some(limit)), ..asked })
+        };
+        Self::of(asked.map(limited), all, key)
+    }
+
+    pub(in crate::http) fn items(&self) -> &[T] {
+        &self.items
+    }
+
     /// The answer, with what is shown of the page under `name`.
-    fn answer_with(self, name: &str, shown: Vec<Value>) -> Json<Value> {
+    pub(in crate::http) fn answer_with(self, name: &str, shown: Vec<Value>) -> Json<Value> {
         let mut answer = json!({ name: shown });
         if let Some(next) = self.next {
             answer["next"] = next.into();
