@@ -1,6 +1,8 @@
 //! Streams that bring other tiering down: an idle partition, shapes that alternate, a great many
 //! partition values, poison now and then, names that collide, values at the edges. And further tables
-//! of a topic: its sinks, over HTTP.
+//! of a topic: its sinks, over HTTP, and what makes and changes those.
+
+mod native;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -144,6 +144,7 @@ impl Broker {
             // There can be no token, and nothing need be made to say so.
             check_exposed(config, false)?;
         }
+        let definitions = read_definitions(config).await?;
         let sockets = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, &components, &tasks).await?;
@@ -185,6 +186,10 @@ impl Broker {
         let api = http::Api::new(parts, http_options(config, cluster_id.clone()));
         api.load().await.map_err(|e| Error::new("what is remembered of HTTP requests", e))?;
         api.spawn_chores(&tasks);
+        if let Some(definitions) = definitions {
+            let defined = api.define(&definitions).await;
+            defined.map_err(|error| Error::new("definitions", error))?;
+        }
         let broker = Self {
             data_dir: config.data_dir.clone(),
             kafka: sockets.kafka_addresses.clone(),
@@ -361,7 +366,17 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         },
         keboola_project: config.keboola_project,
         keboola_branch: config.keboola_branch,
+        definitions: config.definitions.as_ref().map(|file| file.path.clone()),
     }
+}
+
+/// The file that says what sinks and sources there are, if one is configured.
+async fn read_definitions(config: &Config) -> Result<Option<http::Definitions>, Error> {
+    let Some(file) = config.definitions.clone() else { return Ok(None) };
+    let read = move || http::Definitions::read(&file.path, file.prune);
+    let read = tokio::task::spawn_blocking(read).await;
+    let read = read.map_err(|error| Error::new("definitions", error))?;
+    read.map(Some).map_err(|error| Error::new("definitions", error))
 }
 
 fn millis(time: Duration) -> i64 {

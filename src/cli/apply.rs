@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use reqwest::Method;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::client::{self, Client, Failure, segment};
 use super::output;
 use super::sink::read_file;
+use crate::config::{Declared, DeclaredTopic};
 
 const EXAMPLES: &str = "\
 A file, in TOML or JSON (by its name):
@@ -32,28 +32,6 @@ Examples:
   floe apply floe.toml --dry-run
   floe apply floe.toml
   floe apply floe.toml --prune      # what the file has no more is deleted; topics and tables stay";
-
-/// What a file may say.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Declared {
-    #[serde(default)]
-    topics: BTreeMap<String, DeclaredTopic>,
-    /// By id, as `PUT /api/v1/sources/{source}` takes them.
-    #[serde(default)]
-    sources: BTreeMap<String, Value>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DeclaredTopic {
-    partitions: Option<i32>,
-    #[serde(default)]
-    options: BTreeMap<String, Value>,
-    /// By id, as `PUT /api/v1/topics/{topic}/sinks/{sink}` takes them.
-    #[serde(default)]
-    sinks: BTreeMap<String, Value>,
-}
 
 pub(super) fn command() -> Command {
     let flag = |name: &'static str, help: &'static str| {
@@ -77,7 +55,8 @@ pub(super) fn command() -> Command {
 pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let client = Client::new(matches)?;
     let path = matches.get_one::<String>("file").map_or("", String::as_str);
-    let declared = parse(path, &read_file(path)?)?;
+    let declared = Declared::parse(path, &read_file(path)?);
+    let declared = declared.map_err(|error| Failure::Usage(error.0))?;
     let (dry_run, prune) = (matches.get_flag("dry-run"), matches.get_flag("prune"));
     let mut run = Run { client, dry_run, prune, done: Vec::new() };
     let result = run.all(declared).await;
@@ -85,16 +64,6 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         output::json(&Value::Array(run.done));
     }
     result
-}
-
-fn parse(path: &str, bytes: &[u8]) -> Result<Declared, Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::Usage(format!("{path}: {error}"));
-    if path == "-" || path.rsplit_once('.').is_some_and(|(_, ext)| ext.eq_ignore_ascii_case("json"))
-    {
-        return serde_json::from_slice(bytes).map_err(|error| failed(&error));
-    }
-    let text = std::str::from_utf8(bytes).map_err(|error| failed(&error))?;
-    toml::from_str(text).map_err(|error| failed(&error))
 }
 
 struct Run {
@@ -285,25 +254,5 @@ fn text(value: &Value) -> Option<String> {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_toml_or_json_and_has_nothing_else() {
-        let toml = "[topics.shop]\npartitions = 3\noptions = { \"table.mode\" = \"off\" }\n\
-                    [topics.shop.sinks.prices]\ntable = { name = \"prices\" }\n\
-                    mapping.columns = [{ type = \"uuid\", name = \"id\" }]\n[sources.shop]\n";
-        let declared = parse("a.toml", toml.as_bytes()).unwrap();
-        let shop = &declared.topics["shop"];
-        assert_eq!((shop.partitions, &shop.options["table.mode"]), (Some(3), &json!("off")));
-        assert_eq!(shop.sinks["prices"]["mapping"]["columns"][0]["type"], "uuid");
-        assert_eq!(declared.sources["shop"], json!({}));
-        assert!(parse("a.JSON", br#"{"sources": {"a": {}}}"#).is_ok());
-        assert!(matches!(parse("a.json", br#"{"source": {}}"#), Err(Failure::Usage(_))));
-        assert!(matches!(parse("a", b"[topics.x]\ncolour = 1"), Err(Failure::Usage(_))));
     }
 }

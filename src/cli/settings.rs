@@ -34,6 +34,7 @@ pub(super) fn add_flags(mut command: Command) -> Command {
         command = command.arg(
             Arg::new(spec.key)
                 .long(flag(spec.key))
+                .visible_aliases(spec.key.strip_suffix(".file").map(flag))
                 .value_name(value_name(spec.kind))
                 .action(if repeatable { ArgAction::Append } else { ArgAction::Set })
                 .help(format!("{}{default} [env: {}]", spec.doc, variable(spec.key)))

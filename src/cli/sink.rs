@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::client::{self, Client, Failure, segment};
 use super::output;
 use super::topic::report;
+use crate::config::FILE_BYTES_MAX;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,9 +19,6 @@ Examples:
   floe sink put orders prices prices.json
   floe sink list orders
   floe table flush streams.prices";
-
-/// Largest file that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 2 << 20;
 
 pub(super) fn command() -> Command {
     let topic = || Arg::new("topic").required(true).value_name("TOPIC").help("Topic name");

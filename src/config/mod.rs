@@ -5,6 +5,7 @@
 //! the same thing under the same name: `kafka.listen` is `--kafka-listen`, `FLOE_KAFKA_LISTEN`
 //! and `listen` under `[kafka]`.
 
+mod definitions;
 mod options;
 mod security;
 pub mod units;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use definitions::{Declared, DeclaredTopic, DefinitionsFile, FILE_BYTES_MAX};
 pub use options::{Kind, OPTIONS, OptionSpec};
 pub use security::{Oidc, Tls, check_issuer_url};
 
@@ -160,6 +162,8 @@ pub struct Config {
     pub keboola_project: u64,
     /// Number of its branch.
     pub keboola_branch: u64,
+    /// File that says what sinks and sources there are; none: requests say it.
+    pub definitions: Option<DefinitionsFile>,
     /// Properties for the warehouse's storage (`s3.*`).
     pub storage: BTreeMap<String, String>,
     /// Properties handed out to clients of the catalog.
@@ -247,6 +251,7 @@ impl Config {
             catalog_token: read.optional_text("catalog.token"),
             catalog_prefix: read.optional_text("catalog.prefix"),
             catalog_names: read.catalog_names()?,
+            definitions: read.definitions()?,
             storage,
             catalog_client,
             shutdown_timeout: read.duration("shutdown.timeout")?,

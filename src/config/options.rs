@@ -210,6 +210,20 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Number of its branch, which is also called default.",
     ),
     option(
+        "definitions.file",
+        Kind::Path,
+        "",
+        "File that says what topics, sinks and sources there are, as floe apply takes it; applied at \
+         the start, and sinks and sources are not changed otherwise. Default: requests say it.",
+    ),
+    option(
+        "definitions.prune",
+        Kind::Flag,
+        "false",
+        "Whether sources, and sinks and options of its topics, that the file does not have are deleted \
+         at the start.",
+    ),
+    option(
         "http.idempotency.age",
         Kind::Duration,
         "1d",

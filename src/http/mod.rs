@@ -8,6 +8,7 @@ mod auth;
 mod buffered;
 mod confluent;
 pub(crate) mod credentials;
+mod definitions;
 mod distinguished_name;
 mod front;
 mod hec;
@@ -20,6 +21,7 @@ mod origin;
 pub(crate) mod otlp;
 mod probes;
 pub mod problem;
+mod quarantine;
 pub mod request_id;
 mod server;
 mod sources;
@@ -29,6 +31,7 @@ mod webhooks;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,6 +41,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::config::Flush;
@@ -52,6 +56,7 @@ use crate::tier::Tiering;
 use crate::topic::{Topic, Topics};
 use crate::types::Offset;
 
+pub use definitions::Definitions;
 pub use front::Site;
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
@@ -59,6 +64,9 @@ pub use tls::Tls;
 pub use webhooks::Sns;
 
 use problem::Problem;
+
+/// Most requests at once that hold records of a quarantine: a few MiB each.
+const QUARANTINE_TURNS: usize = 4;
 
 /// Limits and switches of the HTTP side.
 #[derive(Debug, Clone)]
@@ -95,6 +103,8 @@ pub struct Options {
     pub keboola_project: u64,
     /// Number of its branch.
     pub keboola_branch: u64,
+    /// The file that says what sinks and sources there are; none: requests say it.
+    pub definitions: Option<PathBuf>,
 }
 
 /// The parts of the broker that the routes talk to.
@@ -149,6 +159,8 @@ pub struct Shared {
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
+    /// Of requests that hold records of a quarantine.
+    pub(crate) quarantine_turns: Semaphore,
 }
 
 impl Api {
@@ -161,6 +173,7 @@ impl Api {
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
         let draining = AtomicBool::default();
+        let quarantine_turns = Semaphore::new(QUARANTINE_TURNS);
         Self(Arc::new(Shared {
             log,
             topics,
@@ -174,6 +187,7 @@ impl Api {
             catalog,
             metrics,
             draining,
+            quarantine_turns,
         }))
     }
 
@@ -228,9 +242,13 @@ fn sinks_of_topics() -> Router<Api> {
         .route("/api/v1/topics/{topic}/sinks", get(admin::sinks::list))
         .route(
             "/api/v1/topics/{topic}/sinks/{sink}",
-            get(admin::sinks::describe).put(admin::sinks::put).delete(admin::sinks::delete),
+            get(admin::sinks::describe)
+                .put(admin::sinks::put)
+                .patch(admin::sinks::patch)
+                .delete(admin::sinks::delete),
         )
         .route("/api/v1/topics/{topic}/sinks/{sink}/test", post(admin::sinks::test))
+        .route("/api/v1/topics/{topic}/sinks/{sink}/replay", post(admin::replay::replay))
 }
 
 fn managed() -> Router<Api> {
@@ -245,10 +263,16 @@ fn managed() -> Router<Api> {
         .route("/api/v1/sources", get(admin::sources::list))
         .route(
             "/api/v1/sources/{source}",
-            get(admin::sources::describe).put(admin::sources::put).delete(admin::sources::delete),
+            get(admin::sources::describe)
+                .put(admin::sources::put)
+                .patch(admin::sources::patch)
+                .delete(admin::sources::delete),
         )
         .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
         .route("/api/v1/sources/{source}/test", post(admin::sources::test))
+        .route("/api/v1/quarantine", get(quarantine::list))
+        .route("/api/v1/quarantine/{topic}", get(quarantine::records))
+        .route("/api/v1/quarantine/{topic}/replay", post(quarantine::replay))
         .route("/api/v1/webhooks", get(admin::webhooks::list).post(admin::webhooks::create))
         .route("/api/v1/webhooks/{webhook}", delete(admin::webhooks::delete))
         .route("/api/v1/webhooks/{webhook}/rotate", post(admin::webhooks::rotate))

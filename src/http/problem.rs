@@ -32,6 +32,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("forbidden", 403, "The token may not do this", false),
     ("no_stream_access", 403, "The token may not send to the stream", false),
     ("no_insert_permission", 403, "The token may not write to the table", false),
+    ("read_only", 403, "A file says what sinks and sources there are", false),
     ("foreign_origin", 403, "The request comes from another site", false),
     ("not_found", 404, "There is no such thing here", false),
     ("unknown_topic", 404, "There is no such topic", false),
@@ -111,6 +112,8 @@ pub struct Problem {
     close: bool,
     /// Instead of the listed one.
     status: Option<u16>,
+    /// The content type of patches that is asked for (RFC 5789, section 3.1).
+    accept_patch: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -143,6 +146,7 @@ impl Problem {
             rejected: None,
             close: false,
             status: None,
+            accept_patch: None,
         }
     }
 
@@ -175,6 +179,13 @@ impl Problem {
     #[must_use]
     pub fn closing(mut self) -> Self {
         self.close = true;
+        self
+    }
+
+    /// Names the content type of patches that is taken, as an answer of 415 has to.
+    #[must_use]
+    pub(crate) fn accepting_patches(mut self, kind: &'static str) -> Self {
+        self.accept_patch = Some(kind);
         self
     }
 
@@ -275,7 +286,9 @@ impl IntoResponse for Problem {
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.code == "unsupported_media_type" {
+        if let Some(kind) = self.accept_patch {
+            headers.insert("accept-patch", HeaderValue::from_static(kind));
+        } else if self.code == "unsupported_media_type" {
             let codings = HeaderValue::from_static("gzip, zstd, deflate");
             headers.insert(header::ACCEPT_ENCODING, codings);
         }

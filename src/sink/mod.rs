@@ -11,6 +11,7 @@
 //! Owns: the space `Sink`, which sinks there are and what they ask for. Does not own: what a mapping
 //! does (`mapping`), how rows come into the tables (`tier`), the topic.
 
+mod from;
 pub mod mapping;
 mod registry;
 mod stored;
@@ -26,6 +27,7 @@ use crate::store;
 use crate::store::history::{Mark, Trail};
 use crate::types::{Offset, SinkUid, TopicId};
 
+pub use from::From;
 pub use mapping::Mapping;
 pub use registry::{Asked, Put, Sinks};
 pub use wish::Wish;
@@ -120,17 +122,6 @@ impl Triggers {
         check("records", self.records, 1, 10_000_000);
         faults
     }
-}
-
-/// Where a new sink begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum From {
-    /// At the first record that the log has.
-    #[default]
-    Earliest,
-    /// At the next record that is appended.
-    Latest,
 }
 
 /// A sink as it is durably known; immutable, replaced on each change.

@@ -27,9 +27,10 @@ const CHANGE: &str = "sink-change";
 pub struct Asked {
     /// The sink as it shall be.
     pub wish: Wish,
-    /// Where the log ends by partition: there begins a sink that is made from its latest record on,
-    /// and one that is switched on goes on there.
+    /// Where the log ends by partition: there a sink that is switched on goes on.
     pub ends: BTreeMap<i32, Offset>,
+    /// Where a sink that is made begins by partition; others begin at their first record.
+    pub starts: BTreeMap<i32, Offset>,
     /// Who asks.
     pub edit: Edit,
 }
@@ -244,7 +245,7 @@ impl Inner {
         expected: &Expected,
         dry_run: bool,
     ) -> Result<Put, Error> {
-        let Asked { wish, ends, edit } = asked;
+        let Asked { wish, ends, starts, edit } = asked;
         let mapping = Arc::new(wish.check(&id)?);
         // As it is read back, whatever aliases it was written with.
         let wish = Wish { mapping: mapping.to_json(), ..wish };
@@ -257,10 +258,6 @@ impl Inner {
         if is_new {
             self.check_room(topic_id, &id, &wish)?;
         }
-        let starts = match wish.from {
-            super::From::Earliest => BTreeMap::new(),
-            super::From::Latest => ends.clone(),
-        };
         let mut gone = None;
         let sink = match old {
             Some(old) if !is_new && old.wish == wish => return Ok(Put::Same(old)),

@@ -29,7 +29,7 @@ fn wish_with(more: Value) -> Wish {
 }
 
 fn asked(wish: Wish) -> Asked {
-    Asked { wish, ends: BTreeMap::new(), edit: edit() }
+    Asked { wish, ends: BTreeMap::new(), starts: BTreeMap::new(), edit: edit() }
 }
 
 fn edit() -> Edit {
@@ -48,7 +48,7 @@ async fn sinks_are_state_that_a_restart_finds() {
     assert!(matches!(made, Put::Made(_)));
     let starts = BTreeMap::from([(0, 5)]);
     let asked_b = Asked {
-        ends: starts.clone(),
+        starts: starts.clone(),
         ..asked(wish_with(json!({"table": {"name": "b"}, "from": "latest"})))
     };
     sinks.put((TOPIC, "b"), asked_b, Expected::Any, false).await.unwrap();
@@ -242,6 +242,10 @@ fn the_layout_is_the_golden_one() {
     let value: Value = serde_json::from_slice(golden).unwrap();
     let written: Value = serde_json::from_slice(&stored::encode(&sink).unwrap()).unwrap();
     assert_eq!(written, value);
+    let mut at = value.clone();
+    at["wish"]["from"] = "2025-11-26T18:00:00.000Z".into();
+    let begun = decode(at.to_string().as_bytes()).unwrap();
+    assert_eq!((begun.wish.from, begun.starts[&0]), (From::At(1_764_180_000_000), 4));
     let mut later = value;
     later["v"] = 2.into();
     assert!(decode(later.to_string().as_bytes()).is_err());

@@ -177,6 +177,20 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
+impl Wish {
+    /// The wish with its topic, which is named like the source where it says none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn checked(mut self, id: &str) -> Result<Self, Error> {
+        if self.topic.is_empty() {
+            id.clone_into(&mut self.topic);
+        }
+        check(id, &self)?;
+        Ok(self)
+    }
+}
+
 fn check(id: &str, wish: &Wish) -> Result<(), Error> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if !(1..=ID_LEN_MAX).contains(&id.len()) || !id.chars().all(legal) {

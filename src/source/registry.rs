@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::sync::watch;
 
-use super::{Error, SOURCES_MAX, Source, Version, Wish, check};
+use super::{Error, SOURCES_MAX, Source, Version, Wish};
 use crate::runtime::{Clock, Tasks};
 use crate::sink::Triggers;
 use crate::store::history::{self, Edit, Trail};
@@ -187,15 +187,12 @@ impl Inner {
     async fn put(
         &self,
         id: String,
-        mut wish: Wish,
+        wish: Wish,
         edit: Edit,
         expected: &Expected,
         dry_run: bool,
     ) -> Result<(Arc<Source>, bool), Error> {
-        if wish.topic.is_empty() {
-            wish.topic.clone_from(&id);
-        }
-        check(&id, &wish)?;
+        let wish = wish.checked(&id)?;
         let _alone = self.changes.lock().await;
         let old = self.by_id.read().get(&id).cloned();
         let live = old.as_ref().filter(|source| source.is_live());

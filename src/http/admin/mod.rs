@@ -1,6 +1,9 @@
 //! Administration of topics, sinks, sources, tables, tokens and webhooks.
 
-mod precondition;
+pub(super) mod page;
+mod patch;
+pub(super) mod precondition;
+pub(super) mod replay;
 pub(super) mod sinks;
 pub(super) mod sources;
 pub(super) mod tables;

@@ -55,7 +55,15 @@ pub(super) fn wish<T: DeserializeOwned>(
     shown_only: &[&str],
     code: &'static str,
 ) -> Result<T, Problem> {
-    let mut value: Value = parse(body)?;
+    wish_of(parse(body)?, shown_only, code)
+}
+
+/// [`wish`] of a body that is read already.
+pub(in crate::http) fn wish_of<T: DeserializeOwned>(
+    mut value: Value,
+    shown_only: &[&str],
+    code: &'static str,
+) -> Result<T, Problem> {
     if let Some(members) = value.as_object_mut() {
         members.retain(|name, _| !shown_only.contains(&name.as_str()));
     }

@@ -3,6 +3,8 @@
 //! A sink is replaced as a whole; `If-Match` and `If-None-Match` (RFC 9110, 13.1) keep two who
 //! change it from losing one's change.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,30 +18,33 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::json as parse;
+use super::page::{self, Page};
+use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, sources, unknown_topic};
 use crate::sink::mapping::{Event, Faults, FieldError, infer};
-use crate::sink::{self, Asked, Put, Sink, Wish};
-use crate::store::history::Trail;
+use crate::sink::{self, Asked, From, Put, Sink, TableName, Wish};
+use crate::store::history::{Edit, Trail};
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
+use crate::types::{Expected, Offset, TopicId};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
-const SHOWN_ONLY: [&str; 8] =
+pub(in crate::http) const SHOWN_ONLY: [&str; 8] =
     ["id", "topic", "version", "created_ms", "created_by", "changed_ms", "changed_by", "status"];
 
 pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
     Path(topic): Path<String>,
+    asked: page::Asked,
 ) -> Result<Json<Value>, Problem> {
     let topic = topic_of(&api, &caller, Operation::Describe, &topic)?;
-    let sinks = api.sinks.of_topic(topic.id);
-    let sinks: Vec<Value> = sinks.iter().map(|sink| shown(&api, &topic, sink)).collect();
-    Ok(Json(json!({ "sinks": sinks })))
+    let page = Page::of(asked, api.sinks.of_topic(topic.id), |sink| sink.id.clone())?;
+    Ok(page.answer("sinks", |sink| shown(&api, &topic, sink)))
 }
 
 pub(in crate::http) async fn describe(
@@ -64,20 +69,60 @@ pub(in crate::http) async fn put(
 ) -> Result<Response, Problem> {
     let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
     let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
     let expected = precondition::expected(&headers)?;
     if body.trim_ascii().is_empty() {
         let detail = "the body is empty: send at least {\"table\": ..., \"mapping\": ...}";
         return Err(Problem::new("bad_request", detail));
     }
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_sink")?;
+    store(&api, &caller, (&topic, &id, wish), expected, dry_run).await
+}
+
+/// Replaces some members of a sink, on the road of [`put`].
+pub(in crate::http) async fn patch(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((topic, id)): Path<(String, String)>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
+    let existing = || api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id));
+    existing()?;
+    let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
+    let callers = precondition::expected(&headers)?;
+    let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
+    let mut tries = Tries::new();
+    loop {
+        let sink = existing()?;
+        let expected = patch::expected(&callers, sink.tag())?;
+        let wish = patch.applied_to(&sink.wish, "invalid_sink")?;
+        let stored = store(&api, &caller, (&topic, &id, wish), expected, dry_run).await;
+        if !tries.again(&stored) {
+            return stored;
+        }
+    }
+}
+
+/// Makes the sink, or replaces it whole.
+pub(super) async fn store(
+    api: &Api,
+    caller: &Caller,
+    (topic, id, wish): (&Topic, &str, Wish),
+    expected: Expected,
+    dry_run: bool,
+) -> Result<Response, Problem> {
     caller.check(Operation::Write, Resource::Table(&wish.table.display()))?;
-    check(&api, &topic, &id, &wish).await.map_err(|unfit| match unfit {
-        Unfit::Wish(error) => problem(&id, &error),
+    check(api, Some(topic.id), id, &wish).await.map_err(|unfit| match unfit {
+        Unfit::Wish(error) => problem(id, &error),
         Unfit::Problem(problem) => problem,
     })?;
-    let asked = Asked { wish, ends: api.ends_of(&topic), edit: caller.edit() };
-    let put = api.sinks.put((topic.id, &id), asked, expected, dry_run).await;
-    let put = put.map_err(|error| problem(&id, &error))?;
+    let asked = asked(api, topic, wish, caller.edit()).await?;
+    let put = api.sinks.put((topic.id, id), asked, expected, dry_run).await;
+    let put = put.map_err(|error| problem(id, &error))?;
     let status = match &put {
         Put::Made(_) if !dry_run => StatusCode::CREATED,
         _ => StatusCode::OK,
@@ -87,7 +132,56 @@ pub(in crate::http) async fn put(
         let (topic, version) = (topic.name.as_str(), sink.version);
         tracing::info!(topic, sink = id, version, by = caller.0.name(), "sink changed");
     }
-    Ok(answer(status, &api, &topic, sink))
+    Ok(answer(status, api, topic, sink))
+}
+
+/// The wish with what only the log knows.
+///
+/// # Errors
+/// `internal` where the log cannot be read.
+pub(in crate::http) async fn asked(
+    api: &Api,
+    topic: &Topic,
+    wish: Wish,
+    edit: Edit,
+) -> Result<Asked, Problem> {
+    // Before records are looked for: what comes later is found or is behind the end.
+    let ends = api.ends_of(topic);
+    let starts = match wish.from {
+        From::Earliest => BTreeMap::new(),
+        From::Latest => ends.clone(),
+        From::At(ms) => starts_at(api, topic, &ends, ms).await?,
+    };
+    Ok(Asked { wish, ends, starts, edit })
+}
+
+/// The first record of each partition that is not before a time, or where that ends.
+async fn starts_at(
+    api: &Api,
+    topic: &Topic,
+    ends: &BTreeMap<i32, Offset>,
+    ms: i64,
+) -> Result<BTreeMap<i32, Offset>, Problem> {
+    let mut starts = ends.clone();
+    for (index, id) in (0..).zip(&topic.partitions) {
+        let found = api.log.offset_for_timestamp(*id, ms).await.map_err(|error| {
+            let detail = format!("partition {index} cannot be looked through: {error}");
+            Problem::new("internal", detail)
+        })?;
+        if let Some((offset, _)) = found {
+            starts.insert(index, offset);
+        }
+    }
+    Ok(starts)
+}
+
+/// The table of `namespace.name`, or of `catalog.namespace.name` where the catalog is this one.
+pub(in crate::http) fn table_name(api: &Api, text: &str) -> Option<TableName> {
+    let of_catalog = text.split_once('.').filter(|(catalog, rest)| {
+        rest.contains('.') && api.options.catalog_names.iter().any(|name| name == catalog)
+    });
+    let (namespace, name) = of_catalog.map_or(text, |(_, rest)| rest).rsplit_once('.')?;
+    Some(TableName { namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 /// Forgets a sink. Its table stays; the log no longer waits for it.
@@ -98,6 +192,7 @@ pub(in crate::http) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
+    api.may_define(false)?;
     let expected = precondition::expected(&headers)?;
     let deleted = api.sinks.delete(topic.id, &id, expected).await;
     deleted.map_err(|error| problem(&id, &error))?;
@@ -213,7 +308,7 @@ pub(in crate::http) async fn try_out(
     }))
 }
 
-fn topic_of(
+pub(super) fn topic_of(
     api: &Api,
     caller: &Caller,
     operation: Operation,
@@ -224,6 +319,7 @@ fn topic_of(
 }
 
 /// Why a sink cannot be as it is wished.
+#[derive(Debug)]
 pub(in crate::http) enum Unfit {
     /// What is wrong with the wish.
     Wish(sink::Error),
@@ -231,10 +327,19 @@ pub(in crate::http) enum Unfit {
     Problem(Problem),
 }
 
-/// Checks what only others know.
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wish(error) => error.fmt(f),
+            Self::Problem(problem) => f.write_str(problem.detail()),
+        }
+    }
+}
+
+/// Checks what only others know. No topic is one that is not made yet.
 pub(in crate::http) async fn check(
     api: &Api,
-    topic: &Topic,
+    topic_id: Option<TopicId>,
     id: &str,
     wish: &Wish,
 ) -> Result<(), Unfit> {
@@ -247,10 +352,10 @@ pub(in crate::http) async fn check(
         Unfit::Wish(sink::Error::Invalid(found))
     })?;
     // One that was deleted goes on in its table; in another it is a new one.
-    let known = api.sinks.kept(topic.id, id);
+    let known = topic_id.and_then(|topic_id| api.sinks.kept(topic_id, id));
     let known = known.filter(|sink| sink.is_live() || sink.wish.table == wish.table);
     let checked = match known {
-        Some(sink) => api.tiering.check_new_mapping((topic.id, sink.uid), &mapping).await,
+        Some(sink) => api.tiering.check_new_mapping((sink.topic_id, sink.uid), &mapping).await,
         None => api.tiering.check_new_sink(&wish.table).await,
     };
     checked.map_err(|refused| {
@@ -312,7 +417,7 @@ fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
     })
 }
 
-fn unknown(id: &str) -> Problem {
+pub(super) fn unknown(id: &str) -> Problem {
     let id: String = id.chars().take(100).collect();
     Problem::new("unknown_sink", format!("the topic has no sink {id:?}"))
 }

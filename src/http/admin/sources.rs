@@ -13,6 +13,8 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::page::{Asked, Page};
+use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use super::sinks::{self, Sample};
 use crate::auth::{Operation, Resource};
@@ -23,10 +25,10 @@ use crate::http::otlp::{self, records::Limits};
 use crate::http::problem::Problem;
 use crate::sink::Sink;
 use crate::source::{self, Kind, Source, Wish};
-use crate::types::Signal;
+use crate::types::{Expected, Signal};
 
 /// Members of an answer that a wish may repeat: they are not its to say.
-const SHOWN_ONLY: [&str; 8] =
+pub(in crate::http) const SHOWN_ONLY: [&str; 8] =
     ["id", "path", "sinks", "version", "created_ms", "created_by", "changed_ms", "changed_by"];
 
 /// Most records that one test maps.
@@ -35,10 +37,11 @@ const SAMPLES_MAX: usize = 100;
 pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
+    asked: Asked,
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
-    let sources: Vec<Value> = api.sources.list().iter().map(|one| shown(&api, one)).collect();
-    Ok(Json(json!({ "sources": sources })))
+    let page = Page::of(asked, api.sources.list(), |source| source.id.clone())?;
+    Ok(page.answer("sources", |source| shown(&api, source)))
 }
 
 pub(in crate::http) async fn describe(
@@ -62,16 +65,53 @@ pub(in crate::http) async fn put(
 ) -> Result<Response, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
     let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
     let expected = precondition::expected(&headers)?;
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_source")?;
-    let put = api.sources.put(&id, wish, caller.edit(), expected, dry_run).await;
+    store(&api, &caller, (&id, wish), expected, dry_run).await
+}
+
+/// Replaces some members of a source, on the road of [`put`].
+pub(in crate::http) async fn patch(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    existing(&api, &caller, &id)?;
+    let dry_run = precondition::dry_run(query)?;
+    api.may_define(dry_run)?;
+    let callers = precondition::expected(&headers)?;
+    let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
+    let mut tries = Tries::new();
+    loop {
+        let source = existing(&api, &caller, &id)?;
+        let expected = patch::expected(&callers, source.tag())?;
+        let wish = patch.applied_to(&source.wish, "invalid_source")?;
+        let stored = store(&api, &caller, (&id, wish), expected, dry_run).await;
+        if !tries.again(&stored) {
+            return stored;
+        }
+    }
+}
+
+async fn store(
+    api: &Api,
+    caller: &Caller,
+    (id, wish): (&str, Wish),
+    expected: Expected,
+    dry_run: bool,
+) -> Result<Response, Problem> {
+    let put = api.sources.put(id, wish, caller.edit(), expected, dry_run).await;
     let (source, is_new) = put.map_err(|error| problem(&error))?;
     if !dry_run {
         let version = source.version;
         tracing::info!(source = id, version, by = caller.0.name(), "source changed");
     }
     let status = if is_new && !dry_run { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(answer(status, &api, &source))
+    Ok(answer(status, api, &source))
 }
 
 /// Gives the source another secret; the one before opens nothing from then on.
@@ -97,6 +137,7 @@ pub(in crate::http) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
+    api.may_define(false)?;
     let expected = precondition::expected(&headers)?;
     api.sources.delete(&id, expected).await.map_err(|error| problem(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source deleted");

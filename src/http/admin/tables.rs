@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
+use super::page::{Asked, Page};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::auth::Caller;
@@ -27,10 +28,18 @@ struct Resume {
 }
 
 /// Those that the caller may describe.
-pub(in crate::http) async fn list(State(api): State<Api>, caller: Caller) -> Json<Value> {
+pub(in crate::http) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    asked: Asked,
+) -> Result<Json<Value>, Problem> {
     let mut tables = api.tiering.tables();
     tables.retain(|table| caller.may(Operation::Describe, Resource::Table(&table.table)));
-    Json(json!({ "tables": tables }))
+    // Until it is made, a table may get another name; a topic and its sink do not.
+    let key = |table: &TableStatus| {
+        format!("{}/{}/{}", table.topic, table.sink.as_deref().unwrap_or_default(), table.topic_id)
+    };
+    Ok(Page::of(asked, tables, key)?.answer("tables", |table| json!(table)))
 }
 
 pub(in crate::http) async fn describe(

@@ -1,6 +1,7 @@
 //! `/api/v1/tokens`: list, make, revoke. All need the right to alter the cluster: who can make
 //! tokens can make one that may do everything.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
+use super::page::{Asked, Page};
 use crate::auth::{self, Identity, NewToken, Operation, Resource, Token};
 use crate::http::Api;
 use crate::http::auth::Caller;
@@ -30,11 +32,14 @@ struct Create {
 pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
+    asked: Asked,
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
     let now_ms = api.auth.now_ms();
-    let tokens: Vec<Value> = api.auth.list().iter().map(|token| shown(token, now_ms)).collect();
-    Ok(Json(json!({ "tokens": tokens })))
+    // Oldest first, as without pages.
+    let key = |token: &Arc<Token>| format!("{:020}/{}", token.created_ms, token.id);
+    let page = Page::of(asked, api.auth.list(), key)?;
+    Ok(page.answer("tokens", |token| shown(token, now_ms)))
 }
 
 pub(in crate::http) async fn create(

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
+use super::page::{Asked, Page};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
@@ -46,7 +47,7 @@ pub(in crate::http) fn problem(error: &topic::Error) -> Problem {
 }
 
 /// A JSON value as the text of an option; none is null.
-fn text(key: &str, value: Value) -> Result<Option<String>, Problem> {
+pub(in crate::http) fn text(key: &str, value: Value) -> Result<Option<String>, Problem> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
@@ -57,12 +58,16 @@ fn text(key: &str, value: Value) -> Result<Option<String>, Problem> {
 }
 
 /// Those that the caller may describe.
-pub(in crate::http) async fn list(State(api): State<Api>, caller: Caller) -> Json<Value> {
+pub(in crate::http) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    asked: Asked,
+) -> Result<Json<Value>, Problem> {
     let topics = api.topics.list().into_iter();
     let seen = topics
         .filter(|topic| caller.may(Operation::Describe, Resource::Topic(topic.name.as_str())));
-    let topics: Vec<Value> = seen.map(|topic| summary(&api, &topic)).collect();
-    Json(json!({ "topics": topics }))
+    let page = Page::of(asked, seen, |topic| topic.name.to_string())?;
+    Ok(page.answer("topics", |topic| summary(&api, topic)))
 }
 
 pub(in crate::http) async fn create(

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::json as parse;
+use super::page::{Asked, Page};
 use crate::auth::webhook::{Error, NewWebhook, Scheme, Webhook};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
@@ -33,11 +34,11 @@ struct Rotate {
 pub(in crate::http) async fn list(
     State(api): State<Api>,
     caller: Caller,
+    asked: Asked,
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
-    let webhooks = api.auth.webhooks().list();
-    let webhooks: Vec<Value> = webhooks.iter().map(|webhook| shown(webhook)).collect();
-    Ok(Json(json!({ "webhooks": webhooks })))
+    let page = Page::of(asked, api.auth.webhooks().list(), |webhook| webhook.name.clone())?;
+    Ok(page.answer("webhooks", |webhook| shown(webhook)))
 }
 
 pub(in crate::http) async fn create(

@@ -33,7 +33,8 @@ impl Engine {
 
     async fn turn(&self, tick: u64) -> Result<(), store::Error> {
         if tick.is_multiple_of(TICKS_PER_CHANNELS) {
-            self.keys().forget_channels().await?;
+            let topics = self.topics.clone();
+            self.keys().forget_channels(move |id| topics.by_id(id).is_some()).await?;
         }
         while self.keys().forget_keys().await? == FORGET_MAX {}
         self.ids().forget().await

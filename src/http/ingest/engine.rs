@@ -40,7 +40,7 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(crate) struct Engine {
     pub(super) log: Log,
-    topics: Topics,
+    pub(super) topics: Topics,
     pub(super) tiering: Tiering,
     pub(super) options: Arc<Options>,
     memory: BodyMemory,

@@ -5,7 +5,7 @@
 use axum::http::{HeaderMap, HeaderName};
 
 use crate::http::ingest::event::Once;
-use crate::http::ingest::keys::{CHANNEL_BYTES_MAX, Channel, Key};
+use crate::http::ingest::keys::{CHANNEL_BYTES_MAX, Channel, Key, REPLAY_CHANNELS};
 use crate::http::problem::Problem;
 
 /// Says that the answer is that of an earlier request with the same key.
@@ -137,7 +137,12 @@ fn channel(headers: &HeaderMap) -> Result<Option<Channel>, Problem> {
     let token = token
         .parse()
         .map_err(|_| malformed("header X-Offset-Token is malformed: a whole number from 0 on"))?;
-    Ok(Some(Channel { name: name.to_owned(), token }))
+    if name.starts_with(REPLAY_CHANNELS) {
+        let detail =
+            format!("header X-Channel is malformed: {REPLAY_CHANNELS} begins names of ours");
+        return Err(malformed(detail));
+    }
+    Ok(Some(Channel { name: name.to_owned(), token, after: None }))
 }
 
 #[cfg(test)]
@@ -196,12 +201,13 @@ mod tests {
     #[test]
     fn a_channel_has_a_name_and_a_token() {
         let pair = [("x-channel", "c1"), ("x-offset-token", "123")];
-        let channel = Channel { name: "c1".to_owned(), token: 123 };
+        let channel = Channel { name: "c1".to_owned(), token: 123, after: None };
         assert_eq!(identity(&pair), Ok(Identity::Channel(channel)));
         for pairs in [
             &[("x-channel", "c1")][..],
             &[("x-offset-token", "1")],
             &[("x-channel", "c 1"), ("x-offset-token", "1")],
+            &[("x-channel", "floe.quarantine.x"), ("x-offset-token", "1")],
             &[("x-channel", "c1"), ("x-offset-token", "-1")],
             &[("x-channel", "c1"), ("x-offset-token", "18446744073709551616")],
             &[("x-channel", "c1"), ("x-offset-token", "1"), ("idempotency-key", "k")],

@@ -25,6 +25,10 @@ pub(super) const FORGET_MAX: usize = 1_000;
 /// Longest name of a channel, bytes.
 pub(crate) const CHANNEL_BYTES_MAX: usize = 255;
 
+/// Beginning of the names of channels that replays of a quarantine have: senders have none of that
+/// name.
+pub(crate) const REPLAY_CHANNELS: &str = "floe.quarantine.";
+
 /// 128 bits of SHA-256 over `parts`, each with its length before it: foreign parts cannot be cut
 /// in another way to the same hash.
 pub(crate) fn hash(parts: &[&[u8]]) -> u128 {
@@ -58,6 +62,20 @@ pub(crate) struct Channel {
     pub(crate) name: String,
     /// The token of this request.
     pub(crate) token: u64,
+    /// The token that must be the last one by now, where the sender knows it; 0 is none.
+    pub(crate) after: Option<u64>,
+}
+
+impl Channel {
+    /// Refuses to go on from a token that is not the last one any more.
+    fn check_after(&self, record: &ChannelRecord) -> Result<(), Problem> {
+        let last = record.token().unwrap_or(0);
+        if self.after.is_some_and(|after| after != last) {
+            Err(in_flight("channel"))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// How much is remembered.
@@ -189,6 +207,7 @@ impl Keys {
         let (known, hold) = self.channels.begin(&key, self.store.applied());
         let (record, hold) = match (known, hold) {
             (Known::Logged(record), _) => {
+                channel.check_after(&record)?;
                 if record.token() >= Some(channel.token) {
                     return Ok(Opened::Known);
                 }
@@ -201,6 +220,7 @@ impl Keys {
             }
             _ => return Err(in_flight("channel")),
         };
+        channel.check_after(&record)?;
         if record.token() >= Some(channel.token) {
             return Ok(Opened::Known);
         }
@@ -285,13 +305,17 @@ impl Keys {
         Ok((change, holds))
     }
 
-    /// Forgets channels that were silent for too long, and counts what is left. Walks over all.
+    /// Forgets channels that were silent for too long, and counts what is left. Walks over all. Those
+    /// of replays stay as long as `is_there` says it of their topic.
     ///
     /// # Errors
     /// [`store::Error`].
-    pub(super) async fn forget_channels(&self) -> Result<(), store::Error> {
+    pub(super) async fn forget_channels(
+        &self,
+        is_there: impl Fn(TopicId) -> bool + Send + 'static,
+    ) -> Result<(), store::Error> {
         let keys = self.clone();
-        let found = tokio::task::spawn_blocking(move || keys.silent_channels());
+        let found = tokio::task::spawn_blocking(move || keys.silent_channels(is_there));
         let (change, holds) = found.await.map_err(|_| store::Error::Closed)??;
         self.store.commit(change).await?;
         drop(holds);
@@ -301,12 +325,19 @@ impl Keys {
     }
 
     /// As [`Keys::old_keys`], at most [`FORGET_MAX`].
-    fn silent_channels(&self) -> Result<Forgetting<ChannelKey, ChannelRecord>, store::Error> {
+    fn silent_channels(
+        &self,
+        is_there: impl Fn(TopicId) -> bool,
+    ) -> Result<Forgetting<ChannelKey, ChannelRecord>, store::Error> {
         let oldest_ms = self.clock.now_ms() - self.limits.channel_age_ms;
         let mut silent = Vec::new();
         self.store.for_each(SPACE, &channel_prefix(), |key, value| {
             if silent.len() < FORGET_MAX && ChannelRecord::decode(value)?.updated_ms <= oldest_ms {
-                silent.push(key.to_vec());
+                let (topic, name) = once::decode_channel(key)?;
+                let topic = TopicId(Uuid::from_bytes(topic));
+                if !name.starts_with(REPLAY_CHANNELS) || !is_there(topic) {
+                    silent.push(key.to_vec());
+                }
             }
             Ok(())
         })?;
@@ -402,6 +433,48 @@ fn repeat(key: &Key, record: KeyRecord) -> Result<Begun, Problem> {
 mod tests {
     use super::*;
     use crate::store::testing::Rig;
+
+    #[tokio::test]
+    async fn a_channel_of_a_replay_stays_with_its_topic_and_goes_on_from_its_last_token() {
+        let rig = Rig::new();
+        let limits =
+            OnceLimits { key_age_ms: 1, keys_max: 1, channel_age_ms: 1_000, channels_max: 10 };
+        let keys = Keys::new(rig.store(), rig.clock.clone(), limits);
+        let (topic, replay) = (TopicId(Uuid::from_u128(1)), format!("{REPLAY_CHANNELS}x.0"));
+        for name in ["c", &replay] {
+            let mark = ChannelMark {
+                topic: *topic.0.as_bytes(),
+                name: name.to_owned(),
+                token: 5,
+                partition: once::ELSEWHERE,
+            };
+            let mut record = ChannelRecord::default();
+            record.add(&mark, 0, rig.clock.now_ms());
+            let key = once::channel_of(*topic.0.as_bytes(), name);
+            rig.store().commit(Change::new().put(SPACE, key, record.encode())).await.unwrap();
+        }
+        let open = |token, after| {
+            let opened = keys.open(topic, &Channel { name: replay.clone(), token, after });
+            opened.map(|it| matches!(it, Opened::New(_))).map_err(|problem| problem.code())
+        };
+        for (token, after, wanted) in [
+            (9, Some(5), Ok(true)),
+            (9, None, Ok(true)),
+            (5, Some(5), Ok(false)),
+            // Another replay went on meanwhile, or what was known is older.
+            (9, Some(3), Err("request_in_flight")),
+            (4, Some(3), Err("request_in_flight")),
+            (9, Some(0), Err("request_in_flight")),
+        ] {
+            assert_eq!(open(token, after), wanted, "{token} after {after:?}");
+        }
+        rig.clock.advance(1_001);
+        keys.forget_channels(|_| true).await.unwrap();
+        let known = |name: &str| keys.channel(topic, name).unwrap().and_then(|it| it.token());
+        assert_eq!((known("c"), known(&replay)), (None, Some(5)));
+        keys.forget_channels(|_| false).await.unwrap();
+        assert_eq!(known(&replay), None);
+    }
 
     #[tokio::test]
     async fn a_key_counts_for_its_own_time_where_that_is_shorter() {

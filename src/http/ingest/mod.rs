@@ -31,7 +31,7 @@ mod once;
 mod penalty;
 mod place;
 mod prefer;
-mod quarantine;
+pub(super) mod quarantine;
 pub(crate) mod request;
 pub(crate) mod split;
 pub(super) mod tinybird;

@@ -9,9 +9,12 @@ use uuid::Uuid;
 use crate::http::ingest::batches::Batch;
 use crate::http::ingest::engine::{self, Engine};
 use crate::http::ingest::event::{OnError, OwnedEvent, Source, Terms, answer_by};
+use crate::http::ingest::keys::REPLAY_CHANNELS;
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
 use crate::log::AppendBatch;
+use crate::topic::Topic;
+use crate::types::TopicId;
 
 /// Ending of the topics that refused events go to.
 const SUFFIX: &str = ".quarantine";
@@ -22,12 +25,22 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 ///
 /// # Errors
 /// `bad_request` for a topic that is one itself.
-pub(super) fn topic(topic: &str) -> Result<String, Problem> {
+pub(in crate::http) fn topic(topic: &str) -> Result<String, Problem> {
     if topic.ends_with(SUFFIX) {
         let detail = format!("{topic:?} is where refused events go; send it what is valid");
         return Err(Problem::new("bad_request", detail));
     }
     Ok(format!("{topic}{SUFFIX}"))
+}
+
+/// The topic whose refused events go to `name`; none if that is no quarantine.
+pub(in crate::http) fn source_of(name: &str) -> Option<&str> {
+    name.strip_suffix(SUFFIX).filter(|topic| !topic.is_empty() && !topic.ends_with(SUFFIX))
+}
+
+/// The channel of the topic by which a partition of this quarantine is sent again.
+pub(in crate::http) fn channel_of(kept_in: TopicId, partition: usize) -> String {
+    format!("{REPLAY_CHANNELS}{}.{partition}", kept_in.0.simple())
 }
 
 /// Where refused events are kept.
@@ -54,6 +67,35 @@ impl Engine {
         let into = topic(name)?;
         self.topic(&into)?;
         Ok(Some(Keep { topic: name.to_owned(), into, request_id: request_id::current() }))
+    }
+
+    /// The last token of a channel of the topic; 0 if there is none.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub(in crate::http) async fn token(
+        &self,
+        topic: TopicId,
+        channel: String,
+    ) -> Result<u64, Problem> {
+        let keys = self.keys().clone();
+        let record = tokio::task::spawn_blocking(move || keys.channel(topic, &channel)).await;
+        let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
+        let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
+        Ok(record.and_then(|record| record.token()).unwrap_or(0))
+    }
+
+    /// Those of the events that the topic would refuse. Nothing is stored.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub(in crate::http) async fn would_refuse(
+        &self,
+        topic: &Topic,
+        source: impl Source,
+    ) -> Result<Vec<EventError>, Problem> {
+        let target = self.target(topic, Uuid::now_v7(), &Terms::new(answer_by()));
+        Ok(engine::build(source, target, None).await?.0.errors)
     }
 
     /// The batches of refused events that are kept.
@@ -168,5 +210,9 @@ mod tests {
     fn quarantine_has_no_quarantine() {
         assert_eq!(topic("t").unwrap(), "t.quarantine");
         assert_eq!(topic("t.quarantine").unwrap_err().code(), "bad_request");
+        assert_eq!(source_of("t.quarantine"), Some("t"));
+        for name in ["t", ".quarantine", "t.quarantine.quarantine"] {
+            assert_eq!(source_of(name), None, "{name}");
+        }
     }
 }

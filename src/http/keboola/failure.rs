@@ -68,6 +68,7 @@ impl Failure {
                 Self::new(401, "storage.tokenInvalid".to_owned(), detail)
             }
             "not_found" => Self::api(404, "endpointNotFound", detail),
+            "read_only" => Self::api(403, "readOnly", detail),
             "unknown_topic" => Self::api(404, "sinkNotFound", detail),
             "table_taken" => Self::api(409, "tableTaken", detail),
             "limit_reached" => Self::api(409, "sinkCountLimitReached", detail),

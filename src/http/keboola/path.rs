@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, MatchedPath, Path};
+use axum::http::Method;
 use axum::http::request::Parts;
 use serde::Deserialize;
 
@@ -71,6 +72,10 @@ impl FromRequestParts<Api> for InBranch {
         let caller = Caller::of(parts).map_err(|problem| Failure::of_problem(&problem))?;
         let names = Names::of(parts, api).await?;
         admit(api, &caller, &names.branch)?;
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        if is_change(&parts.method, route) {
+            api.may_define(false)?;
+        }
         Ok(Self { api: api.clone(), caller, base: base_url(api, &parts.headers), names })
     }
 }
@@ -107,6 +112,12 @@ impl FromRequestParts<Api> for Name {
         let Names { source, sink, version, .. } = Names::of(parts, api).await?;
         Ok(Self(version.unwrap_or(if sink.is_empty() { source } else { sink })))
     }
+}
+
+/// True if a request says what a source or a sink is.
+fn is_change(method: &Method, route: &str) -> bool {
+    const OTHERS: [&str; 3] = ["/test", "/rotate-secret", "/statistics/clear"];
+    !method.is_safe() && !OTHERS.iter().any(|ending| route.ends_with(ending))
 }
 
 fn existing(api: &Api, id: &str) -> Result<Arc<Source>, Failure> {

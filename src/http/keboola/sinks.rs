@@ -252,7 +252,7 @@ async fn store(
     let table = wish.table.display();
     caller.check(Operation::Write, Resource::Table(&table)).map_err(Failure::from)?;
     let topic = topic(api, caller, &source.wish.topic).await?;
-    let checked = admin::sinks::check(api, &topic, id, &wish).await;
+    let checked = admin::sinks::check(api, Some(topic.id), id, &wish).await;
     checked.map_err(|unfit| match unfit {
         Unfit::Wish(error) => Failure::of_sink(id, &error),
         Unfit::Problem(problem) => Failure::of_problem(&problem),
@@ -261,21 +261,17 @@ async fn store(
         Some((tag, edit)) => (Expected::Tags(vec![tag]), edit),
         None => (Expected::None, caller.edit()),
     };
-    let asked = sink::Asked { wish, ends: api.ends_of(&topic), edit };
+    let asked = admin::sinks::asked(api, &topic, wish, edit).await?;
     let put = api.sinks.put((topic.id, id), asked, expected, false).await;
     Ok(Arc::clone(put.map_err(|error| Failure::of_sink(id, &error))?.sink()))
 }
 
 /// `namespace.table`, or `catalog.namespace.table` where the catalog is this one.
 fn table_name(api: &Api, text: &str) -> Result<TableName, Failure> {
-    let of_catalog = text.split_once('.').filter(|(catalog, rest)| {
-        rest.contains('.') && api.options.catalog_names.iter().any(|name| name == catalog)
-    });
-    let (namespace, name) =
-        of_catalog.map_or(text, |(_, rest)| rest).rsplit_once('.').ok_or_else(|| {
-            let message = format!("tableId {text:?} is refused: a table is NAMESPACE.NAME");
-            Failure::api(400, "badRequest", message)
-        })?;
+    let TableName { namespace, name } = admin::sinks::table_name(api, text).ok_or_else(|| {
+        let message = format!("tableId {text:?} is refused: a table is NAMESPACE.NAME");
+        Failure::api(400, "badRequest", message)
+    })?;
     // Tables of Keboola's may have what no SQL takes without quotes.
-    Ok(TableName { namespace: namespace.to_owned(), name: name.replace('-', "_") })
+    Ok(TableName { namespace, name: name.replace('-', "_") })
 }

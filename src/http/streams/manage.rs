@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::admin::json as parse;
+use crate::http::admin::page::{Asked, Page};
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::stream::{self, NewStream, Stream, StreamEdit};
@@ -68,11 +69,15 @@ pub(in crate::http) fn cors_origins(api: &Api, stream: &str) -> Vec<String> {
 }
 
 /// Those that the caller may describe.
-pub(in crate::http) async fn list(State(api): State<Api>, caller: Caller) -> Json<Value> {
+pub(in crate::http) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    asked: Asked,
+) -> Result<Json<Value>, Problem> {
     let streams = api.doors.streams.list().into_iter();
     let seen = streams.filter(|one| caller.may(Operation::Describe, Resource::Stream(&one.name)));
-    let streams: Vec<Value> = seen.map(|stream| shown(&api, &stream)).collect();
-    Json(json!({ "streams": streams }))
+    let page = Page::of(asked, seen, |stream| stream.name.clone())?;
+    Ok(page.answer("streams", |stream| shown(&api, stream)))
 }
 
 pub(in crate::http) async fn create(

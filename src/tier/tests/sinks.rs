@@ -54,7 +54,8 @@ impl Broker {
             true => crate::sink::From::Earliest,
             false => crate::sink::From::Latest,
         };
-        let asked = Asked { wish: Wish { from, ..wish }, ends: starts, edit: Edit::default() };
+        let (wish, edit) = (Wish { from, ..wish }, Edit::default());
+        let asked = Asked { wish, ends: starts.clone(), starts, edit };
         let put = self.sinks.put((topic_id, &id), asked, Expected::Any, false).await;
         let sink = Arc::clone(put.unwrap().sink());
         // Its worker is there from now on.
