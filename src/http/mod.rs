@@ -25,6 +25,7 @@ mod server;
 mod sources;
 mod streams;
 mod tls;
+mod trial;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -145,6 +146,7 @@ pub struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
     pub(crate) doors: streams::Doors,
+    trials: trial::Trials,
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
@@ -170,6 +172,7 @@ impl Api {
             options,
             engine,
             doors,
+            trials: trial::Trials::new(),
             catalog,
             metrics,
             draining,

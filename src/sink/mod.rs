@@ -28,7 +28,7 @@ use crate::types::{Offset, SinkUid, TopicId};
 
 pub use mapping::Mapping;
 pub use registry::{Asked, Put, Sinks};
-pub use wish::Wish;
+pub use wish::{Validate, Wish};
 
 /// A version of what was asked of a sink.
 pub type Version = store::history::Version<Wish>;
@@ -204,6 +204,11 @@ impl Sink {
     /// True unless it is marked as deleted.
     pub fn is_live(&self) -> bool {
         self.trail.deleted.is_none()
+    }
+
+    /// True if a request to a source waits for what its templates say (`validate = sync`).
+    pub fn runs_templates_first(&self) -> bool {
+        self.wish.validate == Validate::Sync && self.mapping.runs_templates()
     }
 
     /// True if it takes records.

@@ -40,6 +40,18 @@ async fn put(sinks: &Sinks, id: &str, wish: Wish, expected: Expected) -> Result<
     sinks.put((TOPIC, id), asked(wish), expected, false).await
 }
 
+#[test]
+fn a_wish_says_when_events_are_held_against_it_and_one_without_does_not() {
+    let old = wish("a");
+    assert_eq!(old.validate, Validate::Commit);
+    let stored = serde_json::to_value(&old).unwrap();
+    assert_eq!(stored.get("validate"), None, "as releases wrote it that did not know it");
+    let new = wish_with(json!({"validate": "sync"}));
+    assert_eq!(serde_json::to_value(&new).unwrap()["validate"], "sync");
+    let other: Result<Validate, _> = serde_json::from_value(json!("never"));
+    assert!(other.is_err());
+}
+
 #[tokio::test]
 async fn sinks_are_state_that_a_restart_finds() {
     let rig = Rig::new();

@@ -273,7 +273,7 @@ fn answer(status: StatusCode, api: &Api, topic: &Topic, sink: &Sink) -> Response
 fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
     let status = api.tiering.sink(topic.id, sink.uid).unwrap_or_default();
     let Wish { name, description, table, mapping, commit, .. } = &sink.wish;
-    let Wish { staging, wait, signals, partition_spec, enabled, from, .. } = &sink.wish;
+    let Wish { staging, wait, signals, validate, partition_spec, enabled, from, .. } = &sink.wish;
     let Trail { created, changed, .. } = &sink.trail;
     json!({
         "id": sink.id,
@@ -286,6 +286,7 @@ fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
         "staging": staging,
         "wait": wait,
         "signals": signals,
+        "validate": validate,
         "partition_spec": partition_spec,
         "enabled": enabled,
         "from": from,

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::failure::Failure;
 use super::page::{self, Asked, members, one_of, required, text};
 use super::path::{InBranch, Name, OfSource};
-use super::settings::Settings;
+use super::settings::{Of, Settings};
 use super::task::Task;
 use super::{files, id, show};
 use crate::http::Api;
@@ -157,15 +157,15 @@ pub(super) async fn undelete(
 }
 
 pub(super) async fn settings(OfSource { api, source, .. }: OfSource) -> Json<Value> {
-    Json(settings_of(&source.wish).shown(floor(&api, &source)))
+    Json(settings_of(&source.wish).shown(Of::Source, floor(&api, &source)))
 }
 
 pub(super) async fn set(at: OfSource, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
     let edit = edit(&at.caller, &body)?;
     let mut settings = settings_of(&at.source.wish);
-    settings.set(&body)?;
-    let Settings { commit, staging, wait } = settings;
+    settings.set(Of::Source, &body)?;
+    let Settings { commit, staging, wait, .. } = settings;
     let wish = Wish { commit, staging, wait, ..at.source.wish.clone() };
     altered(&at, wish, edit, ("update", "sourceSettings")).await
 }
@@ -299,7 +299,7 @@ fn sinks_of_it_alone(api: &Api, source: &Source) -> Vec<Arc<Sink>> {
 
 /// Its settings, as far as it says them.
 pub(super) fn settings_of(wish: &Wish) -> Settings {
-    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait }
+    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait, validate: None }
 }
 
 /// What counts where neither a sink nor its source says anything.
