@@ -137,6 +137,7 @@ fn name_of(status: u16) -> &'static str {
         403 => "forbidden",
         404 => "notFound",
         405 => "methodNotAllowed",
+        408 => "requestTimeout",
         409 => "conflict",
         422 => "unprocessableContent",
         429 => "tooManyRequests",

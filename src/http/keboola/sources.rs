@@ -188,7 +188,8 @@ pub(super) async fn test(
         }
         let mut rows = Vec::new();
         for sample in &samples.each {
-            let row = admin::sinks::try_out(&sink, sample).await.map_err(Failure::from)?;
+            let row = admin::sinks::try_out(&sink, sample, samples.until).await;
+            let row = row.map_err(Failure::from)?;
             let row =
                 row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
             let empty = Vec::new();
