@@ -153,6 +153,8 @@ pub struct Sink {
     /// Where the log ended when it was last switched on, by partition: what came before, while it was
     /// off, is a gap.
     pub resumed: BTreeMap<i32, Offset>,
+    /// The version in which it was last switched on, or undeleted; 1 if it always was.
+    pub on_since: u64,
     /// Who made and changed it, and when.
     pub trail: Trail,
     /// It was deleted because its source was, and comes back with it.
@@ -180,7 +182,8 @@ impl Sink {
     ) -> Self {
         let (uid, version) = (SinkUid(Uuid::new_v4()), 1);
         let trail = Trail::begin(mark, wish.enabled);
-        let (resumed, deleted_with_source, cleared) = (BTreeMap::new(), false, None);
+        let (resumed, on_since) = (BTreeMap::new(), version);
+        let (deleted_with_source, cleared) = (false, None);
         Self {
             uid,
             topic_id,
@@ -190,6 +193,7 @@ impl Sink {
             version,
             starts,
             resumed,
+            on_since,
             trail,
             deleted_with_source,
             cleared,

@@ -85,6 +85,27 @@ async fn sinks_are_state_that_a_restart_finds() {
 }
 
 #[tokio::test]
+async fn a_sink_knows_the_version_in_which_it_was_switched_on() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let off = || wish_with(json!({"table": {"name": "a"}, "enabled": false}));
+    let named = wish_with(json!({"table": {"name": "a"}, "name": "A"}));
+    for (wish, on_since) in [(wish("a"), 1), (named, 1), (off(), 1), (wish("a"), 4)] {
+        let put = put(&sinks, "a", wish, Expected::Any).await.unwrap();
+        assert_eq!(put.sink().on_since, on_since, "{:?}", put.sink().wish);
+    }
+    sinks.mark_deleted((TOPIC, "a"), edit(), false).await.unwrap();
+    let back = sinks.undelete((TOPIC, "a"), BTreeMap::new(), edit()).await.unwrap();
+    assert_eq!((back.version, back.on_since), (6, 6));
+    assert_eq!(open(&rig).get(TOPIC, "a").unwrap().on_since, 6);
+    // Of releases that did not know it.
+    let stored = super::stored::encode(&back).unwrap();
+    let mut old: Value = serde_json::from_slice(&stored).unwrap();
+    assert_eq!(old.as_object_mut().unwrap().remove("on_since"), Some(json!(6)));
+    assert_eq!(decode(&serde_json::to_vec(&old).unwrap()).unwrap().on_since, 1);
+}
+
+#[tokio::test]
 async fn nobody_changes_a_version_that_it_does_not_know() {
     let rig = Rig::new();
     let sinks = open(&rig);
