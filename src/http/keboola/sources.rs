@@ -28,6 +28,9 @@ use crate::store::history::Edit;
 use crate::topic::{NewTopic, Topic};
 use crate::types::Expected;
 
+/// Most sources of a branch (the limit is Keboola's); the native API makes more, which are all seen
+/// here.
+const SOURCES_MAX: usize = 100;
 /// Most files of each sink that are listed beside all others.
 const FILES_MAX: usize = 5;
 
@@ -46,12 +49,21 @@ pub(super) async fn create(
         let message = format!("source {id:?} already exists in the branch");
         return Err(Failure::api(409, "sourceAlreadyExists", message));
     }
+    check_room(&api)?;
     wish.topic.clone_from(&id);
     topic(&api, &caller, &id).await?;
     let put = api.sources.put(&id, wish, caller.edit(), Expected::None, false).await;
     let (source, _) = put.map_err(|error| Failure::of_source(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source made");
     Ok(Task::of_source(&api, "create", "source", &source).accepted(&api, &base))
+}
+
+/// Checks that one more source fits the branch. Two who make one at the same moment may both get it.
+fn check_room(api: &Api) -> Result<(), Failure> {
+    match api.sources.list().len() < SOURCES_MAX {
+        true => Ok(()),
+        false => Err(Failure::too_many_sources(SOURCES_MAX)),
+    }
 }
 
 pub(super) async fn list(at: InBranch, asked: Asked) -> Result<Json<Value>, Failure> {
@@ -144,6 +156,7 @@ pub(super) async fn undelete(
     InBranch { api, caller, base, .. }: InBranch,
     Name(source): Name,
 ) -> Result<Response, Failure> {
+    check_room(&api)?;
     let undeleted = api.sources.undelete(&source, caller.edit()).await;
     let source = undeleted.map_err(|error| Failure::of_source(&error))?;
     let topic = topic(&api, &caller, &source.wish.topic).await?;
