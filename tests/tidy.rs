@@ -19,8 +19,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("table", &["store"]),
     ("sink", &["store", "schema"]),
     ("source", &["store", "sink"]),
-    ("tier", &["record", "store", "topic", "log", "schema", "table", "sink", "source"]),
     ("auth", &["store"]),
+    ("tier", &["record", "store", "topic", "log", "schema", "table", "sink", "source", "auth"]),
     ("stream", &["store"]),
     ("kafka", &["record", "topic", "log", "auth"]),
     (

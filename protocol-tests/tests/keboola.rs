@@ -3,6 +3,7 @@
 
 mod management;
 mod telemetry;
+mod validate;
 
 use protocol_tests::{Floe, eventually, first_token, table};
 use reqwest::{Client, Method, Response};
@@ -360,6 +361,7 @@ options = { "table.mode" = "off", "retention.ms" = 3600000 }
 [topics.shop.sinks.prices]
 table = { name = "prices" }
 mapping.columns = [{ type = "path", name = "price", path = "price", dataType = "double" }]
+validate = "sync"
 
 [sources.shop]
 topic = "shop"

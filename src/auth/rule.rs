@@ -158,6 +158,19 @@ impl Rules {
         Ok(Self { rules, texts })
     }
 
+    /// One rule: it allows `operation` on `resource`, a whole name, and what comes with it.
+    pub fn one(operation: Operation, resource: Resource<'_>) -> Self {
+        let names = |kind, name: &str| Target::Names(kind, Pattern::Whole(name.to_owned()));
+        let target = match resource {
+            Resource::Topic(name) => names(Kind::Topic, name),
+            Resource::Table(name) => names(Kind::Table, name),
+            Resource::Stream(name) => names(Kind::Stream, name),
+            Resource::Cluster => Target::Cluster,
+        };
+        let texts = vec![format!("{}:{resource}", operation.as_str())];
+        Self { rules: vec![Rule { operation: Some(operation), target }], texts }
+    }
+
     /// The rules as they were written.
     pub fn texts(&self) -> &[String] {
         &self.texts
@@ -298,6 +311,21 @@ mod tests {
                 assert!(rules.allow_some(operation, Kind::Table, "x."));
                 assert!(rules.allow_every(operation, Kind::Table, "x."));
             }
+        }
+    }
+
+    #[test]
+    fn one_rule_is_what_its_text_says() {
+        for resource in [
+            Resource::Topic("orders"),
+            Resource::Table("in.c-shop.orders"),
+            Resource::Stream("s"),
+            Resource::Cluster,
+        ] {
+            let one = Rules::one(Operation::Write, resource);
+            assert_eq!(Rules::parse(one.texts()), Ok(one.clone()));
+            assert!(one.allow(Operation::Write, resource));
+            assert!(!one.allow(Operation::Read, resource));
         }
     }
 

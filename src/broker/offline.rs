@@ -9,12 +9,18 @@ use super::{Components, Error};
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::runtime::Tasks;
+use crate::sink::Sinks;
+use crate::source::Sources;
 use crate::store::Store;
+use crate::topic::Topics;
 use crate::wal::Wal;
 
 /// An open data directory without listeners, tiering and catalog.
 pub struct Offline {
     auth: Auth,
+    topics: Topics,
+    sinks: Sinks,
+    sources: Sources,
     store: Store,
     wal: Wal,
     tasks: Tasks,
@@ -28,8 +34,8 @@ impl Offline {
     pub async fn open(config: &Config, components: &Components) -> Result<Self, Error> {
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
         let recovered = recovery::open(config, components, &tasks).await?;
-        let Recovered { store, wal, auth, .. } = recovered;
-        Ok(Self { auth, store, wal, tasks })
+        let Recovered { store, wal, auth, topics, sinks, sources, .. } = recovered;
+        Ok(Self { auth, topics, sinks, sources, store, wal, tasks })
     }
 
     /// Its tokens.
@@ -37,10 +43,15 @@ impl Offline {
         &self.auth
     }
 
+    /// What its sinks are and whose.
+    pub fn sinks(&self) -> (&Topics, &Sinks, &Sources) {
+        (&self.topics, &self.sinks, &self.sources)
+    }
+
     /// Writes the durable end and a metadata snapshot.
     pub async fn close(self) {
-        let Self { auth, store, wal, tasks } = self;
-        drop(auth);
+        let Self { auth, topics, sinks, sources, store, wal, tasks } = self;
+        drop((auth, topics, sinks, sources));
         tasks.stop(Duration::from_secs(1)).await;
         let ended = tokio::task::spawn_blocking(move || {
             wal.shutdown();

@@ -12,10 +12,10 @@ use super::client::{self, Client, Failure, segment};
 use super::output;
 use super::topic::report;
 use crate::auth::rule::GRAMMAR;
-use crate::auth::{self, Auth, NewToken};
+use crate::auth::{self, NewToken};
 use crate::broker::{self, Components, Offline};
 use crate::config::{Config, Settings, units};
-use crate::http::admin::{identity_of, shown_token};
+use crate::http::admin::{SERVICE_STAYS, identity_of, service_tokens, shown_token};
 use crate::runtime::tasks::OnFatal;
 
 const EXAMPLES: &str = "\
@@ -78,7 +78,9 @@ pub(super) fn command() -> Command {
             ),
     )
     .subcommand(
-        Command::new("list").about("Lists tokens, those that are over too, without secrets"),
+        Command::new("list").about(
+            "Lists tokens, those that are over too, without secrets, and as whom sinks write",
+        ),
     )
     .subcommand(
         Command::new("revoke")
@@ -96,7 +98,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         None => remote(&client, verb, matches).await?,
         Some(data_dir) => {
             let offline = open(Path::new(data_dir)).await?;
-            let answer = local(offline.auth(), verb, matches).await;
+            let answer = local(&offline, verb, matches).await;
             offline.close().await;
             answer?
         }
@@ -164,7 +166,9 @@ async fn remote(client: &Client, verb: &str, matches: &ArgMatches) -> Result<Val
     }
 }
 
-async fn local(auth: &Auth, verb: &str, matches: &ArgMatches) -> Result<Value, Failure> {
+async fn local(offline: &Offline, verb: &str, matches: &ArgMatches) -> Result<Value, Failure> {
+    let auth = offline.auth();
+    let services = || service_tokens(offline.sinks(), |_| None);
     let refused = |error: auth::Error| Failure::Refused(error.to_string());
     match verb {
         "create" => {
@@ -185,9 +189,16 @@ async fn local(auth: &Auth, verb: &str, matches: &ArgMatches) -> Result<Value, F
         "list" => {
             let tokens = auth.list();
             let tokens = tokens.iter().map(|token| shown_token(token, auth.now_ms()));
-            Ok(json!({ "tokens": tokens.collect::<Vec<Value>>() }))
+            let all: Vec<Value> = tokens.chain(services()).collect();
+            Ok(json!({ "tokens": all }))
         }
-        _ => auth.revoke(name(matches)).await.map(|_| Value::Null).map_err(refused),
+        _ => {
+            let name = name(matches);
+            if services().iter().any(|one| one["id"] == name || one["name"] == name) {
+                return Err(Failure::Refused(SERVICE_STAYS.to_owned()));
+            }
+            auth.revoke(name).await.map(|_| Value::Null).map_err(refused)
+        }
     }
 }
 
@@ -221,7 +232,8 @@ fn list(answer: &Value) {
         let identity = ["subject", "certificate"].into_iter();
         let identity =
             identity.filter_map(|kind| Some(format!("{kind} {}", token[kind].as_str()?)));
-        row.push(identity.collect());
+        let whose: String = identity.collect();
+        row.push(token["description"].as_str().map_or(whose, str::to_owned));
         let rules: Vec<String> =
             token["allow"].as_array().into_iter().flatten().map(output::cell).collect();
         row.push(if rules.is_empty() { "all".to_owned() } else { rules.join(" ") });

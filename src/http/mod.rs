@@ -27,6 +27,7 @@ mod server;
 mod sources;
 mod streams;
 mod tls;
+mod trial;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -156,6 +157,7 @@ pub struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) engine: ingest::Engine,
     pub(crate) doors: streams::Doors,
+    trials: trial::Trials,
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
@@ -184,6 +186,7 @@ impl Api {
             options,
             engine,
             doors,
+            trials: trial::Trials::new(),
             catalog,
             metrics,
             draining,

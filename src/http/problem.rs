@@ -52,6 +52,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("request_in_flight", 409, "The same request is under way; nothing was stored", true),
     ("table_taken", 409, "The table belongs to others", false),
     ("limit_reached", 409, "There are as many as there may be", false),
+    ("internal_token", 409, "The token is a sink's own", false),
     ("wrong_state", 409, "The table is not in a state that allows this", false),
     ("precondition_failed", 412, "It is not in the version that the request names", false),
     ("too_large", 413, "The body or an event is too large", false),

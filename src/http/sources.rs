@@ -15,18 +15,21 @@ use axum::http::{HeaderMap, HeaderName, header};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::http::Api;
 use crate::http::credentials;
 use crate::http::ingest::body::{self, Decoded, Share};
-use crate::http::ingest::engine::{off_worker, refusal};
+use crate::http::ingest::engine::{CONFIRM_MIN, off_worker, refusal};
 use crate::http::ingest::event::{self, Ack, Event, Header, Once, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
-use crate::sink::Sink;
+use crate::http::trial::{NoRow, Refuse, Trial};
+use crate::sink::mapping;
+use crate::sink::{Sink, Validate};
 use crate::source::{Kind, Source, Split};
 use crate::tier::rows::HEADER_IP;
 
@@ -52,6 +55,15 @@ pub(super) async fn receive(
 ) -> Result<Json<Value>, Problem> {
     let (parts, body) = request.into_parts();
     let arrived = read(&api, (&id, &secret), &parts, body).await?;
+    let mut sinks = api.sinks_of(&arrived.source.wish.topic);
+    sinks.retain(|sink| sink.is_on() && sink.wish.validate == Validate::Sync);
+    let (arrived, missing) = check(&api, arrived, &sinks).await?;
+    if !missing.is_empty() {
+        let mut errors: Vec<EventError> = missing.iter().map(NoRow::told).collect();
+        errors.sort_by_key(|error| error.index);
+        errors.dedup_by_key(|error| error.index);
+        return Err(refusal(errors));
+    }
     let ack = if waits(&arrived.source, None) { Ack::Logged } else { Ack::Accepted };
     let stored = append(&api, arrived, ack).await?;
     let span = |span: &Span| {
@@ -74,10 +86,7 @@ pub(super) async fn receive(
 /// A request to a source that may take it, as it will be stored.
 pub(super) struct Arrived {
     pub(super) source: Arc<Source>,
-    /// Of each record.
-    pub(super) bodies: Vec<Bytes>,
-    /// Of all records.
-    pub(super) headers: Vec<Header>,
+    records: Records,
     share: Share,
     until: Instant,
     once: Once,
@@ -106,7 +115,7 @@ pub(super) async fn read(
     let taken_apart = off_worker(bytes.len(), move || {
         let once = identity.once(&principal, || keys::hash(&[&bytes]));
         let bodies = match form {
-            None => Ok(vec![bytes]),
+            None => Ok(vec![(0, bytes)]),
             Some(form) => pieces(&bytes, form, events_max),
         };
         Ok(bodies.map(|bodies| (bodies, once)))
@@ -117,7 +126,7 @@ pub(super) async fn read(
         say_json(&mut headers);
         check_shared(&headers, bodies.len(), limit.saturating_mul(SHARED_FACTOR))?;
     }
-    Ok(Arrived { source, bodies, headers, share, until, once })
+    Ok(Arrived { source, records: Records { bodies, headers }, share, until, once })
 }
 
 /// How a body is told apart; none if it is one record.
@@ -133,13 +142,14 @@ fn form(split: Split, headers: &HeaderMap, body: &[u8]) -> Option<Form> {
     }
 }
 
-/// The records of a body; all or nothing.
-fn pieces(body: &Bytes, form: Form, events_max: usize) -> Result<Vec<Bytes>, Problem> {
+/// The records of a body and where each starts in it; all or nothing.
+fn pieces(body: &Bytes, form: Form, events_max: usize) -> Result<Vec<(usize, Bytes)>, Problem> {
     let found = split::split(body, form, events_max);
     if !found.errors.is_empty() {
         return Err(refusal(found.errors));
     }
-    Ok(found.events.into_iter().map(|(_, range)| body.slice(range)).collect())
+    let pieces = found.events.into_iter().map(|(_, range)| (range.start, body.slice(range)));
+    Ok(pieces.collect())
 }
 
 /// Says of records that they are JSON, whatever they came in.
@@ -186,24 +196,75 @@ pub(super) fn check_shared(
 
 /// The records of a request, which have its headers in common.
 struct Records {
-    bodies: Vec<Bytes>,
+    /// With where each starts in the request's, bytes.
+    bodies: Vec<(usize, Bytes)>,
     headers: Vec<Header>,
 }
 
 impl event::Source for Records {
     fn size_bytes(&self) -> usize {
-        self.bodies.iter().map(Bytes::len).sum()
+        self.bodies.iter().map(|(_, body)| body.len()).sum()
     }
 
     fn raw(&self, error: &EventError) -> &[u8] {
-        self.bodies.get(error.index).map(|body| &body[..]).unwrap_or_default()
+        self.bodies.get(error.index).map(|(_, body)| &body[..]).unwrap_or_default()
     }
 
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
-        for (index, body) in self.bodies.iter().enumerate() {
+        for (index, (offset_bytes, body)) in self.bodies.iter().enumerate() {
             let (value, headers) = (Some(&body[..]), &self.headers[..]);
-            take(Ok(Event { index, value, headers, ..Event::default() }));
+            let offset_bytes = *offset_bytes;
+            take(Ok(Event { index, offset_bytes, value, headers, ..Event::default() }));
         }
+    }
+}
+
+/// Which of the `sinks` have no row of the request, and of which record of it. Templates are run for
+/// those that want it (`validate = sync`), and only if no sink refuses the request without them.
+///
+/// # Errors
+/// `overloaded` where templates had no turn, or did not get through in time; nothing is stored then.
+pub(super) async fn check(
+    api: &Api,
+    arrived: Arrived,
+    sinks: &[Arc<Sink>],
+) -> Result<(Arrived, Vec<NoRow>), Problem> {
+    if sinks.is_empty() {
+        return Ok((arrived, Vec::new()));
+    }
+    let Arrived { source, records, share, until, once } = arrived;
+    let received_ms = api.engine.now_ms();
+    let (bytes, all) = (event::Source::size_bytes(&records), sinks.to_vec());
+    let checked = off_worker(bytes, move || {
+        let missing: Vec<NoRow> =
+            all.iter().filter_map(|sink| records.missing(sink, received_ms)).collect();
+        Ok((records, missing))
+    });
+    let (mut records, mut missing) = checked.await?;
+    if missing.is_empty() {
+        let mut sinks = sinks.to_vec();
+        sinks.retain(|sink| sink.runs_templates_first());
+        let (headers, until) = (records.headers.clone(), until - CONFIRM_MIN);
+        let trial = Trial { sinks, headers, received_ms, until, refuse: Refuse::Request };
+        let tried = api.trials.of(records, trial).await;
+        let tried = tried.map_err(|problem| api.engine.told(&source.wish.topic, problem));
+        (records, missing) = tried?;
+    }
+    Ok((Arrived { source, records, share, until, once }, missing))
+}
+
+impl Records {
+    /// The first record that the sink has no row of, whatever its templates say.
+    fn missing(&self, sink: &Arc<Sink>, received_ms: i64) -> Option<NoRow> {
+        let mut mapper = sink.mapping.compile();
+        let (headers, ip) = (seen(&self.headers), ip(&self.headers));
+        let mut bodies = self.bodies.iter().enumerate();
+        bodies.find_map(|(index, (offset_bytes, body))| {
+            let (id, headers) = (Uuid::nil(), &headers[..]);
+            let error =
+                mapper.check(&mapping::Event { id, received_ms, ip, headers, body }).err()?;
+            Some(NoRow { sink: Arc::clone(sink), index, offset_bytes: *offset_bytes, error })
+        })
     }
 }
 
@@ -212,11 +273,10 @@ impl event::Source for Records {
 /// # Errors
 /// As the engine's `append`.
 pub(super) async fn append(api: &Api, arrived: Arrived, ack: Ack) -> Result<Stored, Problem> {
-    let Arrived { source, bodies, headers, share, until, once } = arrived;
-    if bodies.is_empty() {
+    let Arrived { source, records, share, until, once } = arrived;
+    if records.bodies.is_empty() {
         return Ok(Stored::nothing(&source.wish.topic));
     }
-    let records = Records { bodies, headers };
     let (topic, terms) = (&source.wish.topic, Terms { once, ack, ..Terms::new(until) });
     let stored = api.engine.append(topic, records, share, terms).await;
     stored.map_err(|problem| api.engine.told(topic, problem))
@@ -291,6 +351,12 @@ pub(super) fn headers(parts: &Parts) -> Vec<Header> {
     kept.chain(ip).collect()
 }
 
+/// Who sent a request of these headers, as [`headers`] has it.
+pub(super) fn ip(headers: &[Header]) -> Option<&str> {
+    let own = headers.iter().find(|(name, _)| name == HEADER_IP);
+    own.and_then(|(_, ip)| std::str::from_utf8(ip.as_deref()?).ok())
+}
+
 /// Headers as a mapping sees them: without what is the server's own.
 pub(super) fn seen(headers: &[Header]) -> Vec<(&[u8], Option<&[u8]>)> {
     let seen = headers.iter().filter(|(name, _)| !event::is_reserved(name));
@@ -308,23 +374,24 @@ mod tests {
             headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
             let body = Bytes::from_static(body.as_bytes());
             match form(split, &headers, &body) {
-                None => Ok(vec![body]),
+                None => Ok(vec![(0, body)]),
                 Some(form) => pieces(&body, form, 3).map_err(|problem| problem.code()),
             }
         };
         let (json, lines) = ("application/json", "application/x-ndjson; charset=utf-8");
         let array = " [{\"a\": 1}, 2]";
-        let whole = |text: &'static str| Ok(vec![Bytes::from_static(text.as_bytes())]);
-        let two = Ok(vec![Bytes::from_static(b"{\"a\": 1}"), Bytes::from_static(b"2")]);
+        let piece = |at, text: &'static str| (at, Bytes::from_static(text.as_bytes()));
+        let whole = |text| Ok(vec![piece(0, text)]);
+        let two = |first, second| Ok(vec![piece(first, "{\"a\": 1}"), piece(second, "2")]);
         for split in [Split::Array, Split::Auto] {
-            assert_eq!(of(split, json, array), two, "{split:?}");
+            assert_eq!(of(split, json, array), two(2, 12), "{split:?}");
             assert_eq!(of(split, json, "{\"a\": [1]}"), whole("{\"a\": [1]}"), "{split:?}");
             assert_eq!(of(split, json, "[]"), Ok(vec![]), "{split:?}");
             assert_eq!(of(split, json, "[1,"), Err("invalid_json"), "{split:?}");
             assert_eq!(of(split, json, "[1,2,3,4]"), Err("too_large"), "{split:?}");
         }
-        assert_eq!(of(Split::Auto, lines, "{\"a\": 1}\n2\n"), two);
-        assert_eq!(of(Split::Ndjson, json, "{\"a\": 1}\n\n2"), two);
+        assert_eq!(of(Split::Auto, lines, "{\"a\": 1}\n2\n"), two(0, 9));
+        assert_eq!(of(Split::Ndjson, json, "{\"a\": 1}\n\n2"), two(0, 10));
         assert_eq!(of(Split::Array, lines, "1\n2"), whole("1\n2"));
         assert_eq!(of(Split::None, json, array), whole(array));
     }

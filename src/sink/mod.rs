@@ -30,7 +30,7 @@ use crate::types::{Offset, SinkUid, TopicId};
 pub use from::From;
 pub use mapping::Mapping;
 pub use registry::{Asked, Put, Sinks};
-pub use wish::Wish;
+pub use wish::{Validate, Wish};
 
 /// A version of what was asked of a sink.
 pub type Version = store::history::Version<Wish>;
@@ -144,6 +144,8 @@ pub struct Sink {
     /// Where the log ended when it was last switched on, by partition: what came before, while it was
     /// off, is a gap.
     pub resumed: BTreeMap<i32, Offset>,
+    /// The version in which it was last switched on, or undeleted; 1 if it always was.
+    pub on_since: u64,
     /// Who made and changed it, and when.
     pub trail: Trail,
     /// It was deleted because its source was, and comes back with it.
@@ -171,7 +173,8 @@ impl Sink {
     ) -> Self {
         let (uid, version) = (SinkUid(Uuid::new_v4()), 1);
         let trail = Trail::begin(mark, wish.enabled);
-        let (resumed, deleted_with_source, cleared) = (BTreeMap::new(), false, None);
+        let (resumed, on_since) = (BTreeMap::new(), version);
+        let (deleted_with_source, cleared) = (false, None);
         Self {
             uid,
             topic_id,
@@ -181,6 +184,7 @@ impl Sink {
             version,
             starts,
             resumed,
+            on_since,
             trail,
             deleted_with_source,
             cleared,
@@ -195,6 +199,11 @@ impl Sink {
     /// True unless it is marked as deleted.
     pub fn is_live(&self) -> bool {
         self.trail.deleted.is_none()
+    }
+
+    /// True if a request to a source waits for what its templates say (`validate = sync`).
+    pub fn runs_templates_first(&self) -> bool {
+        self.wish.validate == Validate::Sync && self.mapping.runs_templates()
     }
 
     /// True if it takes records.

@@ -270,8 +270,11 @@ impl Inner {
                 check_fixed(&old, &wish, &mapping)?;
                 let trail = old.trail.then(mark, wish.enabled);
                 let version = old.version + 1;
-                let resumed = if old.is_on() { old.resumed.clone() } else { ends };
-                Sink { wish, mapping, version, trail, resumed, ..Sink::clone(&old) }
+                let (resumed, on_since) = match old.is_on() {
+                    true => (old.resumed.clone(), old.on_since),
+                    false => (ends, version),
+                };
+                Sink { wish, mapping, version, trail, resumed, on_since, ..Sink::clone(&old) }
             }
             None => Sink::new((topic_id, id), wish, mapping, starts, mark),
         };
@@ -347,8 +350,8 @@ impl Inner {
         self.check_room(topic_id, id, &old.wish)?;
         let mark = edit.at(self.clock.now_ms(), "Undeleted.");
         let (trail, version) = (old.trail.then(mark, old.wish.enabled), old.version + 1);
-        let deleted_with_source = false;
-        let sink = Sink { version, trail, deleted_with_source, resumed, ..Sink::clone(&old) };
+        let (deleted_with_source, on_since, back) = (false, version, Sink::clone(&old));
+        let sink = Sink { version, trail, deleted_with_source, resumed, on_since, ..back };
         self.store(sink, Change::new()).await
     }
 

@@ -24,6 +24,9 @@ struct Stored {
     starts: BTreeMap<i32, Offset>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     resumed: BTreeMap<i32, Offset>,
+    /// None is the first version: releases that did not know it wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_since: Option<u64>,
     trail: Trail,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     deleted_with_source: bool,
@@ -32,7 +35,7 @@ struct Stored {
 }
 
 pub(super) fn encode(sink: &Sink) -> Result<Vec<u8>, Error> {
-    let Sink { uid, topic_id, version, deleted_with_source, cleared, .. } = *sink;
+    let Sink { uid, topic_id, version, on_since, deleted_with_source, cleared, .. } = *sink;
     let (id, wish, starts) = (sink.id.clone(), sink.wish.clone(), sink.starts.clone());
     let (v, trail, resumed) = (VERSION, sink.trail.clone(), sink.resumed.clone());
     let stored = Stored {
@@ -44,6 +47,7 @@ pub(super) fn encode(sink: &Sink) -> Result<Vec<u8>, Error> {
         version,
         starts,
         resumed,
+        on_since: Some(on_since).filter(|version| *version > 1),
         trail,
         deleted_with_source,
         cleared,
@@ -71,6 +75,7 @@ pub(super) fn decode(value: &[u8]) -> Result<Sink, Error> {
         version: stored.version,
         starts: stored.starts,
         resumed: stored.resumed,
+        on_since: stored.on_since.unwrap_or(1),
         trail: stored.trail,
         deleted_with_source: stored.deleted_with_source,
         cleared: stored.cleared,

@@ -40,6 +40,18 @@ async fn put(sinks: &Sinks, id: &str, wish: Wish, expected: Expected) -> Result<
     sinks.put((TOPIC, id), asked(wish), expected, false).await
 }
 
+#[test]
+fn a_wish_says_when_events_are_held_against_it_and_one_without_does_not() {
+    let old = wish("a");
+    assert_eq!(old.validate, Validate::Commit);
+    let stored = serde_json::to_value(&old).unwrap();
+    assert_eq!(stored.get("validate"), None, "as releases wrote it that did not know it");
+    let new = wish_with(json!({"validate": "sync"}));
+    assert_eq!(serde_json::to_value(&new).unwrap()["validate"], "sync");
+    let other: Result<Validate, _> = serde_json::from_value(json!("never"));
+    assert!(other.is_err());
+}
+
 #[tokio::test]
 async fn sinks_are_state_that_a_restart_finds() {
     let rig = Rig::new();
@@ -70,6 +82,27 @@ async fn sinks_are_state_that_a_restart_finds() {
     assert!(matches!(gone, Err(Error::Unknown(_))));
     again.forget(TOPIC).await.unwrap();
     assert!(open(&rig).topics().is_empty());
+}
+
+#[tokio::test]
+async fn a_sink_knows_the_version_in_which_it_was_switched_on() {
+    let rig = Rig::new();
+    let sinks = open(&rig);
+    let off = || wish_with(json!({"table": {"name": "a"}, "enabled": false}));
+    let named = wish_with(json!({"table": {"name": "a"}, "name": "A"}));
+    for (wish, on_since) in [(wish("a"), 1), (named, 1), (off(), 1), (wish("a"), 4)] {
+        let put = put(&sinks, "a", wish, Expected::Any).await.unwrap();
+        assert_eq!(put.sink().on_since, on_since, "{:?}", put.sink().wish);
+    }
+    sinks.mark_deleted((TOPIC, "a"), edit(), false).await.unwrap();
+    let back = sinks.undelete((TOPIC, "a"), BTreeMap::new(), edit()).await.unwrap();
+    assert_eq!((back.version, back.on_since), (6, 6));
+    assert_eq!(open(&rig).get(TOPIC, "a").unwrap().on_since, 6);
+    // Of releases that did not know it.
+    let stored = super::stored::encode(&back).unwrap();
+    let mut old: Value = serde_json::from_slice(&stored).unwrap();
+    assert_eq!(old.as_object_mut().unwrap().remove("on_since"), Some(json!(6)));
+    assert_eq!(decode(&serde_json::to_vec(&old).unwrap()).unwrap().on_since, 1);
 }
 
 #[tokio::test]

@@ -23,6 +23,31 @@ const NAMESPACE_LEN_MAX: usize = 255;
 /// Name of the system column, which no mapping may fill.
 const SYSTEM_COLUMN: &str = "floe";
 
+/// When an event is held against all of a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validate {
+    /// When it is committed: one without a row is a dead letter.
+    #[default]
+    Commit,
+    /// Before the answer to a source's request, templates included: one without a row is refused.
+    Sync,
+}
+
+impl Validate {
+    /// As wishes and settings name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Sync => "sync",
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A sink as somebody asks for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +75,9 @@ pub struct Wish {
     /// all other records.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub signals: BTreeSet<Signal>,
+    /// When a request to a source is held against all of the mapping.
+    #[serde(default, skip_serializing_if = "Validate::is_default")]
+    pub validate: Validate,
     /// As `table.partition.spec`; empty is unpartitioned.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub partition_spec: String,

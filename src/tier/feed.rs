@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::sink::Sink;
 use crate::sink::Triggers;
 use crate::table::commit::marker::Writer;
+use crate::tier::principal::Service;
 use crate::topic::Topic;
 use crate::topic::options::TableMode;
 use crate::types::Offset;
@@ -91,6 +92,11 @@ impl Feed {
     /// The sink, if it is one's table.
     pub(super) fn sink(&self) -> Option<&Arc<Sink>> {
         self.sink.as_ref()
+    }
+
+    /// As whom the table is written; none of a topic's own table, which is the server's.
+    pub(super) fn service(&self) -> Option<Service> {
+        self.sink.as_ref().map(|sink| Service::of(self.of.name.as_str(), sink))
     }
 
     /// Waiting records that start a commit; none for no such limit.

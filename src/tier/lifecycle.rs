@@ -47,15 +47,25 @@ const NAME_TRIES: u32 = 8;
 /// Tables of a namespace that are looked at to find one by its UUID.
 const SEARCH_MAX: usize = 10_000;
 
-/// Finds the feed's table or makes it.
+/// Finds the feed's table or makes it, as whoever writes it.
 ///
 /// # Errors
-/// [`Halt`]: `TABLE_DROPPED` and `REPLACED` where the user took it away (rules 4.4).
+/// [`Halt`]: `TABLE_DROPPED` and `REPLACED` where the user took it away (rules 4.4); later, where it
+/// has a name now that its sink has no right to.
 pub(super) async fn ensure_table(
     context: &Context,
     topic: &Feed,
     entry: &mut Entry,
 ) -> Result<LoadedTable, Halt> {
+    let opened = open(context, topic, entry).await?;
+    if let (Some(sink), Some(service)) = (topic.sink(), topic.service()) {
+        let namespace = opened.ident.namespace().join(".");
+        service.check(sink, &namespace, opened.ident.name()).map_err(Halt::Later)?;
+    }
+    Ok(opened)
+}
+
+async fn open(context: &Context, topic: &Feed, entry: &mut Entry) -> Result<LoadedTable, Halt> {
     if let Some(table) = entry.table.clone() {
         return match find(context, &table).await? {
             Found::There(loaded) => Ok(loaded),

@@ -24,6 +24,7 @@ mod pending;
 mod pin;
 pub mod plan;
 mod poison;
+mod principal;
 mod restore;
 mod resume;
 mod round;
@@ -60,6 +61,7 @@ use crate::tier::worker::Command;
 use crate::topic::Topics;
 
 pub use context::Options;
+pub use principal::Service;
 pub use resume::From;
 pub use sinks::SinkRefused;
 pub use status::ColumnStatus;

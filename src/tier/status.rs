@@ -54,6 +54,8 @@ pub struct TableStatus {
     pub topic_id: String,
     /// Id of the topic's sink; none for its own table.
     pub sink: Option<String>,
+    /// As whom it is written, if it is the table of a sink; else the server does.
+    pub principal: Option<String>,
     /// `table.mode`, or `mapped` for the table of a sink.
     pub mode: String,
     /// `RUNNING`, `RETRYING`, `WAITING` (no row yet), `OFF`, `DRAINING`, or a stopped state.

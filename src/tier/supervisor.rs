@@ -241,6 +241,7 @@ impl Supervisor {
             status.topic = feed.name.to_string();
             status.topic_id = feed.id.to_string();
             status.sink = feed.sink().map(|sink| sink.id.clone());
+            status.principal = feed.service().map(|service| service.name);
             // Who looks for a table by its name goes by this before the worker has looked at anything.
             status.mode = feed.mode().to_owned();
             status.state = "WAITING".to_owned();

@@ -8,6 +8,7 @@ use crate::runtime::background::Hurry;
 use crate::runtime::metrics;
 use crate::store;
 use crate::store::Change;
+use crate::table::catalog::LoadedTable;
 use crate::table::catalog::TableChange;
 use crate::table::commit::letters::taken_away;
 use crate::table::commit::marker;
@@ -60,6 +61,19 @@ impl Worker {
         (is_late || waiting(parts) >= self.pin.limit(&self.topic) / 2).then(Hurry::begin)
     }
 
+    /// Opens the table, and says once as whom where that is not the server itself.
+    pub(super) async fn open(&mut self) -> Result<LoadedTable, Halt> {
+        let table = lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
+        if self.table.is_none()
+            && let Some(service) = self.topic.service()
+        {
+            let (table, principal) = (&table.ident, service.name);
+            tracing::info!(%table, principal, "the table of a sink is open");
+        }
+        self.table = Some(table.clone());
+        Ok(table)
+    }
+
     /// One commit of what waits in `parts`.
     pub(super) async fn commit(&mut self, parts: &[Part]) -> Result<(), Halt> {
         let (started, is_first) = (Instant::now(), self.last_commit.is_none());
@@ -73,8 +87,7 @@ impl Worker {
         let memory = waiting.saturating_mul(MEMORY_PER_LOG_BYTE).clamp(PERMIT_BYTES_MIN, most);
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let permit = self.context.budget.acquire(memory).await;
-        let table = lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
-        self.table = Some(table.clone());
+        let table = self.open().await?;
         let flush_bytes = self.topic.options.table_flush_bytes;
         let budget = (flush_bytes.saturating_mul(COMMIT_FLUSHES_MAX) >> self.budget_shift).max(1);
         let available: Vec<_> = parts

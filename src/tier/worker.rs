@@ -23,7 +23,6 @@ use crate::tier::ledger::Entry;
 use crate::tier::ledger::Prepared;
 use crate::tier::ledger::StopState;
 use crate::tier::ledger::put_entry;
-use crate::tier::lifecycle;
 use crate::tier::pending;
 use crate::tier::pending::Oldest;
 use crate::tier::pending::Part;
@@ -280,9 +279,7 @@ impl Worker {
         }
         self.check_overflow().await?;
         if std::mem::take(&mut self.look) && self.entry.table.is_some() {
-            let table =
-                lifecycle::ensure_table(&self.context, &self.topic, &mut self.entry).await?;
-            self.table = Some(table);
+            self.open().await?;
         }
         let parts = self.parts();
         match self.decide(&parts) {

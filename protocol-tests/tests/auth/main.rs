@@ -7,6 +7,7 @@ mod http;
 mod iceberg;
 mod kafka;
 mod senders;
+mod services;
 mod streams;
 
 use std::path::Path;
@@ -47,7 +48,7 @@ fn local_token(data: &Path, name: &str, more: &[&str]) -> String {
 struct Guarded {
     floe: Floe,
     admin: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Guarded {
@@ -55,7 +56,7 @@ impl Guarded {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let admin = local_token(&data, "admin", &[]);
-        Self { floe: Floe::start_in(&data, flags).await, admin, _dir: dir }
+        Self { floe: Floe::start_in(&data, flags).await, admin, dir }
     }
 
     /// A token with these rules, made over HTTP.

@@ -48,20 +48,32 @@ async fn a_source_has_twenty_sinks_and_no_more() {
 
 /// Sources that share a topic cost little, so there can be as many as there may be.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_branch_has_a_thousand_sources_and_no_more() {
+async fn a_branch_has_a_hundred_sources_and_natively_a_thousand_and_no_more() {
     let floe = Floe::start(&["--num-partitions=1"]).await;
     done(&floe, Method::POST, SOURCES, json!({"type": "http", "name": "shop"})).await;
-    let client = Client::new();
-    for number in 1..1_000 {
-        let url = floe.url(&format!("/api/v1/sources/s{number:03}"));
-        let made = client.put(url).json(&json!({"topic": "shop"})).send().await.unwrap();
-        assert_eq!(made.status(), 201, "{number}");
+    let put = async |number: u32| {
+        let path = format!("/api/v1/sources/s{number:03}");
+        ask(&floe, Method::PUT, &path, Some(json!({"topic": "shop"}))).await
+    };
+    for number in 1..100 {
+        assert_eq!(put(number).await.0, 201, "{number}");
     }
     let more = json!({"type": "http", "name": "more"});
-    let (status, refused) = ask(&floe, Method::POST, SOURCES, Some(more.clone())).await;
-    let told = (status, refused["error"].as_str());
-    assert_eq!(told, (409, Some("stream.api.sourceCountLimitReached")), "{refused}");
-    assert_eq!(refused["message"], "Maximum source count limit is 1000.");
+    let refused = async |method: Method, path: &str| {
+        let (status, refused) = ask(&floe, method, path, Some(more.clone())).await;
+        let told = (status, refused["error"].as_str());
+        assert_eq!(told, (409, Some("stream.api.sourceCountLimitReached")), "{refused}");
+        assert_eq!(refused["message"], "Maximum source count limit is 100.");
+    };
+    refused(Method::POST, SOURCES).await;
+    done(&floe, Method::DELETE, &format!("{SOURCES}/s001"), json!({})).await;
+    done(&floe, Method::POST, SOURCES, more.clone()).await;
+    refused(Method::PUT, &format!("{SOURCES}/s001/undelete")).await;
+    for number in 101..1_001 {
+        assert_eq!(put(number).await.0, 201, "{number}");
+    }
+    let (status, full) = put(1_001).await;
+    assert_eq!((status, &full["code"]), (409, &json!("limit_reached")), "{full}");
     let (_, listed) = ask(&floe, Method::GET, SOURCES, None).await;
     assert_eq!(
         (&listed["page"]["totalCount"], &listed["page"]["limit"]),
@@ -70,8 +82,6 @@ async fn a_branch_has_a_thousand_sources_and_no_more() {
     assert_eq!(ids(&listed, "sources", "sourceId").len(), 100, "a page unless it is asked for");
     let (_, last) = ask(&floe, Method::GET, &format!("{SOURCES}?afterId=s990"), None).await;
     assert_eq!(ids(&last, "sources", "sourceId").len(), 10, "nine, and the shop: {last}");
-    done(&floe, Method::DELETE, &format!("{SOURCES}/s001"), json!({})).await;
-    done(&floe, Method::POST, SOURCES, more).await;
 }
 
 /// A secret is 48 characters that a URL takes as they are, and never the same twice.

@@ -16,7 +16,9 @@ use serde::de::DeserializeOwned;
 
 use crate::http::problem::Problem;
 
-pub(crate) use tokens::{identity as identity_of, shown as shown_token};
+pub(crate) use tokens::{
+    SERVICE_STAYS, identity as identity_of, services as service_tokens, shown as shown_token,
+};
 
 /// Parses a JSON body whatever its content type says; an empty body is `{}`.
 pub(in crate::http) fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::json as parse;
@@ -23,9 +24,10 @@ use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
+use crate::http::ingest::event::answer_by;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, sources, unknown_topic};
-use crate::sink::mapping::{Event, Faults, FieldError, infer};
+use crate::sink::mapping::{Event, Faults, FieldError, FieldErrorKind, infer};
 use crate::sink::{self, Asked, From, Put, Sink, TableName, Wish};
 use crate::store::history::{Edit, Trail};
 use crate::tier::SinkRefused;
@@ -213,7 +215,7 @@ pub(in crate::http) async fn test(
     let sink = api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id))?;
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
     let sample = Arc::new(Sample::new(&api, peer, headers, body));
-    let row = try_out(&sink, &sample).await?;
+    let row = try_out(&sink, &sample, answer_by()).await?;
     row.map(Json).map_err(|error| unmappable(&error))
 }
 
@@ -278,10 +280,17 @@ impl Sample {
 }
 
 /// The row that the sink would have of the sample, or why it has none.
+///
+/// # Errors
+/// `timeout` if that is not known `until` the answer must be out.
 pub(in crate::http) async fn try_out(
     sink: &Arc<Sink>,
     sample: &Arc<Sample>,
+    until: Instant,
 ) -> Result<Result<Value, FieldError>, Problem> {
+    if Instant::now() >= until {
+        return Err(late());
+    }
     let (tried, sample) = (Arc::clone(sink), Arc::clone(sample));
     let row = tokio::task::spawn_blocking(move || {
         let headers = sample.headers.iter();
@@ -290,9 +299,15 @@ pub(in crate::http) async fn try_out(
         let Sample { id, received_ms, ip, body, .. } = &*sample;
         let (id, received_ms, ip) = (*id, *received_ms, ip.as_deref());
         let event = Event { id, received_ms, ip, headers: &headers, body };
-        tried.mapping.compile().row(&event)
+        let mut mapper = tried.mapping.compile();
+        mapper.until(until);
+        mapper.row(&event)
     });
     let row = row.await.map_err(|_| Problem::new("internal", "mapping the event failed"))?;
+    let is_cut_off = row.as_ref().is_err_and(|error| error.kind == FieldErrorKind::NotRun);
+    if is_cut_off && Instant::now() >= until {
+        return Err(late());
+    }
     let types = sink.mapping.schema();
     let column = |(name, value): (String, Value)| {
         let kind = types.field_by_name(&name).map(|field| field.field_type.to_string());
@@ -306,6 +321,12 @@ pub(in crate::http) async fn try_out(
             "columns": row.into_iter().map(column).collect::<Vec<_>>(),
         })
     }))
+}
+
+fn late() -> Problem {
+    let detail = "the rows of all records take longer than 25 seconds: try fewer records at once, or \
+                  templates that take less";
+    Problem::new("timeout", detail)
 }
 
 pub(super) fn topic_of(
@@ -378,7 +399,7 @@ fn answer(status: StatusCode, api: &Api, topic: &Topic, sink: &Sink) -> Response
 fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
     let status = api.tiering.sink(topic.id, sink.uid).unwrap_or_default();
     let Wish { name, description, table, mapping, commit, .. } = &sink.wish;
-    let Wish { staging, wait, signals, partition_spec, enabled, from, .. } = &sink.wish;
+    let Wish { staging, wait, signals, validate, partition_spec, enabled, from, .. } = &sink.wish;
     let Trail { created, changed, .. } = &sink.trail;
     json!({
         "id": sink.id,
@@ -391,6 +412,7 @@ fn shown(api: &Api, topic: &Topic, sink: &Sink) -> Value {
         "staging": staging,
         "wait": wait,
         "signals": signals,
+        "validate": validate,
         "partition_spec": partition_spec,
         "enabled": enabled,
         "from": from,
@@ -455,4 +477,40 @@ pub(in crate::http) fn problem(id: &str, error: &sink::Error) -> Problem {
         sink::Error::Store(_) => "internal",
     };
     Problem::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::runtime::Tasks;
+    use crate::sink::Sinks;
+    use crate::store::history::Edit;
+    use crate::store::testing::Rig;
+    use crate::types::{Expected, TopicId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_row_that_is_not_there_in_time_is_no_row() {
+        let rig = Rig::new();
+        let sinks = Sinks::open(rig.store(), rig.clock.clone(), Tasks::for_tests()).unwrap();
+        let template = json!({"language": "jsonnet", "content": "Body('a') + 1"});
+        let column = json!({"type": "template", "name": "t", "template": template});
+        let wish = json!({"table": {"name": "t"}, "mapping": {"columns": [column]}});
+        let wish = serde_json::from_value(wish).unwrap();
+        let asked = Asked { wish, ends: BTreeMap::new(), starts: None, edit: Edit::by("ann") };
+        let put = sinks.put((TopicId(Uuid::nil()), "s"), asked, Expected::Any, false).await;
+        let sink = Arc::clone(put.unwrap().sink());
+        let sample = |body: &'static str| {
+            let (id, ip, headers) = (Uuid::nil(), None, HeaderMap::new());
+            let body = Bytes::from_static(body.as_bytes());
+            Arc::new(Sample { id, received_ms: 0, ip, headers, body })
+        };
+        let row = try_out(&sink, &sample(r#"{"a": 1}"#), answer_by()).await.unwrap();
+        assert_eq!(row.unwrap()["columns"][0]["value"], "2");
+        assert!(try_out(&sink, &sample("{}"), answer_by()).await.unwrap().is_err());
+        let late = try_out(&sink, &sample(r#"{"a": 1}"#), Instant::now()).await.unwrap_err();
+        assert_eq!(late.code(), "timeout");
+    }
 }

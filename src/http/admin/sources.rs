@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::page::{Asked, Page};
 use super::patch::{self, Patch, Tries};
@@ -21,6 +22,7 @@ use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::buffered::MANAGED_BYTES_MAX;
+use crate::http::ingest::event::answer_by;
 use crate::http::otlp::{self, records::Limits};
 use crate::http::problem::Problem;
 use crate::sink::Sink;
@@ -165,7 +167,7 @@ pub(in crate::http) async fn test(
             continue;
         }
         for (record, sample) in samples.each.iter().enumerate() {
-            let row = sinks::try_out(&sink, sample).await?;
+            let row = sinks::try_out(&sink, sample, samples.until).await?;
             let mut row = row.unwrap_or_else(|error| sinks::refused(&sink, &error));
             if samples.signal.is_some() {
                 row["record"] = record.into();
@@ -186,6 +188,8 @@ pub(in crate::http) struct SignalQuery {
 pub(in crate::http) struct Samples {
     /// Its records.
     pub(in crate::http) each: Vec<Arc<Sample>>,
+    /// When all rows must be known: of 100 records and 20 sinks each could take seconds.
+    pub(in crate::http) until: Instant,
     /// Of all of them, if the source is of type `otlp`.
     signal: Option<Signal>,
 }
@@ -202,9 +206,10 @@ impl Samples {
         query: &SignalQuery,
         (peer, headers, body): (Option<SocketAddr>, HeaderMap, Bytes),
     ) -> Result<Self, Problem> {
+        let until = answer_by();
         if source.wish.kind == Kind::Http {
             let each = vec![Arc::new(Sample::new(api, peer, headers, body))];
-            return Ok(Self { each, signal: None });
+            return Ok(Self { each, until, signal: None });
         }
         let signal = query.signal.ok_or_else(|| {
             let detail = "say what the body is: signal=logs, signal=metrics or signal=traces";
@@ -218,7 +223,7 @@ impl Samples {
         let mut headers = headers;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let sample = |body| Arc::new(Sample::new(api, peer, headers.clone(), body));
-        Ok(Self { each: flat.into_iter().map(sample).collect(), signal: Some(signal) })
+        Ok(Self { each: flat.into_iter().map(sample).collect(), until, signal: Some(signal) })
     }
 
     /// True if the sink takes such records.

@@ -1,7 +1,8 @@
 //! `/api/v1/tokens`: list, make, revoke. All need the right to alter the cluster: who can make
-//! tokens can make one that may do everything.
+//! tokens can make one that may do everything. The principals of sinks are listed too, to be seen: no
+//! request can come with one.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -13,10 +14,18 @@ use serde_json::{Value, json};
 
 use super::json as parse;
 use super::page::{Asked, Page};
-use crate::auth::{self, Identity, NewToken, Operation, Resource, Token};
+use crate::auth::{self, Identity, NewToken, Operation, Resource, State as TokenState, Token};
 use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
+use crate::sink::{Sink, Sinks};
+use crate::source::Sources;
+use crate::tier::Service;
+use crate::topic::Topics;
+
+/// Why the principal of a sink cannot be revoked.
+pub(crate) const SERVICE_STAYS: &str = "it is the principal of a sink, as which nobody can log in: \
+    disable and enable the sink for another one, delete the sink to be rid of it";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,10 +45,16 @@ pub(in crate::http) async fn list(
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
     let now_ms = api.auth.now_ms();
-    // Oldest first, as without pages.
-    let key = |token: &Arc<Token>| format!("{:020}/{}", token.created_ms, token.id);
-    let page = Page::of(asked, api.auth.list(), key)?;
-    Ok(page.answer("tokens", |token| shown(token, now_ms)))
+    let mut tokens: Vec<Value> = api.auth.list().iter().map(|token| shown(token, now_ms)).collect();
+    let used = |sink: &Sink| api.tiering.sink(sink.topic_id, sink.uid)?.last_commit_ms;
+    tokens.extend(services((&api.topics, &api.sinks, &api.sources), used));
+    // Oldest first.
+    let key = |token: &Value| {
+        let made_ms = token["created_ms"].as_i64().unwrap_or_default();
+        format!("{made_ms:020}/{}", token["id"].as_str().unwrap_or_default())
+    };
+    let page = Page::of(asked, tokens, key)?;
+    Ok(page.answer("tokens", Value::clone))
 }
 
 pub(in crate::http) async fn create(
@@ -75,9 +90,47 @@ pub(in crate::http) async fn revoke(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
+    let known = services((&api.topics, &api.sinks, &api.sources), |_| None);
+    if known.iter().any(|one| one["id"] == name || one["name"] == name) {
+        return Err(Problem::new("internal_token", SERVICE_STAYS));
+    }
     let token = api.auth.revoke(&name).await.map_err(|error| problem(&error))?;
     tracing::info!(token = token.name, id = token.id, by = caller.0.name(), "token revoked");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The principals of all sinks, as a list of tokens shows them. That of a sink that is off is revoked:
+/// it has another one when it is on again. `used` tells when a sink last wrote.
+pub(crate) fn services(
+    (topics, sinks, sources): (&Topics, &Sinks, &Sources),
+    used: impl Fn(&Sink) -> Option<i64>,
+) -> Vec<Value> {
+    let list = sources.list();
+    let by_topic = list.iter().rev().map(|one| (one.wish.topic.as_str(), one.id.as_str()));
+    let by_topic: BTreeMap<&str, &str> = by_topic.collect();
+    let known = sinks.topics().into_iter().filter_map(|id| Some(topics.live_or_draining(id)?.0));
+    let mut shown = Vec::new();
+    for topic in known {
+        let name = topic.name.as_str();
+        let source = by_topic.get(name).copied().unwrap_or(name);
+        for sink in sinks.of_topic(topic.id) {
+            let Service { id, name, rules } = Service::of(name, &sink);
+            let off = sink.trail.disabled.as_ref().map(|mark| mark.at_ms);
+            shown.push(json!({
+                "id": id,
+                "name": name,
+                "description": format!("[_internal] Stream Sink {source}/{}", sink.id),
+                "internal": true,
+                "allow": rules.texts(),
+                "state": if off.is_some() { TokenState::Revoked } else { TokenState::Active }.as_str(),
+                "created_ms": sink.trail.created.at_ms,
+                "expires_ms": null,
+                "revoked_ms": off,
+                "last_used_ms": used(&sink),
+            }));
+        }
+    }
+    shown
 }
 
 /// Who has a token without a secret.

@@ -31,7 +31,7 @@ use crate::topic::{self, NewTopic, Topic, Topics};
 use crate::types::TopicName;
 
 /// A log that has taken the events gets this long of an answer's time to confirm them.
-const CONFIRM_MIN: Duration = Duration::from_secs(5);
+pub(in crate::http) const CONFIRM_MIN: Duration = Duration::from_secs(5);
 /// What is done with a body up to this size is done where the request runs: another thread would
 /// not have woken up before.
 const INLINE_BYTES_MAX: usize = 64 << 10;

@@ -101,15 +101,17 @@ impl Failure {
         Self { retry_after_s: problem.retry_after_s(), closes: problem.closes(), ..failure }
     }
 
+    /// There are `max` sources already.
+    pub(super) fn too_many_sources(max: usize) -> Self {
+        let message = format!("maximum source count limit is {max}");
+        Self::api(409, "sourceCountLimitReached", message)
+    }
+
     /// Why a source is refused.
     pub(super) fn of_source(error: &source::Error) -> Self {
         match error {
             source::Error::Unknown(id) => Self::not_found("source", id, "branch"),
-            source::Error::TooMany => Self::api(
-                409,
-                "sourceCountLimitReached",
-                format!("maximum source count limit is {}", source::SOURCES_MAX),
-            ),
+            source::Error::TooMany => Self::too_many_sources(source::SOURCES_MAX),
             other => Self::of_problem(&admin::sources::problem(other)),
         }
     }
@@ -138,6 +140,7 @@ fn name_of(status: u16) -> &'static str {
         403 => "forbidden",
         404 => "notFound",
         405 => "methodNotAllowed",
+        408 => "requestTimeout",
         409 => "conflict",
         422 => "unprocessableContent",
         429 => "tooManyRequests",

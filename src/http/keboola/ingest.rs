@@ -3,28 +3,26 @@
 //! What its sinks need of the body is checked before: a request that a sink has no row of is refused
 //! as a whole, nothing of it is stored.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::failure::Failure;
 use super::show;
 use crate::http::Api;
 use crate::http::ingest::body;
-use crate::http::ingest::engine::off_worker;
 use crate::http::problem::Problem;
-use crate::http::sources::{self, Arrived};
+use crate::http::sources;
+use crate::http::trial::NoRow;
 use crate::sink::Sink;
-use crate::sink::mapping::{Event, FieldError, FieldErrorKind};
+use crate::sink::mapping::{FieldError, FieldErrorKind};
 use crate::source::Source;
 
 /// Most bytes of all headers together.
@@ -59,9 +57,10 @@ pub(super) async fn receive(
     let source = Arc::clone(&arrived.source);
     let mut sinks = api.sinks_of(&source.wish.topic);
     sinks.retain(|sink| sink.is_on());
-    let (arrived, results) = check(&api, arrived, &parts, &sinks).await?;
-    if results.iter().any(Result::is_err) {
-        return Ok(refused(&api, &source, &sinks, &results));
+    let checked = sources::check(&api, arrived, &sinks).await;
+    let (arrived, missing) = checked.map_err(|problem| Failure::of_ingest(&problem))?;
+    if !missing.is_empty() {
+        return Ok(refused(&api, &source, &sinks, &missing));
     }
     let waits = |sink: &Arc<Sink>| sources::waits(&source, Some(sink));
     let ack = sources::ack(&source, &sinks);
@@ -109,47 +108,16 @@ fn head(
     Ok(query.verbose)
 }
 
-type Checked = Vec<Result<(), FieldError>>;
-
-/// What each sink says of the request.
-async fn check(
-    api: &Api,
-    arrived: Arrived,
-    parts: &Parts,
-    sinks: &[Arc<Sink>],
-) -> Result<(Arrived, Checked), Failure> {
-    if sinks.is_empty() {
-        return Ok((arrived, Vec::new()));
-    }
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let ip = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical().to_string());
-    let (received_ms, sinks) = (api.engine.now_ms(), sinks.to_vec());
-    let bytes = arrived.bodies.iter().map(bytes::Bytes::len).sum();
-    let checked = off_worker(bytes, move || {
-        let headers = sources::seen(&arrived.headers);
-        let (id, ip) = (Uuid::nil(), ip.as_deref());
-        let check = |sink: &Arc<Sink>| {
-            let mut mapper = sink.mapping.compile();
-            let mut events = arrived.bodies.iter();
-            events.try_for_each(|body| {
-                mapper.check(&Event { id, received_ms, ip, headers: &headers, body })
-            })
-        };
-        let results = sinks.iter().map(check).collect();
-        Ok((arrived, results))
-    });
-    checked.await.map_err(|problem: Problem| Failure::of_ingest(&problem))
-}
-
-fn refused(api: &Api, source: &Source, sinks: &[Arc<Sink>], results: &Checked) -> Response {
-    let told = sinks.iter().zip(results).map(|(sink, result)| match result {
-        Ok(()) => json!({
+fn refused(api: &Api, source: &Source, sinks: &[Arc<Sink>], missing: &[NoRow]) -> Response {
+    let of = |sink| missing.iter().find(|no_row| Arc::ptr_eq(&no_row.sink, sink));
+    let told = sinks.iter().map(|sink| match of(sink).map(|no_row| &no_row.error) {
+        None => json!({
             "sinkId": sink.id,
             "statusCode": 422,
             "error": "stream.in.notWritten",
             "message": "not written: another sink has no row of the request",
         }),
-        Err(error) => json!({
+        Some(error) => json!({
             "sinkId": sink.id,
             "statusCode": told_as(error).0.as_u16(),
             "error": told_as(error).1,
@@ -157,7 +125,7 @@ fn refused(api: &Api, source: &Source, sinks: &[Arc<Sink>], results: &Checked) -
         }),
     });
     let message = format!("Written to 0/{} sinks.", sinks.len());
-    let worst = results.iter().filter_map(|result| result.as_ref().err()).map(told_as).max();
+    let worst = missing.iter().map(|no_row| told_as(&no_row.error)).max();
     let (status, error) = worst.unwrap_or(UNPROCESSABLE);
     answer(api, source, (status, Some(error), &message), told.collect())
 }

@@ -1,5 +1,5 @@
-//! Settings of sources and sinks: seven keys that anybody with a token may set, each shown with the
-//! value that it has and where that comes from. Pure.
+//! Settings of sources and sinks: seven keys that anybody with a token may set, and one of Floe's own
+//! for sinks, each shown with the value that it has and where that comes from. Pure.
 //!
 //! The import triggers say when rows are committed. Without a value at the sink they are the
 //! source's, without one there the topic's options. The upload triggers are kept and do nothing: there
@@ -8,11 +8,11 @@
 use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, listed};
-use crate::sink::Triggers;
+use crate::sink::{Triggers, Validate};
 
 /// What all keys begin with that Keboola has; those that are not below are protected.
 const PREFIXES: [&str; 2] = ["storage.", "sink."];
-const KEYS: [Key; 7] = [
+const KEYS: [Key; 8] = [
     Key(
         "storage.level.local.encoding.sync.wait",
         Kind::Wait,
@@ -48,6 +48,11 @@ const KEYS: [Key; 7] = [
         Kind::Lag(false),
         "Longest time until a record is in the table.",
     ),
+    Key(
+        "floe.validate",
+        Kind::Validate,
+        "When templates are run: commit, or sync (before an answer, which they can refuse).",
+    ),
 ];
 
 /// Longest duration that is read: about 30 years.
@@ -55,10 +60,24 @@ const DURATION_MS_MAX: i64 = 1_000_000_000_000;
 
 struct Key(&'static str, Kind, &'static str);
 
+/// Whose settings they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Source,
+    Sink,
+}
+
+impl Of {
+    fn keys(self) -> impl Iterator<Item = &'static Key> {
+        KEYS.iter().filter(move |Key(_, kind, _)| self == Self::Sink || *kind != Kind::Validate)
+    }
+}
+
 /// What a key holds; true beside it for the stage that there is not.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Wait,
+    Validate,
     Records(bool),
     Bytes(bool),
     Lag(bool),
@@ -70,6 +89,8 @@ pub(super) struct Settings {
     pub(super) commit: Triggers,
     pub(super) staging: Triggers,
     pub(super) wait: Option<bool>,
+    /// Of sinks only.
+    pub(super) validate: Option<Validate>,
 }
 
 impl Settings {
@@ -78,7 +99,7 @@ impl Settings {
         let commit = Triggers { lag_ms, bytes, records: None };
         let staging =
             Triggers { lag_ms: Some(30_000), bytes: Some(5 << 20), records: Some(10_000) };
-        Self { commit, staging, wait: Some(true) }
+        Self { commit, staging, wait: Some(true), validate: Some(Validate::Commit) }
     }
 
     /// These, and where they say nothing the others.
@@ -87,13 +108,14 @@ impl Settings {
             commit: self.commit.or(other.commit),
             staging: self.staging.or(other.staging),
             wait: self.wait.or(other.wait),
+            validate: self.validate.or(other.validate),
         }
     }
 
     /// As the API shows them; `defaults` is what counts where they say nothing.
-    pub(super) fn shown(self, defaults: Self) -> Value {
-        let shown = KEYS.map(|Key(key, kind, description)| {
-            let (own, default) = (self.value(kind), defaults.value(kind));
+    pub(super) fn shown(self, of: Of, defaults: Self) -> Value {
+        let shown = of.keys().map(|Key(key, kind, description)| {
+            let (own, default) = (self.value(*kind), defaults.value(*kind));
             let value = if own.is_null() { default.clone() } else { own.clone() };
             json!({
                 "key": key,
@@ -106,11 +128,11 @@ impl Settings {
                 "validation": kind.validation(),
             })
         });
-        json!({ "settings": shown })
+        json!({ "settings": shown.collect::<Vec<_>>() })
     }
 
     /// Takes what the body of a change asks for.
-    pub(super) fn set(&mut self, body: &Map<String, Value>) -> Result<(), Failure> {
+    pub(super) fn set(&mut self, of: Of, body: &Map<String, Value>) -> Result<(), Failure> {
         let bad = |text: &str| Failure::api(400, "badRequest", text);
         let entries = match body.get("settings") {
             None | Some(Value::Null) => return Ok(()),
@@ -121,7 +143,7 @@ impl Settings {
         for entry in entries {
             let key = entry["key"].as_str();
             let key = key.ok_or_else(|| bad("a setting has no \"key\""))?;
-            match KEYS.iter().find(|Key(known, ..)| *known == key) {
+            match of.keys().find(|Key(known, ..)| *known == key) {
                 Some(Key(_, kind, _)) => {
                     if let Err(reason) = self.assign(*kind, &entry["value"]) {
                         faults.push(format!("invalid value of {key:?}: {reason}"));
@@ -146,6 +168,7 @@ impl Settings {
         let of = |staging: bool| if staging { self.staging } else { self.commit };
         match kind {
             Kind::Wait => self.wait.map_or(Value::Null, Value::from),
+            Kind::Validate => self.validate.map_or(Value::Null, |it| it.as_str().into()),
             Kind::Records(staging) => of(staging).records.map_or(Value::Null, Value::from),
             Kind::Bytes(staging) => of(staging).bytes.map_or(Value::Null, |it| size(it).into()),
             Kind::Lag(staging) => of(staging).lag_ms.map_or(Value::Null, |it| duration(it).into()),
@@ -161,6 +184,10 @@ impl Settings {
         match kind {
             Kind::Wait => {
                 self.wait = if is_null { None } else { Some(as_bool(value)?) };
+            }
+            Kind::Validate => {
+                let expected = |_| "expected \"commit\" or \"sync\"".to_owned();
+                self.validate = serde_json::from_value(value.clone()).map_err(expected)?;
             }
             Kind::Records(staging) => {
                 let records = match value.as_u64().or_else(|| text?.parse().ok()) {
@@ -194,6 +221,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Wait => "bool",
+            Self::Validate => "string",
             Self::Records(_) => "uint",
             Self::Bytes(_) => "size",
             Self::Lag(_) => "duration",
@@ -203,6 +231,7 @@ impl Kind {
     fn validation(self) -> &'static str {
         match self {
             Self::Wait => "",
+            Self::Validate => "oneof=commit sync",
             Self::Records(_) => "min=1,max=10000000",
             Self::Bytes(_) => "minBytes=100B,maxBytes=1TB",
             Self::Lag(_) => "minDuration=1s,maxDuration=24h",
@@ -295,7 +324,7 @@ mod tests {
     use super::*;
 
     fn set(settings: &mut Settings, pairs: Value) -> Result<(), Failure> {
-        settings.set(json!({ "settings": pairs }).as_object().unwrap())
+        settings.set(Of::Sink, json!({ "settings": pairs }).as_object().unwrap())
     }
 
     #[test]
@@ -350,7 +379,7 @@ mod tests {
         let key = "storage.level.target.import.trigger.count";
         set(&mut settings, json!([{"key": key, "value": null}])).unwrap();
         assert_eq!(settings.commit.records, None);
-        settings.set(&Map::new()).unwrap();
+        settings.set(Of::Sink, &Map::new()).unwrap();
         let refused = set(&mut settings, json!([{"key": key, "value": 0}])).unwrap_err();
         assert_eq!((refused.status, refused.name.as_str()), (400, "stream.api.badRequest"));
         let protected = json!([{"key": "storage.level.local.volume.assignment.count", "value": 2}]);
@@ -365,10 +394,29 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_may_run_its_templates_first_and_a_source_has_none() {
+        let mut settings = Settings::default();
+        let pairs = |value: &str| json!([{"key": "floe.validate", "value": value}]);
+        set(&mut settings, pairs("sync")).unwrap();
+        let shown = settings.shown(Of::Sink, Settings::floor(None, None));
+        let own = &shown["settings"][7];
+        assert_eq!((&own["value"], &own["defaultValue"]), (&"sync".into(), &"commit".into()));
+        assert_eq!((&own["overwritten"], &own["protected"]), (&true.into(), &false.into()));
+        assert_eq!(set(&mut settings, pairs("never")).unwrap_err().status, 400);
+        set(&mut settings, json!([{"key": "floe.validate", "value": null}])).unwrap();
+        assert_eq!(settings.validate, None);
+        let body = json!({ "settings": pairs("sync") });
+        let refused = settings.set(Of::Source, body.as_object().unwrap()).unwrap_err();
+        assert_eq!(refused.message, "Key \"floe.validate\" does not exist.");
+        let shown = settings.shown(Of::Source, Settings::floor(None, None));
+        assert_eq!(shown["settings"].as_array().unwrap().len(), 7);
+    }
+
+    #[test]
     fn what_a_sink_does_not_say_is_as_the_source_says() {
         let floor = Settings::floor(Some(60_000), Some(32 << 20));
         let source = Settings { wait: Some(false), ..Settings::default() };
-        let shown = Settings::default().shown(source.or(floor));
+        let shown = Settings::default().shown(Of::Sink, source.or(floor));
         let wait = &shown["settings"][0];
         assert_eq!((&wait["value"], &wait["overwritten"]), (&false.into(), &false.into()));
         let lag = &shown["settings"][6];

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::failure::Failure;
 use super::page::{self, Asked, members, missing, one_of, required, text};
 use super::path::{Name, OfSink, OfSource};
-use super::settings::Settings;
+use super::settings::{Of, Settings};
 use super::sources::{edit, floor, settings_of, topic};
 use super::task::Task;
 use super::{files, id, show};
@@ -22,7 +22,7 @@ use crate::http::Api;
 use crate::http::admin;
 use crate::http::admin::sinks::Unfit;
 use crate::http::auth::Caller;
-use crate::sink::{self, Sink, TableName, Triggers, Version, Wish};
+use crate::sink::{self, Sink, TableName, Triggers, Validate, Version, Wish};
 use crate::source::Source;
 use crate::store::history::Edit;
 use crate::types::Expected;
@@ -49,6 +49,7 @@ pub(super) async fn create(at: OfSource, body: Bytes) -> Result<Response, Failur
         staging: Triggers::default(),
         wait: None,
         signals: page::signals(&body, "allowedSignals")?.unwrap_or_default(),
+        validate: Validate::Commit,
         partition_spec: String::new(),
         enabled: true,
         from: if from == "earliest" { sink::From::Earliest } else { sink::From::Latest },
@@ -134,16 +135,17 @@ pub(super) async fn undelete(at: OfSource, Name(sink): Name) -> Result<Response,
 
 pub(super) async fn settings(OfSink { api, source, sink, .. }: OfSink) -> Json<Value> {
     let defaults = settings_of(&source.wish).or(floor(&api, &source));
-    Json(own(&sink.wish).shown(defaults))
+    Json(own(&sink.wish).shown(Of::Sink, defaults))
 }
 
 pub(super) async fn set(at: OfSink, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
     let edit = edit(&at.caller, &body)?;
     let mut settings = own(&at.sink.wish);
-    settings.set(&body)?;
-    let Settings { commit, staging, wait } = settings;
-    let wish = Wish { commit, staging, wait, ..at.sink.wish.clone() };
+    settings.set(Of::Sink, &body)?;
+    let Settings { commit, staging, wait, validate } = settings;
+    let validate = validate.unwrap_or_default();
+    let wish = Wish { commit, staging, wait, validate, ..at.sink.wish.clone() };
     altered(&at, wish, edit, ("update", "sinkSettings")).await
 }
 
@@ -238,7 +240,8 @@ async fn altered(
 }
 
 fn own(wish: &Wish) -> Settings {
-    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait }
+    let validate = Some(wish.validate).filter(|own| *own != Validate::default());
+    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait, validate }
 }
 
 /// Makes the sink, or replaces the version that is `known`.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::failure::Failure;
 use super::page::{self, Asked, members, one_of, required, text};
 use super::path::{InBranch, Name, OfSource};
-use super::settings::Settings;
+use super::settings::{Of, Settings};
 use super::task::Task;
 use super::{files, id, show};
 use crate::http::Api;
@@ -28,6 +28,9 @@ use crate::store::history::Edit;
 use crate::topic::{NewTopic, Topic};
 use crate::types::Expected;
 
+/// Most sources of a branch (the limit is Keboola's); the native API makes more, which are all seen
+/// here.
+const SOURCES_MAX: usize = 100;
 /// Most files of each sink that are listed beside all others.
 const FILES_MAX: usize = 5;
 
@@ -46,12 +49,21 @@ pub(super) async fn create(
         let message = format!("source {id:?} already exists in the branch");
         return Err(Failure::api(409, "sourceAlreadyExists", message));
     }
+    check_room(&api)?;
     wish.topic.clone_from(&id);
     topic(&api, &caller, &id).await?;
     let put = api.sources.put(&id, wish, caller.edit(), Expected::None, false).await;
     let (source, _) = put.map_err(|error| Failure::of_source(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source made");
     Ok(Task::of_source(&api, "create", "source", &source).accepted(&api, &base))
+}
+
+/// Checks that one more source fits the branch. Two who make one at the same moment may both get it.
+fn check_room(api: &Api) -> Result<(), Failure> {
+    match api.sources.list().len() < SOURCES_MAX {
+        true => Ok(()),
+        false => Err(Failure::too_many_sources(SOURCES_MAX)),
+    }
 }
 
 pub(super) async fn list(at: InBranch, asked: Asked) -> Result<Json<Value>, Failure> {
@@ -144,6 +156,7 @@ pub(super) async fn undelete(
     InBranch { api, caller, base, .. }: InBranch,
     Name(source): Name,
 ) -> Result<Response, Failure> {
+    check_room(&api)?;
     let undeleted = api.sources.undelete(&source, caller.edit()).await;
     let source = undeleted.map_err(|error| Failure::of_source(&error))?;
     let topic = topic(&api, &caller, &source.wish.topic).await?;
@@ -157,15 +170,15 @@ pub(super) async fn undelete(
 }
 
 pub(super) async fn settings(OfSource { api, source, .. }: OfSource) -> Json<Value> {
-    Json(settings_of(&source.wish).shown(floor(&api, &source)))
+    Json(settings_of(&source.wish).shown(Of::Source, floor(&api, &source)))
 }
 
 pub(super) async fn set(at: OfSource, body: Bytes) -> Result<Response, Failure> {
     let body = members(&body)?;
     let edit = edit(&at.caller, &body)?;
     let mut settings = settings_of(&at.source.wish);
-    settings.set(&body)?;
-    let Settings { commit, staging, wait } = settings;
+    settings.set(Of::Source, &body)?;
+    let Settings { commit, staging, wait, .. } = settings;
     let wish = Wish { commit, staging, wait, ..at.source.wish.clone() };
     altered(&at, wish, edit, ("update", "sourceSettings")).await
 }
@@ -188,7 +201,8 @@ pub(super) async fn test(
         }
         let mut rows = Vec::new();
         for sample in &samples.each {
-            let row = admin::sinks::try_out(&sink, sample).await.map_err(Failure::from)?;
+            let row = admin::sinks::try_out(&sink, sample, samples.until).await;
+            let row = row.map_err(Failure::from)?;
             let row =
                 row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
             let empty = Vec::new();
@@ -299,7 +313,7 @@ fn sinks_of_it_alone(api: &Api, source: &Source) -> Vec<Arc<Sink>> {
 
 /// Its settings, as far as it says them.
 pub(super) fn settings_of(wish: &Wish) -> Settings {
-    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait }
+    Settings { commit: wish.commit, staging: wish.staging, wait: wish.wait, validate: None }
 }
 
 /// What counts where neither a sink nor its source says anything.

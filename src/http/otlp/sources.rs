@@ -20,6 +20,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::encoding::Encoding;
@@ -28,16 +29,17 @@ use super::{SHARED_FACTOR, answered, body_limit, read_body};
 use crate::http::Api;
 use crate::http::credentials;
 use crate::http::ingest::body::{self, Decoded};
-use crate::http::ingest::engine::{self, off_worker};
+use crate::http::ingest::engine::{self, CONFIRM_MIN, off_worker};
 use crate::http::ingest::event::{Event, Header, OnError, Source as Events, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::problem::{EventError, Problem};
 use crate::http::sources;
+use crate::http::trial::{NoRow, Refuse, Trial, event_error};
 use crate::sink::Sink;
 use crate::sink::mapping;
 use crate::source::{Kind, Source};
-use crate::tier::rows::{HEADER_IP, HEADER_SIGNAL};
+use crate::tier::rows::HEADER_SIGNAL;
 use crate::types::Signal;
 
 /// What a route names: project, source, and the secret unless a header has it.
@@ -117,12 +119,15 @@ async fn store(
         let records = Records::new(bytes, encoding, signal, limits)?;
         let left = limits.bytes_max - records.size_bytes().min(limits.bytes_max);
         sources::check_shared(&headers, records.len(), left)?;
-        Ok((Mapped { records, headers, sinks, received_ms }, once))
+        let refused = Vec::new();
+        Ok((Mapped { records, headers, sinks, received_ms, refused }, once))
     };
     let (mapped, once) = off_worker(size_bytes, || Ok(take_apart())).await??;
     if mapped.records.is_empty() {
         return Ok(None);
     }
+    let tried = mapped.tried(api, until - CONFIRM_MIN).await;
+    let mapped = tried.map_err(|problem| api.engine.told(&source.wish.topic, problem))?;
     let terms = Terms { on_error: OnError::Skip, once, ack, ..Terms::new(until) };
     let stored = api.engine.append(&source.wish.topic, mapped, share, terms).await;
     stored.map(Some).map_err(|problem| api.engine.told(&source.wish.topic, problem))
@@ -201,6 +206,23 @@ struct Mapped {
     headers: Vec<Header>,
     sinks: Vec<Arc<Sink>>,
     received_ms: i64,
+    /// Those that a template has no result of, in order of index.
+    refused: Vec<EventError>,
+}
+
+impl Mapped {
+    /// The same, where the templates of sinks that want it (`validate = sync`) were run.
+    ///
+    /// # Errors
+    /// `overloaded` where they had no turn, or did not get through in time.
+    async fn tried(self, api: &Api, until: Instant) -> Result<Self, Problem> {
+        let mut sinks = self.sinks.clone();
+        sinks.retain(|sink| sink.runs_templates_first());
+        let (headers, received_ms) = (self.headers.clone(), self.received_ms);
+        let trial = Trial { sinks, headers, received_ms, until, refuse: Refuse::Record };
+        let (mapped, missing) = api.trials.of(self, trial).await?;
+        Ok(Self { refused: missing.iter().map(NoRow::told).collect(), ..mapped })
+    }
 }
 
 impl Events for Mapped {
@@ -211,6 +233,10 @@ impl Events for Mapped {
         all.saturating_mul(self.sinks.len().max(1))
     }
 
+    fn refused(&self) -> &[EventError] {
+        &self.refused
+    }
+
     fn raw(&self, error: &EventError) -> &[u8] {
         self.records.raw(error)
     }
@@ -218,15 +244,19 @@ impl Events for Mapped {
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
         let mut mappers: Vec<_> = self.sinks.iter().map(|sink| sink.mapping.compile()).collect();
         let seen = sources::seen(&self.headers);
-        let own = self.headers.iter().find(|(name, _)| name == HEADER_IP);
-        let ip = own.and_then(|(_, ip)| std::str::from_utf8(ip.as_deref()?).ok());
-        let (id, received_ms) = (Uuid::nil(), self.received_ms);
+        let (ip, id, received_ms) = (sources::ip(&self.headers), Uuid::nil(), self.received_ms);
+        let mut refused = self.refused.iter().map(|error| error.index).peekable();
         self.records.visit(&mut |event| {
+            let index = event.as_ref().map_or_else(|error| error.index, |event| event.index);
+            if refused.next_if_eq(&index).is_some() {
+                return;
+            }
             take(event.and_then(|event| {
                 let body = event.value.unwrap_or_default();
                 let seen = mapping::Event { id, received_ms, ip, headers: &seen, body };
                 let refused = mappers.iter_mut().zip(&self.sinks).find_map(|(mapper, sink)| {
-                    mapper.check(&seen).err().map(|error| refusal(&event, sink, &error))
+                    let at = (event.index, event.offset_bytes);
+                    mapper.check(&seen).err().map(|error| event_error(at, sink, &error))
                 });
                 match refused {
                     None => Ok(Event { headers: &self.headers, ..event }),
@@ -235,14 +265,6 @@ impl Events for Mapped {
             }));
         });
     }
-}
-
-fn refusal(event: &Event<'_>, sink: &Sink, error: &mapping::FieldError) -> EventError {
-    let (index, offset_bytes) = (event.index, event.offset_bytes);
-    let bad = error.bad_record();
-    let (field, code) = (Some(bad.field_path), bad.code.as_str());
-    let message = format!("sink {}: {error}", sink.id);
-    EventError { index, offset_bytes, field, code, message }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
 use iceberg::spec::PrimitiveType;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::schema::json::contract::Misfit;
 use crate::schema::json::contract::cells::Cells;
@@ -27,6 +28,7 @@ use crate::sink::mapping::headers;
 use crate::sink::mapping::path::Path;
 use crate::sink::mapping::path::Paths;
 use crate::sink::mapping::path::compact;
+use crate::sink::mapping::template::NoResult;
 use crate::sink::mapping::template::Outcome;
 use crate::sink::mapping::template::Runner;
 use crate::sink::mapping::template::Source;
@@ -153,6 +155,22 @@ impl Mapper {
         });
         self.cells.undo_row();
         refused.map_or(Ok(()), |(place, reason)| Err(self.error(place, reason)))
+    }
+
+    /// Tells whether the event has a row, templates and casts included, and keeps nothing of it.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn try_row(&mut self, event: &Event<'_>) -> Result<(), FieldError> {
+        let filled = self.fill(event, false);
+        self.cells.undo_row();
+        filled
+    }
+
+    /// Gives templates up at that moment: what they have no result of by then is
+    /// [`FieldErrorKind::NotRun`].
+    pub fn until(&mut self, at: Instant) {
+        self.templates.until(at);
     }
 
     /// Rows since the last [`Self::finish`].
@@ -295,7 +313,12 @@ impl Mapper {
             }
             Fill::Template(number, form) => match found.outcomes.get(*number) {
                 Some(Ok(result)) => set(cells, &mut self.text, place, (*form, result)),
-                Some(Err(reason)) => Err((FieldErrorKind::Template, reason.clone())),
+                Some(Err(NoResult::Failed(reason))) => {
+                    Err((FieldErrorKind::Template, reason.clone()))
+                }
+                Some(Err(NoResult::NotRun(reason))) => {
+                    Err((FieldErrorKind::NotRun, (*reason).to_owned()))
+                }
                 None => Ok(()),
             },
         }

@@ -114,6 +114,8 @@ pub enum FieldErrorKind {
     Mismatch,
     /// The template has no result for it.
     Template,
+    /// The template was not run, or not to its end: there was no thread or no time for it.
+    NotRun,
     /// It does not go into one batch; one of its own may take it.
     TooLarge,
 }
@@ -139,7 +141,7 @@ impl FieldError {
             FieldErrorKind::TooDeep => BadCode::TooDeep,
             FieldErrorKind::Missing => BadCode::RequiredFieldNull,
             FieldErrorKind::Mismatch => BadCode::TypeMismatch,
-            FieldErrorKind::Template => BadCode::Template,
+            FieldErrorKind::Template | FieldErrorKind::NotRun => BadCode::Template,
             FieldErrorKind::TooLarge => BadCode::TooLarge,
         };
         let end = self.reason.floor_char_boundary(1_000);
@@ -265,6 +267,11 @@ impl Mapping {
             Some(template) => lower(&template.content).is_some(),
             None => column.kind == Kind::Path,
         })
+    }
+
+    /// True if a row needs a template run. Those that are nothing but a path are not.
+    pub fn runs_templates(&self) -> bool {
+        self.columns.iter().any(|column| column.source().is_some())
     }
 
     /// Reads its templates, which [`Self::parse`] leaves to the moment when they are first run. It

@@ -20,6 +20,7 @@ use crate::table::catalog::Catalog;
 use crate::table::catalog::TableChange;
 use crate::table::commit::marker;
 use crate::tier::From;
+use crate::tier::Service;
 use crate::tier::tests::harness::BOUND;
 use crate::tier::tests::harness::Broker;
 use crate::tier::tests::harness::ident;
@@ -451,6 +452,31 @@ async fn a_sink_that_stands_still_is_resumed_by_the_name_of_its_table() {
     let name = status.table.trim_start_matches("streams.").to_owned();
     assert_eq!(broker.offsets(&name).await, [(0, 2)]);
     assert_eq!(broker.offsets("a").await, [(0, 0)]);
+    broker.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_writes_as_a_principal_that_may_write_to_its_table_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let ids = broker.topic("orders", &[("table.mode", "off")]).await;
+    let sink = broker.sink("orders", wish("prices", &[path("price", "long")], json!({}))).await;
+    let service = Service::of("orders", &sink);
+    assert_eq!(service.rules.texts(), ["write:table:streams.prices"]);
+    broker.append(ids[0], &[r#"{"price":1}"#]).await;
+    broker.flush("prices").await;
+    assert_eq!(broker.status("prices").principal, Some("sink:orders/prices".to_owned()));
+    // Whoever gives the table another name has no say in where the sink writes.
+    broker.catalog.rename(&ident("prices"), &ident("others")).await.unwrap();
+    broker.append(ids[0], &[r#"{"price":2}"#]).await;
+    let refused = "sink:orders/prices may not write to streams.others";
+    let says_so = |reason: &String| reason.starts_with(refused);
+    broker.until("others", |status| status.reason.as_ref().is_some_and(says_so)).await;
+    assert_eq!(broker.status("others").state, "RETRYING");
+    broker.catalog.rename(&ident("others"), &ident("prices")).await.unwrap();
+    broker.flush("others").await;
+    assert_eq!(broker.status("prices").rows, 2);
+    assert_eq!(broker.status("orders").principal, None);
     broker.stop(true).await;
 }
 

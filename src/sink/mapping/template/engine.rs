@@ -133,7 +133,7 @@ impl<'p> Engine<'p> {
         self.program.maybe_gc();
         if text.len() > RESULT_LEN_MAX {
             let len = text.len();
-            return Err(format!("the result has {len} bytes, {RESULT_LEN_MAX} are allowed"));
+            return Err(format!("the result has {len} bytes, {RESULT_LEN_MAX} are allowed").into());
         }
         Ok(text)
     }

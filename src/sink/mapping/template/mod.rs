@@ -34,4 +34,19 @@ pub(super) struct Source {
 }
 
 /// A result, or why there is none.
-pub(super) type Outcome = Result<String, String>;
+pub(super) type Outcome = Result<String, NoResult>;
+
+/// Why there is no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NoResult {
+    /// The template has none for the event.
+    Failed(String),
+    /// It was not run, or not to its end: there was no thread or no time for it.
+    NotRun(&'static str),
+}
+
+impl From<String> for NoResult {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}

@@ -15,10 +15,12 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use rsjsonnet_lang::arena::Arena;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::sink::mapping::Event;
 use crate::sink::mapping::Header;
+use crate::sink::mapping::template::NoResult;
 use crate::sink::mapping::template::Outcome;
 use crate::sink::mapping::template::Source;
 use crate::sink::mapping::template::engine::Engine;
@@ -39,6 +41,9 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Stack of a thread: the parser recurses, at most some thousand times for a template of the
 /// greatest length. Memory is taken only as it is used.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Why what comes too late is not run.
+const NO_TIME: &str = "there was no time left for the template";
 
 /// Threads that were left to themselves and have not ended.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
@@ -120,6 +125,8 @@ pub(in crate::sink::mapping) struct Runner {
     sources: Arc<[Source]>,
     worker: Option<Worker>,
     patience: Duration,
+    /// When it gives up whatever is not done.
+    until: Option<Instant>,
     /// Results of events to come, by their ids.
     ready: VecDeque<(Uuid, Vec<Outcome>)>,
 }
@@ -127,7 +134,13 @@ pub(in crate::sink::mapping) struct Runner {
 impl Runner {
     /// It starts no thread before it needs one.
     pub(in crate::sink::mapping) fn new(sources: Vec<Source>) -> Self {
-        Self { sources: sources.into(), worker: None, patience: PATIENCE, ready: VecDeque::new() }
+        let (patience, ready) = (PATIENCE, VecDeque::new());
+        Self { sources: sources.into(), worker: None, patience, until: None, ready }
+    }
+
+    /// Gives up at that moment: what is not done by then was not run.
+    pub(in crate::sink::mapping) fn until(&mut self, at: Instant) {
+        self.until = Some(at);
     }
 
     /// True if there is no template to run.
@@ -184,26 +197,26 @@ impl Runner {
         while !rest.is_empty() {
             let worker = match self.hand_over(rest) {
                 Ok(worker) => worker,
-                Err(reason) => {
-                    for event in rest {
-                        self.fail(event, reason);
-                    }
-                    return;
-                }
+                Err(reason) => return self.not_run(rest, reason),
             };
             let mut done = Vec::with_capacity(rest.len());
             let failed = loop {
                 if done.len() == rest.len() {
                     break None;
                 }
-                match worker.answers.recv_timeout(self.patience) {
+                let left = self.left();
+                match worker.answers.recv_timeout(self.patience.min(left)) {
                     Ok(outcomes) => done.push(outcomes),
                     Err(RecvTimeoutError::Timeout) => {
                         worker.fate.leave();
-                        break Some("the template did not end in time");
+                        break Some(match left < self.patience {
+                            true => NoResult::NotRun(NO_TIME),
+                            false => "the template did not end in time".to_owned().into(),
+                        });
                     }
                     Err(RecvTimeoutError::Disconnected) => {
-                        break Some("the template failed by a defect of its interpreter");
+                        let reason = "the template failed by a defect of its interpreter";
+                        break Some(reason.to_owned().into());
                     }
                 }
             };
@@ -212,7 +225,7 @@ impl Runner {
             rest = unanswered;
             match (failed, unanswered) {
                 (Some(reason), [event, after @ ..]) => {
-                    self.fail(event, reason);
+                    self.fail(event, &reason);
                     rest = after;
                 }
                 _ => self.worker = Some(worker),
@@ -220,8 +233,16 @@ impl Runner {
         }
     }
 
+    /// The time until it gives up.
+    fn left(&self) -> Duration {
+        self.until.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
+    }
+
     /// Gives a batch to a thread, which then is the caller's.
     fn hand_over(&mut self, batch: &[Arc<Owned>]) -> Result<Worker, &'static str> {
+        if self.left().is_zero() {
+            return Err(NO_TIME);
+        }
         if let Some(worker) = self.worker.take()
             && worker.tasks.send(batch.to_vec()).is_ok()
         {
@@ -244,8 +265,14 @@ impl Runner {
         sent.then_some(Worker { tasks, answers, fate }).ok_or("no thread could be started for it")
     }
 
-    fn fail(&mut self, event: &Owned, reason: &str) {
-        let outcomes = self.sources.iter().map(|_| Err(reason.to_owned())).collect();
+    fn not_run(&mut self, events: &[Arc<Owned>], reason: &'static str) {
+        for event in events {
+            self.fail(event, &NoResult::NotRun(reason));
+        }
+    }
+
+    fn fail(&mut self, event: &Owned, reason: &NoResult) {
+        let outcomes = self.sources.iter().map(|_| Err(reason.clone())).collect();
         self.ready.push_back((event.id, outcomes));
     }
 }
@@ -305,7 +332,7 @@ mod tests {
             (0..).zip(bodies).map(|(number, body)| event(number, body)).collect();
         runner.prepare(&events);
         let outcomes: Vec<Vec<Outcome>> = events.iter().map(|event| runner.take(event)).collect();
-        let late = Err("the template did not end in time".to_owned());
+        let late = Err("the template did not end in time".to_owned().into());
         assert_eq!(outcomes, [[Ok("quick".to_owned())], [late], [Ok("quick".to_owned())]]);
         drop(runner);
         // The thread that was left ends some time later and does not count any more.
@@ -316,6 +343,23 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!("the thread still counts");
+    }
+
+    #[test]
+    fn what_is_not_done_at_the_end_of_the_time_was_not_run() {
+        let mut runner = runner(SLOW, PATIENCE);
+        let bodies = [b"0", b"1", b"2"];
+        let events: Vec<Event<'_>> =
+            (0..).zip(bodies).map(|(number, body)| event(number, body)).collect();
+        runner.until(Instant::now() + Duration::from_secs(1));
+        runner.prepare(&events);
+        let outcomes: Vec<Vec<Outcome>> = events.iter().map(|event| runner.take(event)).collect();
+        let not_run = || [Err(NoResult::NotRun(NO_TIME))];
+        assert_eq!(outcomes[1..], [not_run(), not_run()]);
+        assert_eq!(outcomes[0], [Ok("quick".to_owned())]);
+        // It goes on with what comes later and has time.
+        runner.until(Instant::now() + PATIENCE);
+        assert_eq!(runner.take(&events[2]), [Ok("quick".to_owned())]);
     }
 
     #[test]
