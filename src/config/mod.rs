@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::types::{RATE_REQUESTS_MAX, Rate};
+
 pub use options::{Kind, OPTIONS, OptionSpec};
 pub use security::{Oidc, Tls, check_issuer_url};
 
@@ -119,6 +121,8 @@ pub struct Config {
     pub http_dedup_window: Duration,
     /// Most ids of events that are known.
     pub http_dedup_max: usize,
+    /// What one sender may send in a second.
+    pub http_rate: Rate,
     /// When records are synced to disk.
     pub log_flush: Flush,
     /// Memory for batches that wait for the disk, bytes.
@@ -231,6 +235,10 @@ impl Config {
             http_channels_max: read.size("http.channels.max", 1)?,
             http_dedup_window: read.duration("http.dedup.window")?,
             http_dedup_max: read.size("http.dedup.max", 1)?,
+            http_rate: Rate {
+                requests: read.number("http.rate.requests", 0, RATE_REQUESTS_MAX)?,
+                bytes: read.bytes("http.rate.bytes", 0)?,
+            },
             log_flush: read.flush()?,
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,

@@ -15,6 +15,7 @@ use crate::auth::{self, Identity, NewToken, Operation, Resource, Token};
 use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
+use crate::types::OwnRate;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +26,8 @@ struct Create {
     expires_in_ms: Option<u64>,
     subject: Option<String>,
     certificate: Option<String>,
+    rate_requests: Option<u32>,
+    rate_bytes: Option<u64>,
 }
 
 pub(in crate::http) async fn list(
@@ -50,7 +53,8 @@ pub(in crate::http) async fn create(
     let wish: Create = parse(&body)?;
     let expires_in = wish.expires_in_ms.map(Duration::from_millis);
     let identity = identity(wish.subject, wish.certificate).map_err(|error| problem(&error))?;
-    let new = NewToken { name: wish.name, allow: wish.allow, expires_in, identity };
+    let rate = OwnRate { requests: wish.rate_requests, bytes: wish.rate_bytes };
+    let new = NewToken { name: wish.name, allow: wish.allow, expires_in, identity, rate };
     let made = api.auth.create(new).await.map_err(|error| problem(&error))?;
     tracing::info!(token = made.token.name, id = made.token.id, by = caller.0.name(), "token made");
     if made.enforces {
@@ -101,6 +105,8 @@ pub(crate) fn shown(token: &Token, now_ms: i64) -> Value {
         "expires_ms": token.expires_ms,
         "revoked_ms": token.revoked_ms(),
         "last_used_ms": token.last_used_ms(),
+        "rate_requests": token.rate.requests,
+        "rate_bytes": token.rate.bytes,
     });
     if let Some(identity) = token.identity() {
         shown[identity.kind()] = identity.text().into();
@@ -114,7 +120,8 @@ fn problem(error: &auth::Error) -> Problem {
         | auth::Error::InvalidRule(_)
         | auth::Error::InvalidIdentity(_)
         | auth::Error::NoRule(_)
-        | auth::Error::InvalidExpiry => "invalid_token_wish",
+        | auth::Error::InvalidExpiry
+        | auth::Error::InvalidRate => "invalid_token_wish",
         auth::Error::Exists(_) | auth::Error::TooMany => "exists",
         auth::Error::Unknown(_) => "unknown_token",
         auth::Error::Store(_) => "internal",
