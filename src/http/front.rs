@@ -1,23 +1,25 @@
 //! What every request passes on its way in, and its answer on the way out: the id of the request,
-//! the count by route, where it comes from, senders that repeat what cannot succeed, who sends it.
+//! the count by route, where it comes from, senders that repeat what cannot succeed, who sends it,
+//! what the answer says of rates.
 //!
 //! Owns: their order. Does not own: the rules (`request_id`, `origin`, `ingest::cors`,
-//! `ingest::penalty`, `auth`).
+//! `ingest::penalty`, `ingest::rate`, `auth`).
 //!
 //! It is one layer, because each would take the request apart, copy the service below it and box
 //! what it does: six of them cost more than the handler of a small request.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics::Counter;
 use parking_lot::RwLock;
 
-use crate::http::ingest::{Page, PenaltyBox};
+use crate::http::ingest::{Page, PenaltyBox, rate};
 use crate::http::{Api, auth, origin, request_id};
 use crate::runtime::metrics as names;
 
@@ -34,7 +36,10 @@ struct Parts {
 /// Middleware.
 pub(super) async fn layer(State(front): State<Front>, request: Request, next: Next) -> Response {
     let (id, echo) = request_id::of(request.headers());
-    let mut response = request_id::within(id, front.0.counted(request, next)).await;
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
+    let answer = rate::within(peer, front.0.counted(request, next));
+    let mut response = request_id::within(id, answer).await;
     if let Some(echo) = echo {
         response.headers_mut().insert(request_id::HEADER, echo);
     }
