@@ -77,20 +77,7 @@ pub(super) fn command() -> Command {
                     .value_name("DURATION")
                     .help("How long it holds, such as 12h or 30d; without it for ever"),
             )
-            .arg(
-                Arg::new("rate-requests")
-                    .long("rate-requests")
-                    .value_name("NUMBER")
-                    .value_parser(value_parser!(u32))
-                    .help(
-                        "Most requests with events in a second over HTTP, instead of \
-                         http.rate.requests; 0 is without limit",
-                    ),
-            )
-            .arg(Arg::new("rate-bytes").long("rate-bytes").value_name("SIZE").help(
-                "Most bytes of bodies in a second over HTTP, instead of http.rate.bytes; 0 is \
-                 without limit",
-            )),
+            .args(rate_flags()),
     )
     .subcommand(
         Command::new("list").about("Lists tokens, those that are over too, without secrets"),
@@ -100,6 +87,18 @@ pub(super) fn command() -> Command {
             .about("Ends a token at once, on open connections too")
             .arg(Arg::new("name").required(true).value_name("NAME|ID").help("Its name or its id")),
     )
+}
+
+fn rate_flags() -> [Arg; 2] {
+    let requests = "Most requests with events in a second over HTTP, instead of \
+                    http.rate.requests; 0 is without limit";
+    let bytes = "Most bytes of bodies in a second over HTTP, instead of http.rate.bytes; 0 is \
+                 without limit";
+    let flag = |name: &'static str, value| Arg::new(name).long(name).value_name(value);
+    [
+        flag("rate-requests", "NUMBER").value_parser(value_parser!(u32)).help(requests),
+        flag("rate-bytes", "SIZE").help(bytes),
+    ]
 }
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {

@@ -235,10 +235,7 @@ impl Config {
             http_channels_max: read.size("http.channels.max", 1)?,
             http_dedup_window: read.duration("http.dedup.window")?,
             http_dedup_max: read.size("http.dedup.max", 1)?,
-            http_rate: Rate {
-                requests: read.number("http.rate.requests", 0, RATE_REQUESTS_MAX)?,
-                bytes: read.bytes("http.rate.bytes", 0)?,
-            },
+            http_rate: read.rate()?,
             log_flush: read.flush()?,
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,
@@ -386,6 +383,11 @@ impl Reader<'_> {
             None => Ok(None),
             Some(_) => self.bytes(key, 0).map(Some),
         }
+    }
+
+    fn rate(&self) -> Result<Rate, Error> {
+        let requests = self.number("http.rate.requests", 0, RATE_REQUESTS_MAX)?;
+        Ok(Rate { requests, bytes: self.bytes("http.rate.bytes", 0)? })
     }
 
     fn duration(&self, key: &str) -> Result<Duration, Error> {

@@ -315,10 +315,7 @@ impl TopicOptions {
             cors_origins: option_value::list(layers.raw("topic.cors.origins").0)
                 .map(str::to_owned)
                 .collect(),
-            rate: Rate {
-                requests: small(layers.number("topic.rate.requests")?),
-                bytes: layers.number("topic.rate.bytes")?.cast_unsigned(),
-            },
+            rate: layers.rate()?,
         };
         cross_check(&layers)?;
         if options.table_mode == TableMode::Contract && options.table_name.is_none() {
@@ -432,6 +429,11 @@ impl<'a> Layers<'a> {
     /// A path with `$.`; none where it is empty.
     fn path(&self, key: &str) -> Option<String> {
         Some(self.raw(key).0.trim().to_owned()).filter(|path| !path.is_empty())
+    }
+
+    fn rate(&self) -> Result<Rate, Error> {
+        let requests = small(self.number("topic.rate.requests")?);
+        Ok(Rate { requests, bytes: self.number("topic.rate.bytes")?.cast_unsigned() })
     }
 
     fn contract(&self) -> Result<ContractOptions, Error> {
