@@ -205,6 +205,36 @@ impl Expected {
     }
 }
 
+/// Most requests in a second that a limit may allow.
+pub const RATE_REQUESTS_MAX: u32 = 1_000_000;
+
+/// How much may come over HTTP in a second; 0 is without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rate {
+    /// Requests, at most [`RATE_REQUESTS_MAX`].
+    pub requests: u32,
+    /// Bytes of bodies as they are sent.
+    pub bytes: u64,
+}
+
+/// A [`Rate`] of somebody's own; what it does not say is as for everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnRate {
+    /// Requests.
+    pub requests: Option<u32>,
+    /// Bytes.
+    pub bytes: Option<u64>,
+}
+
+impl Rate {
+    /// The same for somebody whose own rate goes first.
+    #[must_use]
+    pub fn unless(self, own: OwnRate) -> Self {
+        let (requests, bytes) = (own.requests, own.bytes);
+        Self { requests: requests.unwrap_or(self.requests), bytes: bytes.unwrap_or(self.bytes) }
+    }
+}
+
 /// The only leader epoch there is while Floe is one broker.
 pub const LEADER_EPOCH: i32 = 0;
 
@@ -242,6 +272,14 @@ impl Signal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_has_of_their_own_goes_first() {
+        let all = Rate { requests: 10, bytes: 1_000 };
+        assert_eq!(all.unless(OwnRate::default()), all);
+        let own = OwnRate { requests: Some(0), bytes: None };
+        assert_eq!(all.unless(own), Rate { requests: 0, bytes: 1_000 });
+    }
 
     #[test]
     fn a_range_of_any_two_offsets_has_a_length() {

@@ -29,6 +29,7 @@ use subtle::ConstantTimeEq;
 use crate::config;
 use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Change, Store};
+use crate::types::{OwnRate, RATE_REQUESTS_MAX};
 
 pub use oidc::Identity;
 pub use principal::Principal;
@@ -102,6 +103,11 @@ pub enum Error {
     /// The token would be over at once, or end after the end of time.
     #[error("the time until a token expires must be longer than nothing and at most 100 years")]
     InvalidExpiry,
+    /// More requests in a second than can be counted.
+    #[error(
+        "a token may send at most {RATE_REQUESTS_MAX} requests in a second; 0 is without limit"
+    )]
+    InvalidRate,
     /// A token of that name is in force.
     #[error("a token {0:?} exists already; revoke it first, or take another name")]
     Exists(String),
@@ -127,6 +133,8 @@ pub struct NewToken {
     pub expires_in: Option<Duration>,
     /// Who has it by the word of others; none is whoever has its secret.
     pub identity: Option<Identity>,
+    /// What may be sent with it in a second over HTTP, where that is its own.
+    pub rate: OwnRate,
 }
 
 /// A token that was made, with what is told only once.
@@ -352,8 +360,11 @@ impl Auth {
 
 impl Inner {
     async fn create(&self, new: NewToken) -> Result<Made, Error> {
-        let NewToken { name, allow, expires_in, identity } = new;
+        let NewToken { name, allow, expires_in, identity, rate } = new;
         check_name(&name)?;
+        if rate.requests.is_some_and(|requests| requests > RATE_REQUESTS_MAX) {
+            return Err(Error::InvalidRate);
+        }
         let rules = Rules::parse(&allow)?;
         if let Some(identity) = &identity {
             identity.check()?;
@@ -383,7 +394,9 @@ impl Inner {
             Some(identity) => (Proof::Identity(identity), String::new()),
             None => (Proof::Secret(token::hash(&text)), text),
         };
-        let token = Arc::new(Token::new(id, name, proof, rules, now_ms, expires_ms));
+        let mut token = Token::new(id, name, proof, rules, now_ms, expires_ms);
+        token.rate = rate;
+        let token = Arc::new(token);
         let key = self.registry.read().key().is_none().then(Key::generate);
         let mut change = registry::put(Change::new(), &token)?;
         for id in &spare {

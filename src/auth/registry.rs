@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! Token  "t/" id    JSON: v = 1, id, name, hash (hex of SHA-256), allow, created_ms,
-//!                   expires_ms and revoked_ms if there are such; v = 2 with subject or certificate
-//!                   instead of hash: its owner shows no secret of ours
+//!                   expires_ms, revoked_ms, rate_requests and rate_bytes if there are such;
+//!                   v = 2 with subject or certificate instead of hash: its owner shows no secret
+//!                   of ours
 //! Token  "key"      JSON: v = 1, key (hex of 32 bytes): signs access tokens. It comes with the
 //!                   first token and stays: where it is, authentication was set up once
 //! ```
@@ -22,6 +23,7 @@ use crate::auth::rule::Rules;
 use crate::auth::token::{Hash, Key};
 use crate::auth::webhook;
 use crate::store::{self, Change, Space, Store};
+use crate::types::OwnRate;
 
 const VERSION: u32 = 1;
 /// Of tokens without a secret.
@@ -45,6 +47,8 @@ pub struct Token {
     pub created_ms: i64,
     /// From when on it is refused, milliseconds.
     pub expires_ms: Option<i64>,
+    /// What may be sent with it in a second over HTTP, where that is its own.
+    pub rate: OwnRate,
     pub(crate) proof: Proof,
     revoked_ms: AtomicI64,
     used_ms: AtomicI64,
@@ -92,7 +96,8 @@ impl Token {
         expires_ms: Option<i64>,
     ) -> Self {
         let (revoked_ms, used_ms) = (AtomicI64::new(NEVER), AtomicI64::new(NEVER));
-        Self { id, name, rules, created_ms, expires_ms, proof, revoked_ms, used_ms }
+        let rate = OwnRate::default();
+        Self { id, name, rules, created_ms, expires_ms, rate, proof, revoked_ms, used_ms }
     }
 
     /// Whose it is by the word of others, where it has no secret.
@@ -150,6 +155,8 @@ impl Token {
             created_ms: self.created_ms,
             expires_ms: self.expires_ms,
             revoked_ms,
+            rate_requests: self.rate.requests,
+            rate_bytes: self.rate.bytes,
         }
     }
 }
@@ -175,6 +182,10 @@ struct Stored {
     expires_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     revoked_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    rate_requests: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    rate_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -293,6 +304,7 @@ fn token(stored: Stored) -> Result<Token, Error> {
         check_version(stored.v)?;
     }
     let rules = Rules::parse(&stored.allow)?;
+    let rate = OwnRate { requests: stored.rate_requests, bytes: stored.rate_bytes };
     let Stored { v, id, name, created_ms, expires_ms, revoked_ms, .. } = stored;
     let hash = |text: String| -> Option<Hash> { hex::decode(text).ok()?.try_into().ok() };
     let proof = match (v, stored.hash, stored.subject, stored.certificate) {
@@ -303,7 +315,7 @@ fn token(stored: Stored) -> Result<Token, Error> {
         _ => None,
     };
     let proof = proof.ok_or_else(|| malformed(&name))?;
-    let token = Token::new(id, name, proof, rules, created_ms, expires_ms);
+    let token = Token { rate, ..Token::new(id, name, proof, rules, created_ms, expires_ms) };
     token.revoked_ms.store(revoked_ms.unwrap_or(NEVER), Ordering::Relaxed);
     Ok(token)
 }
@@ -355,6 +367,23 @@ mod tests {
         let revoked = revoke(&read, 7).unwrap().ops.remove(0).value.unwrap();
         let read = token(decode(&revoked).unwrap()).unwrap();
         assert_eq!((read.revoked_ms(), read.state(8)), (Some(7), State::Revoked));
+    }
+
+    #[test]
+    fn a_rate_of_its_own_is_kept_and_tokens_of_before_have_none() {
+        let old = |more: &str| {
+            let hash = "07".repeat(32);
+            let text = format!(
+                r#"{{"v":1,"id":"a","name":"n","hash":"{hash}","allow":["all"],"created_ms":5{more}}}"#
+            );
+            let read = token(decode(text.as_bytes()).unwrap()).unwrap();
+            let written = put(Change::new(), &read).unwrap().ops.remove(0).value.unwrap();
+            assert_eq!(written, text.as_bytes());
+            read.rate
+        };
+        assert_eq!(old(""), OwnRate::default());
+        let own = OwnRate { requests: Some(7), bytes: Some(0) };
+        assert_eq!(old(r#","rate_requests":7,"rate_bytes":0"#), own);
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn open(rig: &Rig, anonymous_allowed: bool) -> Auth {
 
 fn new(name: &str, allow: &[&str], expires_in: Option<Duration>) -> NewToken {
     let allow = allow.iter().map(|rule| (*rule).to_owned()).collect();
-    NewToken { name: name.to_owned(), allow, expires_in, identity: None }
+    NewToken { name: name.to_owned(), allow, expires_in, ..NewToken::default() }
 }
 
 fn refusal(auth: &Auth, text: &str) -> Option<Refusal> {

@@ -364,6 +364,7 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
             topics: config.sns_topics.clone(),
             endpoints: config.sns_endpoints.clone(),
         },
+        rate: config.http_rate,
         keboola_project: config.keboola_project,
         keboola_branch: config.keboola_branch,
         definitions: config.definitions.as_ref().map(|file| file.path.clone()),

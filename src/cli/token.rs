@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ use crate::broker::{self, Components, Offline};
 use crate::config::{Config, Settings, units};
 use crate::http::admin::{SERVICE_STAYS, identity_of, service_tokens, shown_token};
 use crate::runtime::tasks::OnFatal;
+use crate::types::OwnRate;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -75,7 +76,8 @@ pub(super) fn command() -> Command {
                     .long("expires")
                     .value_name("DURATION")
                     .help("How long it holds, such as 12h or 30d; without it for ever"),
-            ),
+            )
+            .args(rate_flags()),
     )
     .subcommand(
         Command::new("list").about(
@@ -87,6 +89,18 @@ pub(super) fn command() -> Command {
             .about("Ends a token at once, on open connections too")
             .arg(Arg::new("name").required(true).value_name("NAME|ID").help("Its name or its id")),
     )
+}
+
+fn rate_flags() -> [Arg; 2] {
+    let requests = "Most requests with events in a second over HTTP, instead of \
+                    http.rate.requests; 0 is without limit";
+    let bytes = "Most bytes of bodies in a second over HTTP, instead of http.rate.bytes; 0 is \
+                 without limit";
+    let flag = |name: &'static str, value| Arg::new(name).long(name).value_name(value);
+    [
+        flag("rate-requests", "NUMBER").value_parser(value_parser!(u32)).help(requests),
+        flag("rate-bytes", "SIZE").help(bytes),
+    ]
 }
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
@@ -144,17 +158,31 @@ fn expires_in(matches: &ArgMatches) -> Result<Option<Duration>, Failure> {
     Ok(Some(Duration::from_millis(u64::try_from(ms).unwrap_or_default())))
 }
 
+/// What may be sent with it in a second.
+fn rate(matches: &ArgMatches) -> Result<OwnRate, Failure> {
+    let requests = matches.get_one::<u32>("rate-requests").copied();
+    let bytes = text(matches, "rate-bytes").map(|text| {
+        let refused =
+            |allowed| Failure::Usage(format!("--rate-bytes {text:?} is refused: {allowed}"));
+        units::parse_bytes(&text).map_err(refused)
+    });
+    Ok(OwnRate { requests, bytes: bytes.transpose()? })
+}
+
 async fn remote(client: &Client, verb: &str, matches: &ArgMatches) -> Result<Value, Failure> {
     const TOKENS: &str = "/api/v1/tokens";
     match verb {
         "create" => {
             let expires_in_ms = expires_in(matches)?.map(|time| time.as_millis() as u64);
+            let rate = rate(matches)?;
             let body = json!({
                 "name": name(matches),
                 "allow": allow(matches),
                 "expires_in_ms": expires_in_ms,
                 "subject": text(matches, "subject"),
                 "certificate": text(matches, "certificate"),
+                "rate_requests": rate.requests,
+                "rate_bytes": rate.bytes,
             });
             client.send(Method::POST, TOKENS, Some(body)).await
         }
@@ -176,7 +204,7 @@ async fn local(offline: &Offline, verb: &str, matches: &ArgMatches) -> Result<Va
             let (subject, certificate) = (text(matches, "subject"), text(matches, "certificate"));
             let identity = identity_of(subject, certificate).map_err(refused)?;
             let (name, allow) = (name(matches).to_owned(), allow(matches));
-            let new = NewToken { name, allow, expires_in, identity };
+            let new = NewToken { name, allow, expires_in, identity, rate: rate(matches)? };
             let made = auth.create(new).await.map_err(refused)?;
             let mut answer = shown_token(&made.token, auth.now_ms());
             if made.token.identity().is_none() {

@@ -15,6 +15,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::types::{RATE_REQUESTS_MAX, Rate};
+
 pub use definitions::{Declared, DeclaredTopic, DefinitionsFile, FILE_BYTES_MAX};
 pub use options::{Kind, OPTIONS, OptionSpec};
 pub use security::{Oidc, Tls, check_issuer_url};
@@ -121,6 +123,8 @@ pub struct Config {
     pub http_dedup_window: Duration,
     /// Most ids of events that are known.
     pub http_dedup_max: usize,
+    /// What one sender may send in a second.
+    pub http_rate: Rate,
     /// When records are synced to disk.
     pub log_flush: Flush,
     /// Memory for batches that wait for the disk, bytes.
@@ -235,6 +239,7 @@ impl Config {
             http_channels_max: read.size("http.channels.max", 1)?,
             http_dedup_window: read.duration("http.dedup.window")?,
             http_dedup_max: read.size("http.dedup.max", 1)?,
+            http_rate: read.rate()?,
             log_flush: read.flush()?,
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,
@@ -383,6 +388,11 @@ impl Reader<'_> {
             None => Ok(None),
             Some(_) => self.bytes(key, 0).map(Some),
         }
+    }
+
+    fn rate(&self) -> Result<Rate, Error> {
+        let requests = self.number("http.rate.requests", 0, RATE_REQUESTS_MAX)?;
+        Ok(Rate { requests, bytes: self.bytes("http.rate.bytes", 0)? })
     }
 
     fn duration(&self, key: &str) -> Result<Duration, Error> {

@@ -256,6 +256,20 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option("http.connections.max", Kind::Number, "20000", "Most open HTTP connections."),
     option(
+        "http.rate.requests",
+        Kind::Number,
+        "0",
+        "Most requests with events that one sender may send in a second: a token, a source, a \
+         webhook, or an address that sends no token. 0 is without limit.",
+    ),
+    option(
+        "http.rate.bytes",
+        Kind::Bytes,
+        "0",
+        "Most bytes of bodies that one sender may send in a second, as they are sent. 0 is without \
+         limit.",
+    ),
+    option(
         "log.flush",
         Kind::OneOf(&["always", "interval", "os"]),
         "always",

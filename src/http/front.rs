@@ -1,18 +1,20 @@
 //! What every request passes on its way in, and its answer on the way out: the id of the request,
-//! the count by route, where it comes from, senders that repeat what cannot succeed, who sends it.
+//! the count by route, where it comes from, senders that repeat what cannot succeed, who sends it,
+//! what the answer says of rates.
 //!
 //! Owns: their order, and the short way to the route that has most requests. Does not own: the
-//! rules (`request_id`, `origin`, `ingest::cors`, `ingest::penalty`, `auth`).
+//! rules (`request_id`, `origin`, `ingest::cors`, `ingest::penalty`, `ingest::rate`, `auth`).
 //!
 //! It is one layer, because each would take the request apart, copy the service below it and box
 //! what it does: six of them cost more than the handler of a small request. The router does that
 //! three times, so plain requests with events go past it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -21,7 +23,7 @@ use metrics::Counter;
 use parking_lot::RwLock;
 use tower::ServiceExt;
 
-use crate::http::ingest::{self, Page, PenaltyBox};
+use crate::http::ingest::{self, Page, PenaltyBox, rate};
 use crate::http::{Api, auth, origin, request_id};
 use crate::runtime::metrics as names;
 
@@ -103,7 +105,11 @@ async fn layer(State(front): State<Front>, request: Request, next: Next) -> Resp
 impl Front {
     async fn identified(&self, route: &str, request: Request, then: Then) -> Response {
         let (id, echo) = request_id::of(request.headers());
-        let mut response = request_id::within(id, self.0.answer(request, then)).await;
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
+        // Boxed, as in `Then`: these wrap it.
+        let answer = rate::within(peer, Box::pin(self.0.answer(request, then)));
+        let mut response = request_id::within(id, answer).await;
         self.0.requests.count(route, response.status());
         if let Some(echo) = echo {
             response.headers_mut().insert(request_id::HEADER, echo);

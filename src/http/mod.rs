@@ -55,7 +55,7 @@ use crate::stream::Streams;
 use crate::table::catalog::Catalog;
 use crate::tier::Tiering;
 use crate::topic::{Topic, Topics};
-use crate::types::Offset;
+use crate::types::{Offset, Rate};
 
 pub use definitions::Definitions;
 pub use front::Site;
@@ -100,6 +100,8 @@ pub struct Options {
     pub catalog_names: Vec<String>,
     /// Whose subscriptions are confirmed.
     pub sns: Sns,
+    /// What one sender may send in a second.
+    pub rate: Rate,
     /// Number of the project in Keboola's dialect.
     pub keboola_project: u64,
     /// Number of its branch.

@@ -67,6 +67,12 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
         "Too much is in flight (503 by topic.overload.status); nothing was stored",
         true,
     ),
+    (
+        "rate_limited",
+        429,
+        "Too much came in a second (503 by topic.overload.status); nothing was stored",
+        true,
+    ),
     ("headers_too_large", 431, "The headers are too large", false),
     ("internal", 500, "The server failed", true),
     ("outcome_unknown", 500, "The events may or may not have been stored", true),
@@ -167,10 +173,10 @@ impl Problem {
         self
     }
 
-    /// Answers `overloaded` with the status that the topic's senders understand.
+    /// Answers `overloaded` and `rate_limited` with the status that the topic's senders understand.
     #[must_use]
     pub fn overloaded_as(mut self, status: u16) -> Self {
-        if self.code == "overloaded" {
+        if matches!(self.code, "overloaded" | "rate_limited") {
             self.status = Some(status);
         }
         self

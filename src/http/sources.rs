@@ -24,6 +24,7 @@ use crate::http::ingest::engine::{CONFIRM_MIN, off_worker, refusal};
 use crate::http::ingest::event::{self, Ack, Event, Header, Once, Span, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::Sender;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
@@ -107,9 +108,10 @@ pub(super) async fn read(
         Ok(checked) => checked,
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
-    let Decoded { bytes, share, until } =
-        body::read(&parts.headers, body, limit, api.engine.memory()).await?;
     let principal = format!("source:{}", source.id);
+    let (from, to) = (Sender::named(&principal), api.engine.to(&source.wish.topic));
+    let read = api.engine.read(from, Some(to), &parts.headers, body, limit).await?;
+    let Decoded { bytes, share, until, .. } = read;
     let form = form(source.wish.split, &parts.headers, &bytes);
     let events_max = api.options.events_max;
     let taken_apart = off_worker(bytes.len(), move || {

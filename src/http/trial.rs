@@ -286,7 +286,12 @@ mod tests {
             let (id, mapping) = (format!("s{place}"), json!({ "columns": [column] }));
             let wish = json!({"table": {"name": id}, "mapping": mapping, "validate": "sync"});
             let wish = serde_json::from_value(wish).unwrap();
-            let asked = Asked { wish, ends: BTreeMap::new(), starts: None, edit: Edit::by("ann") };
+            let asked = Asked {
+                wish,
+                ends: BTreeMap::new(),
+                starts: BTreeMap::new(),
+                edit: Edit::by("ann"),
+            };
             sinks.put((TopicId(Uuid::nil()), &id), asked, Expected::Any, false).await.unwrap();
         }
         sinks.of_topic(TopicId(Uuid::nil()))

@@ -50,6 +50,7 @@ metrics! {
     KAFKA_ERRORS, Counter, "floe_kafka_connection_errors_total", "Kafka connections closed for a fault of the client, by reason.";
     HTTP_REQUESTS, Counter, "floe_http_requests_total", "HTTP requests, by route and status.";
     AUTH_FAILURES, Counter, "floe_auth_failures_total", "Requests refused for who sent them, by side (kafka, http) and reason (missing, invalid_token, expired_token, forbidden, issuer_unavailable).";
+    HTTP_RATE_LIMITED, Counter, "floe_http_rate_limited_total", "Requests with events refused for a rate, by limit (requests, bytes: of the sender; topic-requests, topic-bytes).";
     HTTP_EVENTS, Counter, "floe_http_events_total", "Events received over HTTP, by result (accepted, rejected, quarantined, duplicate).";
     STREAM_IGNORED, Counter, "floe_stream_ignored_fields_total", "Fields of events that no column of their table took, by stream; which ones is in the description of the stream.";
     STREAM_NULLED, Counter, "floe_stream_nulled_values_total", "Values that became null because they do not fit their column (table.contract.coerce = lenient), by stream.";

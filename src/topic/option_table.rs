@@ -5,6 +5,7 @@
 //! (`option_value`), resolving them (`options`).
 
 use crate::topic::option_def::{Effect, Kind, OptionDef};
+use crate::types::RATE_REQUESTS_MAX;
 
 const I32: i64 = i32::MAX as i64;
 const I64: i64 = i64::MAX;
@@ -417,7 +418,24 @@ pub const OPTIONS: &[OptionDef] = &[
         Kind::Choice(&["429", "503"]),
         "429",
         Effect::Active,
-        "HTTP status when too much is in flight: some senders give up at 429, others at 503.",
+        "HTTP status when too much is in flight or a rate is exceeded: some senders give up at \
+         429, others at 503.",
+    ),
+    row(
+        "topic.rate.bytes",
+        Kind::Size(0, I64),
+        "0",
+        Effect::Active,
+        "Most bytes of bodies over HTTP in a second, as they are sent; more is answered with \
+         rate_limited. 0 is without limit.",
+    ),
+    row(
+        "topic.rate.requests",
+        Kind::Count(0, RATE_REQUESTS_MAX as i64),
+        "0",
+        Effect::Active,
+        "Most requests with events over HTTP in a second; more are answered with rate_limited. \
+         0 is without limit.",
     ),
     row(
         "redpanda.iceberg.delete",

@@ -254,6 +254,8 @@ mod tests {
             ("table.name", &["", "orders"], &["a.b", "a/b"]),
             ("table.partition.spec", &["", "(day(x))"], &["bad"]),
             ("table.max.columns", &["1", "10000"], &["0", "1k"]),
+            ("topic.rate.requests", &["0", "1000000"], &["-1", "1000001", "1k"]),
+            ("topic.rate.bytes", &["0", "10MiB"], &["-1", "x"]),
         ] {
             for value in good {
                 assert_eq!(refusal(key, value), None, "{key}={value}");

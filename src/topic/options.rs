@@ -9,6 +9,7 @@ use crate::topic::Error;
 use crate::topic::option_def::{Effect, Kind, OptionDef};
 use crate::topic::option_table;
 use crate::topic::option_value::{self, CheckSpec, invalid};
+use crate::types::Rate;
 
 pub use crate::topic::choices::{DeleteUntiered, Idempotency, PinOverflow, TypeConflict};
 pub use crate::topic::option_table::OPTIONS;
@@ -135,6 +136,8 @@ pub struct TopicOptions {
     pub overload_status: u16,
     /// `topic.cors.origins`: whose pages may send events over HTTP.
     pub cors_origins: Vec<String>,
+    /// `topic.rate.*`: how much may come over HTTP.
+    pub rate: Rate,
 }
 
 impl Default for TopicOptions {
@@ -171,6 +174,7 @@ impl Default for TopicOptions {
             idempotency: Idempotency::Optional,
             overload_status: 429,
             cors_origins: Vec::new(),
+            rate: Rate::default(),
         }
     }
 }
@@ -311,6 +315,7 @@ impl TopicOptions {
             cors_origins: option_value::list(layers.raw("topic.cors.origins").0)
                 .map(str::to_owned)
                 .collect(),
+            rate: layers.rate()?,
         };
         cross_check(&layers)?;
         if options.table_mode == TableMode::Contract && options.table_name.is_none() {
@@ -426,6 +431,11 @@ impl<'a> Layers<'a> {
         Some(self.raw(key).0.trim().to_owned()).filter(|path| !path.is_empty())
     }
 
+    fn rate(&self) -> Result<Rate, Error> {
+        let requests = small(self.number("topic.rate.requests")?);
+        Ok(Rate { requests, bytes: self.number("topic.rate.bytes")?.cast_unsigned() })
+    }
+
     fn contract(&self) -> Result<ContractOptions, Error> {
         let is = |key: &str, wanted: &str| self.raw(key).0.trim() == wanted;
         Ok(ContractOptions {
@@ -519,6 +529,14 @@ mod tests {
         assert_eq!(options.timestamp_after_max_ms, 7);
         let options = resolve("t", &[difference], &[before]);
         assert_eq!(options.timestamp_before_max_ms, 7, "the topic is nearer than the server");
+    }
+
+    #[test]
+    fn rates_are_none_unless_they_are_set() {
+        assert_eq!(resolve("t", &[], &[]).rate, Rate::default());
+        let (of_topic, of_server) = (("topic.rate.bytes", "2MiB"), ("topic.rate.requests", "7"));
+        let rate = resolve("t", &[of_topic], &[of_server]).rate;
+        assert_eq!(rate, Rate { requests: 7, bytes: 2 << 20 });
     }
 
     #[test]

@@ -20,13 +20,23 @@ async fn the_first_token_is_made_without_a_server_and_is_in_force_from_its_start
     let admin = made.out.strip_suffix('\n').unwrap();
     assert!(is_token(admin), "the token alone: {:?}", made.out);
     assert_eq!(made.err, "");
-    let second = local_token(&data, "second", &["--allow", "read:topic:*", "--expires", "30d"]);
+    let more = ["--allow", "read:topic:*", "--expires", "30d", "--rate-requests", "5"];
+    let second = local_token(&data, "second", &[&more[..], &["--rate-bytes", "2MiB"]].concat());
+    for (flag, value) in [("--rate-bytes", "much"), ("--rate-requests", "1000001")] {
+        let wish = ["token", "create", "third", "--data-dir", place, flag, value];
+        let refused = floe(&wish, None);
+        assert!(refused.code != Some(0) && !refused.err.is_empty(), "{flag}: {}", refused.err);
+    }
     let listed = floe(&["token", "list", "--data-dir", place, "--json"], None);
     let listed: Value = serde_json::from_str(&listed.out).unwrap();
     assert_eq!(listed["tokens"][1]["name"], "second");
     let time = listed["tokens"][1]["expires_ms"].as_i64().unwrap()
         - listed["tokens"][1]["created_ms"].as_i64().unwrap();
     assert_eq!(time, 30 * 86_400_000);
+    let of =
+        |at: usize| (&listed["tokens"][at]["rate_requests"], &listed["tokens"][at]["rate_bytes"]);
+    assert_eq!(of(0), (&Value::Null, &Value::Null));
+    assert_eq!(of(1), (&Value::from(5), &Value::from(2 << 20)));
 
     // Even when the state is lost: tokens are frames of the log.
     std::fs::remove_dir_all(data.join("state")).unwrap();

@@ -4,6 +4,7 @@ mod cloudevents;
 mod confluent;
 mod hec;
 mod otlp;
+mod rates;
 mod streams;
 mod tinybird;
 mod webhooks;

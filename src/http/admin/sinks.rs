@@ -499,7 +499,8 @@ mod tests {
         let column = json!({"type": "template", "name": "t", "template": template});
         let wish = json!({"table": {"name": "t"}, "mapping": {"columns": [column]}});
         let wish = serde_json::from_value(wish).unwrap();
-        let asked = Asked { wish, ends: BTreeMap::new(), starts: None, edit: Edit::by("ann") };
+        let asked =
+            Asked { wish, ends: BTreeMap::new(), starts: BTreeMap::new(), edit: Edit::by("ann") };
         let put = sinks.put((TopicId(Uuid::nil()), "s"), asked, Expected::Any, false).await;
         let sink = Arc::clone(put.unwrap().sink());
         let sample = |body: &'static str| {

@@ -22,6 +22,7 @@ use crate::sink::{Sink, Sinks};
 use crate::source::Sources;
 use crate::tier::Service;
 use crate::topic::Topics;
+use crate::types::OwnRate;
 
 /// Why the principal of a sink cannot be revoked.
 pub(crate) const SERVICE_STAYS: &str = "it is the principal of a sink, as which nobody can log in: \
@@ -36,6 +37,8 @@ struct Create {
     expires_in_ms: Option<u64>,
     subject: Option<String>,
     certificate: Option<String>,
+    rate_requests: Option<u32>,
+    rate_bytes: Option<u64>,
 }
 
 pub(in crate::http) async fn list(
@@ -70,7 +73,8 @@ pub(in crate::http) async fn create(
     let wish: Create = parse(&body)?;
     let expires_in = wish.expires_in_ms.map(Duration::from_millis);
     let identity = identity(wish.subject, wish.certificate).map_err(|error| problem(&error))?;
-    let new = NewToken { name: wish.name, allow: wish.allow, expires_in, identity };
+    let rate = OwnRate { requests: wish.rate_requests, bytes: wish.rate_bytes };
+    let new = NewToken { name: wish.name, allow: wish.allow, expires_in, identity, rate };
     let made = api.auth.create(new).await.map_err(|error| problem(&error))?;
     tracing::info!(token = made.token.name, id = made.token.id, by = caller.0.name(), "token made");
     if made.enforces {
@@ -159,6 +163,8 @@ pub(crate) fn shown(token: &Token, now_ms: i64) -> Value {
         "expires_ms": token.expires_ms,
         "revoked_ms": token.revoked_ms(),
         "last_used_ms": token.last_used_ms(),
+        "rate_requests": token.rate.requests,
+        "rate_bytes": token.rate.bytes,
     });
     if let Some(identity) = token.identity() {
         shown[identity.kind()] = identity.text().into();
@@ -172,7 +178,8 @@ fn problem(error: &auth::Error) -> Problem {
         | auth::Error::InvalidRule(_)
         | auth::Error::InvalidIdentity(_)
         | auth::Error::NoRule(_)
-        | auth::Error::InvalidExpiry => "invalid_token_wish",
+        | auth::Error::InvalidExpiry
+        | auth::Error::InvalidRate => "invalid_token_wish",
         auth::Error::Exists(_) | auth::Error::TooMany => "exists",
         auth::Error::Unknown(_) => "unknown_token",
         auth::Error::Store(_) => "internal",

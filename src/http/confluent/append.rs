@@ -15,6 +15,7 @@ use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{OnError, OwnedEvent, Position, Stored, Terms, answer_by};
 use crate::http::ingest::identity::{Identity, REPLAYED};
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::Sender;
 use crate::http::problem::{EventError, Problem};
 
 /// A record, or why it is refused.
@@ -55,12 +56,12 @@ impl Inbound {
             Ok(head) => head,
             Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
         };
-        let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
-        let read = read.map_err(|problem| api.engine.told(topic, problem))?;
-        let Head { mut terms, identity, principal } = head;
+        let (from, to) = (Sender::of(&head.caller), api.engine.to(topic));
+        let read = api.engine.read(from, Some(to), &parts.headers, body, limit).await?;
+        let Head { mut terms, identity, caller } = head;
         if identity != Identity::None {
             let (body, route) = (read.bytes.clone(), route.to_owned());
-            let strict = [u8::from(is_strict(&terms))];
+            let (strict, principal) = ([u8::from(is_strict(&terms))], caller.key().to_owned());
             let once = move || {
                 let parts = [&body, route.as_bytes(), &strict];
                 Ok(identity.once(&principal, || keys::hash(&parts)))
@@ -84,8 +85,7 @@ fn is_strict(terms: &Terms) -> bool {
 struct Head {
     terms: Terms,
     identity: Identity,
-    /// Who sends it, as keys are kept apart by it.
-    principal: String,
+    caller: Caller,
 }
 
 fn head(api: &Api, topic: &str, parts: &Parts) -> Result<Head, Problem> {
@@ -99,7 +99,7 @@ fn head(api: &Api, topic: &str, parts: &Parts) -> Result<Head, Problem> {
     let by_body = api.engine.counts_by_body(topic, known.as_deref());
     let identity = Identity::of(&parts.headers)?.or_body(by_body);
     let terms = Terms { on_error, positions: true, ..Terms::new(answer_by()) };
-    Ok(Head { terms, identity, principal: caller.key().to_owned() })
+    Ok(Head { terms, identity, caller })
 }
 
 /// `?strict=true`, or `Prefer: handling=strict` (RFC 7240). Other parameters are nothing to us.

@@ -119,6 +119,7 @@ mod tests {
             ("unknown_topic", 404),
             ("too_large", 413),
             ("overloaded", 429),
+            ("rate_limited", 429),
             ("request_in_flight", 409),
             ("foreign_origin", 403),
             ("outcome_unknown", 500),

@@ -108,8 +108,8 @@ impl From<Problem> for Failure {
             "too_large" => 27,
             "method_not_allowed" => 405,
             // All of these say that nothing was stored and that it may be next time.
-            "overloaded" | "storage_full" | "table_behind" | "timeout" | "request_in_flight"
-            | "issuer_unavailable" => 9,
+            "overloaded" | "rate_limited" | "storage_full" | "table_behind" | "timeout"
+            | "request_in_flight" | "issuer_unavailable" => 9,
             "draining" => 23,
             "outcome_unknown" | "internal" => 8,
             _ => 6,
@@ -159,6 +159,7 @@ mod tests {
             ("unsupported_media_type", 415, 6),
             ("too_large", 413, 27),
             ("overloaded", 503, 9),
+            ("rate_limited", 503, 9),
             ("timeout", 503, 9),
             ("storage_full", 503, 9),
             ("draining", 503, 23),

@@ -14,7 +14,7 @@ use crate::http::ingest::split::{self, Form};
 use crate::http::problem::EventError;
 
 /// The topic of events without an index.
-pub(super) const TOPIC: &str = "splunk";
+const TOPIC: &str = "splunk";
 
 /// Topics of one request.
 const TOPICS_MAX: usize = 100;
@@ -26,6 +26,13 @@ pub(super) struct Defaults {
     pub(super) host: Option<String>,
     pub(super) source: Option<String>,
     pub(super) sourcetype: Option<String>,
+}
+
+impl Defaults {
+    /// The topic of events that name none.
+    pub(super) fn topic(&self) -> &str {
+        self.index.as_deref().unwrap_or(TOPIC)
+    }
 }
 
 /// The events of a request for one topic.
@@ -144,7 +151,7 @@ fn object(json: &[u8], defaults: &Defaults) -> Result<(String, OwnedEvent), Refu
         value.raw("fields", fields.get());
     }
     let index = sent.index.filter(|index| !index.is_empty());
-    let topic = index.as_deref().or(defaults.index.as_deref()).unwrap_or(TOPIC);
+    let topic = index.as_deref().unwrap_or_else(|| defaults.topic());
     let timestamp_ms = time.map(|time| time.ms);
     let value = Some(value.end());
     Ok((topic.to_owned(), OwnedEvent { value, timestamp_ms, ..OwnedEvent::default() }))
@@ -177,7 +184,7 @@ pub(super) fn lines(
     if events.is_empty() {
         return Err(Failure::new(5, "there is no event in the body"));
     }
-    let topic = defaults.index.as_deref().unwrap_or(TOPIC).to_owned();
+    let topic = defaults.topic().to_owned();
     let places = (0..events.len()).collect();
     Ok(vec![Group { topic, events, places }])
 }

@@ -25,9 +25,10 @@ use crate::http::Api;
 use crate::http::auth::{self, Caller};
 use crate::http::ingest::body::{self, Share};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Terms};
+use crate::http::ingest::event::{Ack, Source, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::{Sender, To};
 use crate::http::problem::Problem;
 
 use acks::Acks;
@@ -116,8 +117,11 @@ async fn store(api: &Api, form: Form, parts: &Parts, body: Body) -> Result<bool,
             return Err(body::refuse(&parts.headers, body, limit, problem).await.into());
         }
     };
-    let decoded = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
     let Head { defaults, has_channel, identity, caller } = head;
+    // Objects may name topics of their own.
+    let to = (form == Form::Lines).then(|| api.engine.to(defaults.topic()));
+    let read = api.engine.read(Sender::of(&caller), to, &parts.headers, body, limit);
+    let decoded = read.await?;
     let (size_bytes, events_max) = (decoded.bytes.len(), api.options.events_max);
     let principal = caller.key().to_owned();
     let (bytes, path) = (decoded.bytes, parts.uri.to_string());
@@ -139,6 +143,9 @@ async fn store(api: &Api, form: Form, parts: &Parts, body: Body) -> Result<bool,
         let check = check.and_then(|()| api.engine.topic(&group.topic));
         check.map_err(|problem| Failure::from(problem).at(first))?;
     }
+    if form == Form::Objects {
+        api.engine.admit(None, &shares(api, &groups, decoded.sent_bytes))?;
+    }
     let ack = if has_channel { Ack::Durable } else { Ack::Logged };
     let terms = Terms { ack, once, ..Terms::new(decoded.until) };
     append(api, groups, terms, decoded.share).await?;
@@ -152,7 +159,7 @@ fn head(api: &Api, form: Form, parts: &Parts) -> Result<Head, Problem> {
     let caller = Caller::of(parts)?;
     let (defaults, has_channel) = query(parts)?;
     if form == Form::Lines {
-        let topic = defaults.index.as_deref().unwrap_or(event::TOPIC);
+        let topic = defaults.topic();
         auth::may_write_events(api, &caller, topic)?;
         api.engine.topic(topic)?;
     }
@@ -195,6 +202,16 @@ fn groups(
         Form::Objects => event::objects(body, defaults, events_max),
         Form::Lines => event::lines(body, defaults, events_max),
     }
+}
+
+/// The topics of a request, each with its share of what was sent.
+fn shares<'g>(api: &Api, groups: &'g [Group], sent_bytes: usize) -> Vec<(To<'g>, u64)> {
+    let total: usize = groups.iter().map(|group| group.events.size_bytes()).sum();
+    let share = |group: &Group| {
+        let bytes = group.events.size_bytes() as u128 * sent_bytes as u128;
+        u64::try_from(bytes / total.max(1) as u128).unwrap_or(u64::MAX)
+    };
+    groups.iter().map(|group| (api.engine.to(&group.topic), share(group))).collect()
 }
 
 /// Stores the events of each topic in a write of its own.

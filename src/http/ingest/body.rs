@@ -68,6 +68,8 @@ impl Coding {
 /// A decoded body with the memory it holds.
 pub(crate) struct Decoded {
     pub(crate) bytes: Bytes,
+    /// How many bytes it had as it was sent.
+    pub(crate) sent_bytes: usize,
     /// When the answer must be out at the latest, counted from when the body began.
     pub(crate) until: Instant,
     /// To be held until the events are in the log.
@@ -168,6 +170,11 @@ fn overloaded(budget: &ByteBudget) -> Problem {
     Problem::new("overloaded", "too many bytes are in flight").retry_after(budget.back_in_s())
 }
 
+/// How many bytes the body of a request has by its headers, as it is sent.
+pub(super) fn declared(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Reads and decodes the body of a request.
 pub(crate) async fn read(
     headers: &HeaderMap,
@@ -180,8 +187,7 @@ pub(crate) async fn read(
         Ok(coding) => coding,
         Err(problem) => return Err(refuse(headers, body, limit_bytes, problem).await),
     };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let declared = declared.and_then(|value| value.parse::<usize>().ok());
+    let declared = declared(headers);
     if declared.is_some_and(|length| length > limit_bytes) {
         return Err(refuse(headers, body, limit_bytes, too_large(limit_bytes)).await);
     }
@@ -203,13 +209,14 @@ pub(crate) async fn read(
         let held = memory.hold_small(wire.len()).await;
         share = held.ok_or_else(|| overloaded(&memory.budget))?;
     }
+    let sent_bytes = wire.len();
     if coding == Coding::Identity {
-        return Ok(Decoded { bytes: wire, until, share });
+        return Ok(Decoded { bytes: wire, sent_bytes, until, share });
     }
     let limits = (limit_bytes, memory.ratio_max);
     let inflated = tokio::task::spawn_blocking(move || {
         let bytes = inflate(coding, &wire, limits, &mut share)?;
-        Ok(Decoded { bytes, until, share })
+        Ok(Decoded { bytes, sent_bytes, until, share })
     });
     inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
 }

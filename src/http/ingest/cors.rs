@@ -34,8 +34,10 @@ const HEADERS: HeaderValue = HeaderValue::from_static(
     "content-type, content-encoding, token, table, authorization, idempotency-key, \
      x-channel, x-offset-token, x-request-id, x-kafka-key, prefer",
 );
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("x-request-id, retry-after, location, idempotency-replayed");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "x-request-id, retry-after, location, idempotency-replayed, x-ratelimit-limit, \
+     x-ratelimit-remaining, x-ratelimit-reset, ratelimit-policy, ratelimit",
+);
 /// How long a browser keeps the answer of a preflight, seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 

@@ -19,6 +19,7 @@ use crate::http::ingest::event_ids::{EventIds, IdHold};
 use crate::http::ingest::keys::{self, Keys, Marked};
 use crate::http::ingest::place::Identified;
 use crate::http::ingest::quarantine::Keep;
+use crate::http::ingest::rate::Limits;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Options, unknown_topic};
 use crate::log::{Append, AppendBatch, Log, Origin};
@@ -43,6 +44,7 @@ pub(crate) struct Engine {
     pub(super) topics: Topics,
     pub(super) tiering: Tiering,
     pub(super) options: Arc<Options>,
+    pub(super) limits: Arc<Limits>,
     memory: BodyMemory,
     keys: Keys,
     ids: EventIds,
@@ -86,7 +88,9 @@ impl Engine {
         let keys = Keys::new(store.clone(), clock.clone(), options.once);
         let ids = EventIds::new(store, clock.clone(), options.ids);
         let counts = Counts::new();
-        Self { log, topics, tiering, options, memory, keys, ids, clock, counts }
+        let of_new_topic = topics.resolve("topic", &Overrides::new()).unwrap_or_default();
+        let limits = Arc::new(Limits::new(options.rate, &of_new_topic));
+        Self { log, topics, tiering, options, limits, memory, keys, ids, clock, counts }
     }
 
     /// Reads back what is remembered of requests. Blocks; before the first one.

@@ -5,7 +5,7 @@
 //! atomic (rules 7.1).
 //!
 //! Reading order: `event` (what routes hand in and get back), `engine`, `batches`, `confirm`; `once`,
-//! `keys`, `event_ids` and `claim` (what counts once); `native` with `request`, `identity`, `place` and `cloudevents` as one route;
+//! `keys`, `event_ids` and `claim` (what counts once); `rate` (how much may come); `native` with `request`, `identity`, `place` and `cloudevents` as one route;
 //! `body` and `split` (with `hint`) for routes of their own.
 
 mod acks;
@@ -32,6 +32,7 @@ mod penalty;
 mod place;
 mod prefer;
 pub(super) mod quarantine;
+pub(crate) mod rate;
 pub(crate) mod request;
 pub(crate) mod split;
 pub(super) mod tinybird;

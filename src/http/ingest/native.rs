@@ -21,6 +21,7 @@ use crate::http::ingest::keys;
 use crate::http::ingest::place::{JsonEvents, Placement};
 use crate::http::ingest::prefer::Prefer;
 use crate::http::ingest::quarantine;
+use crate::http::ingest::rate::Sender;
 use crate::http::ingest::request::{self, Parameters};
 use crate::http::ingest::split::{self, Form};
 use crate::http::ingest::urlencoded;
@@ -106,7 +107,8 @@ async fn store(
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await),
     };
-    let decoded = body::read(headers, body, limit, api.engine.memory()).await?;
+    let (from, to) = (Sender::of(caller), api.engine.to(topic));
+    let decoded = api.engine.read(from, Some(to), headers, body, limit).await?;
     if let Some(mode) = head.mode.take() {
         return Box::pin(store_cloud_events(api, topic, head, mode, decoded)).await;
     }

@@ -22,6 +22,7 @@ use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::place::{JsonEvents, Placement};
 use crate::http::ingest::quarantine;
+use crate::http::ingest::rate::Sender;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::Problem;
 
@@ -114,8 +115,9 @@ async fn store(
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await),
     };
-    let Decoded { bytes: body, share, until } =
-        body::read(headers, body, limit, api.engine.memory()).await?;
+    let (from, to) = (Sender::of(caller), api.engine.to(&wish.topic));
+    let read = api.engine.read(from, Some(to), headers, body, limit).await?;
+    let Decoded { bytes: body, share, until, .. } = read;
     let Wish { topic, form, waits } = wish;
     let known = api.engine.topic(&topic)?;
     let identity = identity.or_body(api.engine.counts_by_body(&topic, known.as_deref()));

@@ -211,10 +211,12 @@ mod tests {
 
     #[test]
     fn problems_keep_their_status_and_when_to_come_back() {
-        let problem = Problem::new("overloaded", "too much").retry_after(3);
-        let failure = Failure::of_ingest(&problem);
-        assert_eq!((failure.status, failure.name.as_str()), (429, "stream.in.tooManyRequests"));
-        assert_eq!(failure.into_response().headers()[header::RETRY_AFTER], "3");
+        for code in ["overloaded", "rate_limited"] {
+            let problem = Problem::new(code, "too much").retry_after(3);
+            let failure = Failure::of_ingest(&problem);
+            assert_eq!((failure.status, failure.name.as_str()), (429, "stream.in.tooManyRequests"));
+            assert_eq!(failure.into_response().headers()[header::RETRY_AFTER], "3");
+        }
         let missing = Failure::of_problem(&Problem::new("missing_token", "send a token"));
         assert_eq!((missing.status, missing.name.as_str()), (400, "stream.api.missingField"));
         let wrong = Failure::of_ingest(&Problem::new("unknown_source", "no"));

@@ -196,6 +196,7 @@ mod tests {
             ("draining", 503, 14),
             ("storage_full", 503, 14),
             ("overloaded", 429, 8),
+            ("rate_limited", 429, 8),
             ("outcome_unknown", 500, 2),
         ] {
             let response = refused(Encoding::Protobuf, Problem::new(name, "why"));

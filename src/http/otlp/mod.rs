@@ -33,6 +33,7 @@ use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{OnError, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::Sender;
 use crate::http::problem::Problem;
 use crate::types::Signal;
 
@@ -119,9 +120,14 @@ fn body_limit(api: &Api) -> usize {
     api.options.body_max_bytes / 4 * 5
 }
 
-async fn read_body(api: &Api, parts: &Parts, body: Body) -> Result<Decoded, Problem> {
-    let limit = body_limit(api);
-    let read = body::read(&parts.headers, body, limit, api.engine.memory()).await;
+async fn read_body(
+    api: &Api,
+    (from, topic): (Sender<'_>, &str),
+    parts: &Parts,
+    body: Body,
+) -> Result<Decoded, Problem> {
+    let (limit, to) = (body_limit(api), api.engine.to(topic));
+    let read = api.engine.read(from, Some(to), &parts.headers, body, limit).await;
     read.map_err(|problem| match problem.code() {
         "too_large" => {
             let detail =
@@ -137,7 +143,7 @@ struct Head {
     encoding: Encoding,
     topic: String,
     identity: Identity,
-    principal: String,
+    caller: Caller,
 }
 
 /// Stores the records of a request; none if it has none.
@@ -153,8 +159,10 @@ async fn store(
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
-    let Decoded { bytes, share, until } = read_body(api, parts, body).await?;
-    let Head { encoding, topic, identity, principal } = head;
+    let Head { encoding, topic, identity, caller } = head;
+    let read = read_body(api, (Sender::of(&caller), &topic), parts, body).await?;
+    let Decoded { bytes, share, until, .. } = read;
+    let principal = caller.key().to_owned();
     let bytes_max = limit.saturating_mul(SHARED_FACTOR);
     let limits = Limits { events_max: api.options.events_max, bytes_max };
     let size_bytes = bytes.len();
@@ -185,7 +193,7 @@ fn head(api: &Api, signal: Signal, topic: Option<String>, parts: &Parts) -> Resu
     let known = api.engine.topic(&topic)?;
     let by_body = api.engine.counts_by_body(&topic, known.as_deref());
     let identity = Identity::of(&parts.headers)?.or_body(by_body);
-    Ok(Head { encoding, topic, identity, principal: caller.key().to_owned() })
+    Ok(Head { encoding, topic, identity, caller })
 }
 
 /// The topic of requests that name none.

@@ -33,6 +33,7 @@ use crate::http::ingest::engine::{self, CONFIRM_MIN, off_worker};
 use crate::http::ingest::event::{Event, Header, OnError, Source as Events, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::Sender;
 use crate::http::problem::{EventError, Problem};
 use crate::http::sources;
 use crate::http::trial::{NoRow, Refuse, Trial, event_error};
@@ -108,11 +109,12 @@ async fn store(
         Ok(head) => head,
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
-    let Decoded { bytes, share, until } = read_body(api, parts, body).await?;
+    let (principal, topic) = (format!("source:{}", source.id), &source.wish.topic);
+    let read = read_body(api, (Sender::named(&principal), topic), parts, body).await?;
+    let Decoded { bytes, share, until, .. } = read;
     let sinks = sinks(api, &source, signal);
     let ack = sources::ack(&source, &sinks);
     let (headers, received_ms) = (headers(parts, signal), api.engine.now_ms());
-    let principal = format!("source:{}", source.id);
     let (limits, size_bytes) = (limits(api), bytes.len());
     let take_apart = move || {
         let once = identity.once(&principal, || keys::hash(&[&bytes, signal.as_str().as_bytes()]));

@@ -213,6 +213,7 @@ mod tests {
             ("too_large", "payload_too_large", "PAYLOAD_TOO_LARGE", None),
             ("storage_full", "storage_unavailable", "SERVICE_UNAVAILABLE", Some("30")),
             ("overloaded", "overloaded", "TOO_MANY_REQUESTS", None),
+            ("rate_limited", "rate_limited", "TOO_MANY_REQUESTS", None),
             ("internal", "internal", "INTERNAL_SERVER_ERROR", None),
             ("missing_token", "missing_token", "UNAUTHORIZED", None),
         ] {

@@ -21,6 +21,7 @@ use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Ack, Event, Source, Terms, answer_by};
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::{Sender, To};
 use crate::http::ingest::request;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::{EventError, Problem};
@@ -94,7 +95,9 @@ async fn store(
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await.into()),
     };
     let told = |problem: Problem| problem.overloaded_as(options.overload_status);
-    let read = body::read(headers, body, limit, api.engine.memory()).await;
+    let topic = head.table.topic(&head.stream.name);
+    let (from, to) = (Sender::of(caller), To::of(&topic, &options));
+    let read = api.engine.read(from, Some(to), headers, body, limit).await;
     let Decoded { bytes, share, .. } = read.map_err(|problem| told(body::over(limit, problem)))?;
     if head.is_form && bytes.trim_ascii_start().first() != Some(&b'[') {
         return Err(head::unsupported("application/x-www-form-urlencoded").into());
@@ -106,7 +109,7 @@ async fn store(
     let Head { stream, table, plan, identity, principal, .. } = head;
     let rules = contract::rules(options.table_contract);
     let identity = identity.or_body(options.idempotency == Idempotency::Body);
-    let (events_max, name) = (api.options.events_max, table.topic(&stream.name));
+    let (events_max, name) = (api.options.events_max, topic);
     let checked = off_worker(bytes.len(), move || {
         let hash = || keys::hash(&[&b"event-stream"[..], name.as_bytes(), &bytes]);
         let once = identity.once(&principal, hash);

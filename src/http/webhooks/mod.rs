@@ -27,6 +27,7 @@ use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Header, OwnedEvent, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
+use crate::http::ingest::rate::Sender;
 use crate::http::problem::Problem;
 use crate::http::request_id;
 
@@ -60,8 +61,9 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
     let read = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
-    let Decoded { bytes, share, until } = read;
+    let Decoded { bytes, sent_bytes, share, until } = read;
     let (topic, principal) = (webhook.topic.clone(), format!("webhook:{}", webhook.name));
+    let sender = principal.clone();
     let event = event(bytes.clone(), &parts.headers, &signed);
     let check = move || {
         Ok(signed.check(&webhook, &bytes).map(|()| {
@@ -71,6 +73,9 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
     };
     let size_bytes = event.value.as_ref().map_or(0, Bytes::len);
     let once = off_worker(size_bytes, check).await??;
+    // Not before: anybody may send what is not signed, and would take what the sender has.
+    let (sent_bytes, to) = (sent_bytes as u64, api.engine.to(&topic));
+    api.engine.admit(Some((Sender::named(&sender), sent_bytes)), &[(to, sent_bytes)])?;
     if size_bytes == 0 {
         return Err(Problem::new("bad_request", "the body is empty: there is no event in it"));
     }
@@ -96,7 +101,8 @@ pub(super) async fn receive_by_url(
     };
     if sns::is_confirmation(&parts.headers) {
         let limit = api.options.body_max_bytes.min(CONFIRMATION_BYTES_MAX);
-        let read = body::read(&parts.headers, body, limit, api.engine.memory()).await?;
+        let from = Caller(webhook.principal());
+        let read = api.engine.read(Sender::of(&from), None, &parts.headers, body, limit).await?;
         return sns::confirm(&api.options.sns, &read.bytes).await;
     }
     let (caller, topic) = (Caller(webhook.principal()), webhook.topic.clone());

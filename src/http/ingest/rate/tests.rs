@@ -1,0 +1,135 @@
+//! Which limits a request has, and that it takes of all or of none.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use governor::clock::{Clock, FakeRelativeClock};
+
+use super::*;
+
+const NONE: Rate = Rate { requests: 0, bytes: 0 };
+
+/// The limits, and the clock that they go by.
+fn limits(requests: u32, bytes: u64) -> (Limits, FakeRelativeClock) {
+    let (clock, options) = (FakeRelativeClock::default(), TopicOptions::default());
+    let ticks = clock.clone();
+    let time: Time = Arc::new(move || ticks.now().as_u64());
+    (Limits::within_time(Rate { requests, bytes }, &options, time), clock)
+}
+
+fn want(limits: &Limits, sender: &str, bytes: u64) -> Vec<Want> {
+    let holder = limits.of_sender(Sender::named(sender));
+    holder.map(|holder| Want { holder, bytes }).into_iter().collect()
+}
+
+fn of_topic(limits: &Limits, topic: &str, rate: Rate, bytes: u64) -> Vec<Want> {
+    let holder = limits.holder(Whose::Topic, topic, rate);
+    holder.map(|holder| Want { holder, bytes }).into_iter().collect()
+}
+
+fn ask(wants: Vec<Want>) -> Result<(), (String, u64)> {
+    let told = |problem: Problem| {
+        assert_eq!(problem.code(), "rate_limited");
+        (problem.detail().to_owned(), problem.retry_after_s().unwrap())
+    };
+    Taken::take(wants).map(drop).map_err(told)
+}
+
+#[test]
+fn without_limits_nothing_is_kept() {
+    let (limits, _) = limits(0, 0);
+    assert!(want(&limits, "a", 1).is_empty() && of_topic(&limits, "t", NONE, 1).is_empty());
+    assert!(limits.holders.read().of.is_empty());
+}
+
+#[test]
+fn senders_do_not_disturb_each_other_and_neither_do_topics() {
+    let (limits, _) = limits(2, 0);
+    for _ in 0..2 {
+        assert_eq!(ask(want(&limits, "a", 1)), Ok(()));
+    }
+    let (detail, wait_s) = ask(want(&limits, "a", 1)).unwrap_err();
+    assert!(detail.contains("2 requests") && detail.contains("http.rate.requests"), "{detail}");
+    assert_eq!(wait_s, 1);
+    assert_eq!(ask(want(&limits, "b", 1)), Ok(()));
+    let rate = Rate { requests: 0, bytes: 100 };
+    assert_eq!(ask(of_topic(&limits, "a", rate, 4_000)), Ok(()), "a topic is no sender");
+    let (detail, wait_s) = ask(of_topic(&limits, "a", rate, 1)).unwrap_err();
+    assert!(detail.contains("100 bytes") && detail.contains("topic.rate.bytes"), "{detail}");
+    assert_eq!(wait_s, 30, "never longer");
+    assert_eq!(ask(of_topic(&limits, "b", rate, 1)), Ok(()));
+}
+
+#[test]
+fn a_request_takes_of_all_its_limits_or_of_none() {
+    let (limits, clock) = limits(5, 1_000);
+    let rate = Rate { requests: 1, bytes: 0 };
+    let both = || {
+        let mut wants = want(&limits, "a", 300);
+        wants.extend(of_topic(&limits, "t", rate, 300));
+        wants
+    };
+    assert_eq!(ask(both()), Ok(()));
+    let left = || {
+        let holder = limits.of_sender(Sender::named("a")).unwrap();
+        holder.buckets().map(|(_, bucket)| bucket.left().left).collect::<Vec<u64>>()
+    };
+    assert_eq!(left(), [4, 700]);
+    assert!(ask(both()).unwrap_err().0.contains("topic.rate.requests"));
+    assert_eq!(left(), [4, 700]);
+    // Nor does a request count that has too many bytes.
+    assert_eq!(ask(want(&limits, "a", 5_000)), Ok(()));
+    assert!(ask(want(&limits, "a", 1)).unwrap_err().0.contains("http.rate.bytes"));
+    assert_eq!(left(), [3, 0]);
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(left(), [5, 1_000]);
+}
+
+#[test]
+fn a_rate_of_its_own_goes_first() {
+    let (limits, _) = limits(1, 0);
+    let own = |requests| {
+        let own = OwnRate { requests, bytes: None };
+        let holder = limits.of_sender(Sender { name: "a", own });
+        ask(holder.map(|holder| Want { holder, bytes: 1 }).into_iter().collect()).is_ok()
+    };
+    assert_eq!([own(Some(2)), own(Some(2)), own(Some(2))], [true, true, false]);
+    assert_eq!([own(Some(0)), own(Some(0))], [true, true]);
+    // A rate that is changed begins anew.
+    assert_eq!([own(None), own(None)], [true, false]);
+}
+
+#[tokio::test]
+async fn who_shows_nothing_is_known_by_the_address() {
+    let (limits, _) = limits(1, 0);
+    let from = |last: u8| {
+        let peer = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)));
+        within(peer, async {
+            match Taken::take(want(&limits, "", 1)) {
+                Ok(_) => StatusCode::OK.into_response(),
+                Err(problem) => problem.into_response(),
+            }
+        })
+    };
+    let status = |response: &Response| response.status().as_u16();
+    assert_eq!((status(&from(1).await), status(&from(2).await)), (200, 200));
+    let refused = from(1).await;
+    assert_eq!((status(&refused), &refused.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+    assert_eq!(refused.headers()["ratelimit"], "\"requests\";r=0;t=1");
+}
+
+#[test]
+fn holders_are_bounded_and_who_finds_no_place_shares_one() {
+    let (limits, clock) = limits(1, 0);
+    let count = || limits.holders.read().of.len();
+    for name in 0..HOLDERS_MAX {
+        assert_eq!(ask(want(&limits, &name.to_string(), 1)), Ok(()));
+    }
+    assert_eq!(ask(want(&limits, "late", 1)), Ok(()));
+    assert!(ask(want(&limits, "later", 1)).is_err(), "it is the same bucket");
+    assert!(ask(want(&limits, "0", 1)).is_err(), "nobody is forgotten who waits");
+    assert_eq!(count(), HOLDERS_MAX + 1);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!((ask(want(&limits, "later", 1)), count()), (Ok(()), 1));
+}
