@@ -118,8 +118,6 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        // A short answer in one piece takes less of the kernel's time.
-        .writev(false)
         .max_buf_size(HEADER_BYTES_MAX + (64 << 10));
     builder
         .http2()

@@ -50,22 +50,13 @@ const SEARCH_MAX: usize = 10_000;
 /// Finds the feed's table or makes it, as whoever writes it.
 ///
 /// # Errors
-/// [`Halt`]: `TABLE_DROPPED` and `REPLACED` where the user took it away (rules 4.4); later, where it
-/// has a name now that its sink has no right to.
+/// [`Halt`]: `TABLE_DROPPED` and `REPLACED` where the user took it away (rules 4.4); later, where its
+/// sink has no right to it.
 pub(super) async fn ensure_table(
     context: &Context,
     topic: &Feed,
     entry: &mut Entry,
 ) -> Result<LoadedTable, Halt> {
-    let opened = open(context, topic, entry).await?;
-    if let (Some(sink), Some(service)) = (topic.sink(), topic.service()) {
-        let namespace = opened.ident.namespace().join(".");
-        service.check(sink, &namespace, opened.ident.name()).map_err(Halt::Later)?;
-    }
-    Ok(opened)
-}
-
-async fn open(context: &Context, topic: &Feed, entry: &mut Entry) -> Result<LoadedTable, Halt> {
     if let Some(table) = entry.table.clone() {
         return match find(context, &table).await? {
             Found::There(loaded) => Ok(loaded),
@@ -86,12 +77,14 @@ async fn open(context: &Context, topic: &Feed, entry: &mut Entry) -> Result<Load
     let namespace = namespace_of(topic)?;
     if topic.options.table_mode == TableMode::Contract {
         let ident = TableIdent::new(namespace, wanted_name(topic));
+        check_right(topic, &ident)?;
         return adopt(context, entry, &ident).await;
     }
     context.catalog.ensure_namespace(&namespace).await?;
     // Names that differ only in case must not both look free, nor one that is being freed.
     let _one_at_a_time = context.naming.lock().await;
     let wanted = TableIdent::new(namespace, free_for(context, topic));
+    check_right(topic, &wanted)?;
     if topic.sink().is_none() {
         plan_renames(context, entry, &wanted).await?;
         settle_renames(context, entry).await?;
@@ -100,6 +93,13 @@ async fn open(context: &Context, topic: &Feed, entry: &mut Entry) -> Result<Load
     entry.table = Some(TableRef::new(&loaded.ident, loaded.metadata.uuid()));
     context.ledger.write(put_entry(entry)).await?;
     Ok(loaded)
+}
+
+/// Checks the right of a sink to the table that it is about to take or make. Later that is settled: as
+/// grants in databases do, the right goes with the table when somebody who may renames it.
+fn check_right(topic: &Feed, table: &TableIdent) -> Result<(), Halt> {
+    let (Some(sink), Some(service)) = (topic.sink(), topic.service()) else { return Ok(()) };
+    service.check(sink, &table.namespace().join("."), table.name()).map_err(Halt::Later)
 }
 
 /// Takes note of a table that others made.

@@ -50,8 +50,7 @@ impl Service {
         }
         let (own, rules) = (&self.name, self.rules.texts().join(" "));
         Err(format!(
-            "{own} may not write to {namespace}.{name}: it has the right {rules} and no other; give \
-             the table its name back, or make a sink with another table"
+            "{own} may not write to {namespace}.{name}: it has the right {rules} and no other"
         ))
     }
 }

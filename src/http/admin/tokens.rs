@@ -56,6 +56,7 @@ pub(in crate::http) async fn list(
         let made_ms = token["created_ms"].as_i64().unwrap_or_default();
         format!("{made_ms:020}/{}", token["id"].as_str().unwrap_or_default())
     };
+    tokens.sort_by_cached_key(key);
     let page = Page::of(asked, tokens, key)?;
     Ok(page.answer("tokens", Value::clone))
 }

@@ -137,6 +137,7 @@ fn json(text: &str, events_max: usize, split: &mut Split) {
             Ok(range) if too_deep(&text.as_bytes()[range.clone()]) => {
                 let message = format!("nested deeper than {DEPTH_MAX}");
                 split.errors.push(syntax(index, range.start, message));
+                return;
             }
             Ok(range) => split.events.push((index, range)),
             Err(message) => {
