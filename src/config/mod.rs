@@ -184,6 +184,27 @@ impl Default for Config {
     }
 }
 
+/// The keys that have no place of their own: topic options, and those of the storage and of the
+/// catalog's client.
+type Sorted = (BTreeMap<String, String>, [BTreeMap<String, String>; 2]);
+
+fn sorted(settings: &Settings, topic_keys: &[&str]) -> Result<Sorted, Error> {
+    let mut topic_defaults = BTreeMap::new();
+    let mut prefixed: [BTreeMap<String, String>; 2] = Default::default();
+    for (key, values) in settings {
+        if let Some(topic_key) = topic_key(key, topic_keys) {
+            topic_defaults.insert(topic_key.to_owned(), last(values));
+        } else if key.starts_with("s3.") {
+            prefixed[0].insert(key.clone(), last(values));
+        } else if let Some(name) = key.strip_prefix("catalog.client.") {
+            prefixed[1].insert(name.to_owned(), last(values));
+        } else if spec(key).is_none() {
+            return Err(unknown(key, topic_keys));
+        }
+    }
+    Ok((topic_defaults, prefixed))
+}
+
 impl Config {
     /// Checks `settings` and fills in defaults. `topic_keys` are the canonical keys of topic
     /// options, which a server may set for all topics.
@@ -191,20 +212,7 @@ impl Config {
     /// # Errors
     /// [`Error`] names the key, the value and what is allowed.
     pub fn resolve(settings: &Settings, topic_keys: &[&str]) -> Result<Self, Error> {
-        let mut topic_defaults = BTreeMap::new();
-        let mut prefixed: [BTreeMap<String, String>; 2] = Default::default();
-        for (key, values) in settings {
-            if let Some(topic_key) = topic_key(key, topic_keys) {
-                topic_defaults.insert(topic_key.to_owned(), last(values));
-            } else if key.starts_with("s3.") {
-                prefixed[0].insert(key.clone(), last(values));
-            } else if let Some(name) = key.strip_prefix("catalog.client.") {
-                prefixed[1].insert(name.to_owned(), last(values));
-            } else if spec(key).is_none() {
-                return Err(unknown(key, topic_keys));
-            }
-        }
-        let [storage, catalog_client] = prefixed;
+        let (topic_defaults, [storage, catalog_client]) = sorted(settings, topic_keys)?;
         let read = Reader { settings };
         Ok(Self {
             data_dir: PathBuf::from(read.text("data.dir")),
