@@ -19,8 +19,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A bucket is divided into so many cells at most: one of them takes a microsecond to come back, of
 /// which the library knows whole nanoseconds only.
 const CELLS_MAX: u64 = 1_000_000;
-/// Nobody pays longer than that for one request: a limit that was set too low by mistake would hold
-/// for days after it was corrected.
+/// Nobody waits longer than that, whatever was taken: a limit that was set too low by mistake would
+/// hold for days after it was corrected.
 const DEBT_MAX_NS: u64 = 3_600 * SECOND_NS;
 
 /// What tells the time, in nanoseconds that only grow.
@@ -135,7 +135,11 @@ impl Bucket {
     pub(super) fn owe(&self, amount: u64) {
         let (now_ns, beyond_ns) = (self.now_ns(), self.beyond_ns(amount));
         if beyond_ns > 0 {
-            self.full_at.change(|at_ns| at_ns.max(now_ns).saturating_add(beyond_ns));
+            // Many may be on their way at once; together they owe no more than one of them may.
+            let most_ns = now_ns.saturating_add(DEBT_MAX_NS);
+            self.full_at.change(|at_ns| {
+                at_ns.max(now_ns).saturating_add(beyond_ns).min(most_ns.max(at_ns))
+            });
         }
     }
 
@@ -233,8 +237,12 @@ mod tests {
         let (bytes, clock) = bucket(1);
         assert_eq!(bytes.take(u64::MAX), Ok(()));
         assert_eq!(left(&bytes), (0, 3_600));
-        bytes.owe(u64::MAX);
-        clock.advance(ms(2 * 3_600_000));
+        // Nor is it if many were let in before the first of them was counted.
+        for _ in 0..100 {
+            bytes.owe(u64::MAX);
+            assert_eq!(left(&bytes), (0, 3_600));
+        }
+        clock.advance(ms(3_600_000));
         assert_eq!(bytes.take(1), Ok(()));
     }
 
