@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
@@ -42,6 +44,8 @@ const HOLDERS_MAX: usize = 16_384;
 const SWEEP: Duration = Duration::from_secs(60);
 /// and while all places are taken.
 const SWEEP_FULL: Duration = Duration::from_secs(1);
+/// What a body without a length counts until more of it came, or it ended.
+const UNKNOWN_BYTES: u64 = 8 << 10;
 /// Bounds of what a refused sender is told to wait.
 const RETRY_S: (u64, u64) = (1, 30);
 
@@ -187,7 +191,29 @@ struct Want {
 }
 
 /// What a request has taken; nothing where it has no limits.
-pub(crate) struct Taken(Vec<Want>);
+struct Taken(Vec<Want>);
+
+/// A body whose length is not known counts as it comes, so that those that begin meanwhile know of
+/// it; however it ends, what came of it is what it has taken.
+struct Credit {
+    taken: Taken,
+    came_bytes: u64,
+}
+
+impl Credit {
+    fn came(&mut self, bytes: usize) {
+        let had = self.came_bytes.max(UNKNOWN_BYTES);
+        self.came_bytes = self.came_bytes.saturating_add(bytes as u64);
+        self.taken.correct(had, self.came_bytes.max(UNKNOWN_BYTES));
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.taken.correct(self.came_bytes.max(UNKNOWN_BYTES), self.came_bytes);
+        self.taken.tell(None);
+    }
+}
 
 impl Limits {
     /// Senders have `of_sender`, unless they have a rate of their own.
@@ -234,8 +260,8 @@ impl Taken {
             Some((limit, wait, holder.rate))
         });
         let this = Self(wants);
-        this.tell(refused.map(|(limit, ..)| limit));
         let Some((limit, wait, rate)) = refused else { return Ok(this) };
+        this.tell(Some(limit));
         let name = limit.as_str();
         ::metrics::counter!(metrics::HTTP_RATE_LIMITED, "limit" => name).increment(1);
         let quota = match limit {
@@ -254,12 +280,22 @@ impl Taken {
         }
     }
 
-    /// The body, whose length was not known, had so many bytes.
-    fn settle(&self, bytes: u64) {
+    fn correct(&self, had: u64, has: u64) {
         for want in &self.0 {
-            want.holder.bytes.iter().for_each(|bucket| bucket.owe(bytes));
+            want.holder.bytes.iter().for_each(|bucket| bucket.correct(had, has));
         }
-        self.tell(None);
+    }
+
+    /// The same body, which counts as it comes and is told of when it is dropped.
+    fn on_credit(self, body: Body) -> Body {
+        if self.0.is_empty() {
+            return body;
+        }
+        let mut credit = Credit { taken: self, came_bytes: 0 };
+        Body::new(body.map_frame(move |frame| {
+            credit.came(frame.data_ref().map_or(0, Bytes::len));
+            frame
+        }))
     }
 }
 
@@ -281,6 +317,14 @@ impl Engine {
     /// # Errors
     /// `rate_limited`, with the status of the topic.
     pub(crate) fn admit(
+        &self,
+        from: Option<(Sender<'_>, u64)>,
+        to: &[(To<'_>, u64)],
+    ) -> Result<(), Problem> {
+        self.take(from, to).map(|taken| taken.tell(None))
+    }
+
+    fn take(
         &self,
         from: Option<(Sender<'_>, u64)>,
         to: &[(To<'_>, u64)],
@@ -312,20 +356,17 @@ impl Engine {
     ) -> Result<Decoded, Problem> {
         // What is announced beyond the limit will not be read.
         let declared = body::declared(headers).map(|bytes| bytes.min(limit_bytes) as u64);
-        let bytes = declared.unwrap_or(0);
+        let bytes = declared.unwrap_or(UNKNOWN_BYTES);
         let topics = to.map(|to| (to, bytes));
-        let taken = match self.admit(Some((from, bytes)), topics.as_slice()) {
-            Ok(taken) => taken,
+        let body = match self.take(Some((from, bytes)), topics.as_slice()) {
+            Ok(taken) if declared.is_none() => taken.on_credit(body),
+            Ok(taken) => {
+                taken.tell(None);
+                body
+            }
             Err(problem) => return Err(body::refuse(headers, body, limit_bytes, problem).await),
         };
         let read = body::read(headers, body, limit_bytes, self.memory()).await;
-        if declared.is_none() && !taken.0.is_empty() {
-            taken.settle(match &read {
-                Ok(decoded) => decoded.sent_bytes as u64,
-                Err(problem) if problem.code() == "too_large" => limit_bytes as u64,
-                Err(_) => 0,
-            });
-        }
         read.map_err(|problem| problem.overloaded_as(to.map_or(429, |to| to.status)))
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use governor::clock::{Clock, FakeRelativeClock};
 
 use super::*;
@@ -132,4 +133,38 @@ fn holders_are_bounded_and_who_finds_no_place_shares_one() {
     assert_eq!(count(), HOLDERS_MAX + 1);
     clock.advance(Duration::from_secs(2));
     assert_eq!((ask(want(&limits, "later", 1)), count()), (Ok(()), 1));
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_counts_as_it_comes() {
+    let (limits, clock) = limits(0, 10_000);
+    let begin = || {
+        let (send, pieces) = futures::channel::mpsc::unbounded();
+        let taken = Taken::take(want(&limits, "a", UNKNOWN_BYTES));
+        let body = Body::from_stream(pieces.map(Ok::<Vec<u8>, std::io::Error>));
+        taken.map(|taken| (send, taken.on_credit(body).into_data_stream()))
+    };
+    let owed = || {
+        let holder = limits.of_sender(Sender::named("a")).unwrap();
+        let (_, bucket) = holder.buckets().next().unwrap();
+        (bucket.left().left, bucket.left().full_in_s)
+    };
+    let (send, mut body) = begin().unwrap_or_else(|_| panic!("there is something left"));
+    assert_eq!(owed(), (10_000 - UNKNOWN_BYTES, 1));
+    for (bytes, wanted) in [(8_000, (1_808, 1)), (2_000, (0, 1)), (90_000, (0, 10))] {
+        send.unbounded_send(vec![b'x'; bytes]).unwrap();
+        assert_eq!(body.next().await.unwrap().unwrap().len(), bytes);
+        assert_eq!(owed(), wanted, "after {bytes}");
+    }
+    assert!(begin().is_err(), "nobody else begins meanwhile");
+    // It is broken off: what came of it stays.
+    drop(body);
+    assert_eq!(owed(), (0, 10));
+    clock.advance(Duration::from_secs(10));
+    let (send, mut body) = begin().unwrap_or_else(|_| panic!("it is paid"));
+    send.unbounded_send(vec![b'x'; 100]).unwrap();
+    drop(send);
+    assert_eq!(body.by_ref().count().await, 1);
+    drop(body);
+    assert_eq!(owed(), (9_900, 1), "a small one is only what it is");
 }
