@@ -14,6 +14,7 @@ mod told;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,7 @@ use told::{Limit, Told};
 
 pub(in crate::http) use told::within;
 
-/// Senders and topics that are told apart; more of them share what one has.
+/// How many of each kind are told apart; more of them share what one has.
 const HOLDERS_MAX: usize = 16_384;
 /// How often those that wait for nothing are forgotten,
 const SWEEP: Duration = Duration::from_secs(60);
@@ -49,11 +50,17 @@ const UNKNOWN_BYTES: u64 = 8 << 10;
 /// Bounds of what a refused sender is told to wait.
 const RETRY_S: (u64, u64) = (1, 30);
 
-/// Whose limits they are.
+/// Whose limits they are. Each kind has places of its own: anybody may come from many addresses,
+/// and takes none from senders that are known by a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Whose {
     Sender,
+    Address,
     Topic,
+}
+
+impl Whose {
+    const ALL: [Self; 3] = [Self::Sender, Self::Address, Self::Topic];
 }
 
 /// Who sends a request. Whoever shows nothing is known by the address.
@@ -127,7 +134,7 @@ impl Holder {
 
     fn limits(&self) -> [Limit; 2] {
         match self.whose {
-            Whose::Sender => [Limit::Requests, Limit::Bytes],
+            Whose::Sender | Whose::Address => [Limit::Requests, Limit::Bytes],
             Whose::Topic => [Limit::TopicRequests, Limit::TopicBytes],
         }
     }
@@ -143,8 +150,9 @@ impl Holder {
     }
 }
 
-/// Everybody's limits, by who it is.
+/// The limits of all of a kind, by who it is.
 struct Holders {
+    whose: Whose,
     of: HashMap<u64, Arc<Holder>>,
     swept_ns: u64,
     time: Time,
@@ -157,7 +165,7 @@ impl Holders {
 
     /// The one of that key, or the one that all share who find no place; a rate that was changed
     /// begins anew.
-    fn make(&mut self, (key, shared): (u64, u64), whose: Whose, rate: Rate) -> Arc<Holder> {
+    fn make(&mut self, (key, shared): (u64, u64), rate: Rate) -> Arc<Holder> {
         let now_ns = (self.time)();
         let is_full = |this: &Self| this.of.len() >= HOLDERS_MAX && !this.of.contains_key(&key);
         let pause = if is_full(self) { SWEEP_FULL } else { SWEEP };
@@ -168,7 +176,7 @@ impl Holders {
         // There are as many shared ones as there are rates, which only administrators make.
         let key = if is_full(self) { shared } else { key };
         self.known(key, rate).unwrap_or_else(|| {
-            let holder = Arc::new(Holder::new(whose, rate, &self.time));
+            let holder = Arc::new(Holder::new(self.whose, rate, &self.time));
             self.of.insert(key, Arc::clone(&holder));
             holder
         })
@@ -180,7 +188,8 @@ pub(in crate::http::ingest) struct Limits {
     of_sender: Rate,
     /// What topics have that are not there yet: a rate and a status.
     of_new_topic: (Rate, u16),
-    holders: RwLock<Holders>,
+    /// By [`Whose`].
+    holders: [RwLock<Holders>; 3],
     hasher: RandomState,
 }
 
@@ -224,11 +233,16 @@ impl Limits {
     }
 
     fn within_time(of_sender: Rate, of_new_topic: &TopicOptions, time: Time) -> Self {
-        let holders = Holders { of: HashMap::new(), swept_ns: time(), time };
+        let none = |whose| Holders {
+            whose,
+            of: HashMap::new(),
+            swept_ns: time(),
+            time: Arc::clone(&time),
+        };
         Self {
             of_sender,
             of_new_topic: (of_new_topic.rate, of_new_topic.overload_status),
-            holders: RwLock::new(holders),
+            holders: Whose::ALL.map(none).map(RwLock::new),
             hasher: RandomState::new(),
         }
     }
@@ -237,17 +251,32 @@ impl Limits {
         if rate == Rate::default() {
             return None;
         }
+        let holders = &self.holders[whose as usize];
         let key = self.hasher.hash_one((whose, name));
-        let known = self.holders.read().known(key, rate);
+        let known = holders.read().known(key, rate);
         Some(known.unwrap_or_else(|| {
             let shared = self.hasher.hash_one((whose, rate.requests, rate.bytes));
-            self.holders.write().make((key, shared), whose, rate)
+            holders.write().make((key, shared), rate)
         }))
     }
 
     fn of_sender(&self, sender: Sender<'_>) -> Option<Arc<Holder>> {
-        let address = sender.name.is_empty().then(told::peer).flatten();
-        self.holder(Whose::Sender, (sender.name, address), self.of_sender.unless(sender.own))
+        let rate = self.of_sender.unless(sender.own);
+        if sender.name.is_empty() {
+            return self.holder(Whose::Address, told::peer().map(network), rate);
+        }
+        self.holder(Whose::Sender, sender.name, rate)
+    }
+}
+
+/// What one sender has for itself: an address, or, of IPv6, a /64, which is the least that anybody
+/// is given (source: RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
     }
 }
 

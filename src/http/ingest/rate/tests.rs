@@ -1,7 +1,5 @@
 //! Which limits a request has, and that it takes of all or of none.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
@@ -41,7 +39,7 @@ fn ask(wants: Vec<Want>) -> Result<(), (String, u64)> {
 fn without_limits_nothing_is_kept() {
     let (limits, _) = limits(0, 0);
     assert!(want(&limits, "a", 1).is_empty() && of_topic(&limits, "t", NONE, 1).is_empty());
-    assert!(limits.holders.read().of.is_empty());
+    assert!(limits.holders.iter().all(|holders| holders.read().of.is_empty()));
 }
 
 #[test]
@@ -101,29 +99,36 @@ fn a_rate_of_its_own_goes_first() {
     assert_eq!([own(None), own(None)], [true, false]);
 }
 
+/// A request of one who shows nothing.
+async fn of_address(limits: &Limits, address: &str) -> Response {
+    let answer = async {
+        match Taken::take(want(limits, "", 1)) {
+            Ok(_) => StatusCode::OK.into_response(),
+            Err(problem) => problem.into_response(),
+        }
+    };
+    within(Some(address.parse().unwrap()), answer).await
+}
+
 #[tokio::test]
 async fn who_shows_nothing_is_known_by_the_address() {
     let (limits, _) = limits(1, 0);
-    let from = |last: u8| {
-        let peer = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)));
-        within(peer, async {
-            match Taken::take(want(&limits, "", 1)) {
-                Ok(_) => StatusCode::OK.into_response(),
-                Err(problem) => problem.into_response(),
-            }
-        })
-    };
-    let status = |response: &Response| response.status().as_u16();
-    assert_eq!((status(&from(1).await), status(&from(2).await)), (200, 200));
-    let refused = from(1).await;
-    assert_eq!((status(&refused), &refused.headers()["retry-after"]), (429, &"1".parse().unwrap()));
-    assert_eq!(refused.headers()["ratelimit"], "\"requests\";r=0;t=1");
+    for address in ["127.0.0.1", "127.0.0.2", "2001:db8:0:1::1", "2001:db8:0:2::1"] {
+        assert_eq!(of_address(&limits, address).await.status(), 200, "{address}");
+    }
+    // Whoever has a network has all addresses of it.
+    for address in ["127.0.0.1", "2001:db8:0:1:ffff::2"] {
+        let refused = of_address(&limits, address).await;
+        assert_eq!(refused.status(), 429, "{address}");
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(refused.headers()["ratelimit"], "\"requests\";r=0;t=1");
+    }
 }
 
 #[test]
 fn holders_are_bounded_and_who_finds_no_place_shares_one() {
     let (limits, clock) = limits(1, 0);
-    let count = || limits.holders.read().of.len();
+    let count = || limits.holders[Whose::Sender as usize].read().of.len();
     for name in 0..HOLDERS_MAX {
         assert_eq!(ask(want(&limits, &name.to_string(), 1)), Ok(()));
     }
@@ -133,6 +138,23 @@ fn holders_are_bounded_and_who_finds_no_place_shares_one() {
     assert_eq!(count(), HOLDERS_MAX + 1);
     clock.advance(Duration::from_secs(2));
     assert_eq!((ask(want(&limits, "later", 1)), count()), (Ok(()), 1));
+}
+
+#[tokio::test]
+async fn addresses_take_no_place_of_a_name_or_a_topic() {
+    let (limits, _) = limits(1, 0);
+    for at in 0..HOLDERS_MAX {
+        let address = format!("10.0.{}.{}", at / 256, at % 256);
+        assert_eq!(of_address(&limits, &address).await.status(), 200);
+    }
+    let late = ["10.1.0.1", "10.1.0.2"];
+    assert_eq!(of_address(&limits, late[0]).await.status(), 200);
+    assert_eq!(of_address(&limits, late[1]).await.status(), 429, "they share one");
+    let rate = Rate { requests: 1, bytes: 0 };
+    for name in ["a", "b"] {
+        assert_eq!(ask(want(&limits, name, 1)), Ok(()));
+        assert_eq!(ask(of_topic(&limits, name, rate, 1)), Ok(()));
+    }
 }
 
 #[tokio::test]
