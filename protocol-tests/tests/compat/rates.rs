@@ -1,6 +1,7 @@
 //! Rates over HTTP: what is too much is refused before it is stored, in the form of each route, and
 //! who comes back when it is told to has everything stored once.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,6 +12,8 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::{consumed, now_s, post, text, told};
 
@@ -145,6 +148,38 @@ async fn a_body_without_a_length_is_counted_when_it_is_there() {
     let refused = send().await;
     assert_eq!(refused.status(), 429);
     assert!(number(refused.headers(), "retry-after") > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_broken_off_has_counted_from_its_beginning() {
+    let floe = Floe::start(&["--topic-rate-bytes", "1000"]).await;
+    topic(&floe, "", "t", json!({})).await;
+    let path = "/api/v1/topics/t/events";
+    let address = floe.url("").trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n");
+    let begun = format!("{head}transfer-encoding: chunked\r\n\r\n1\r\n[\r\n");
+    stream.write_all(begun.as_bytes()).await.unwrap();
+    // What is not known yet counts as something.
+    let refused = async || {
+        let answer = post(&floe, path, &[JSON], "").await;
+        let is_refused = answer.status() == 429;
+        let reset_s = is_refused.then(|| number(answer.headers(), "x-ratelimit-reset"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        reset_s
+    };
+    let until = async |wanted: RangeInclusive<u64>| {
+        while !refused().await.is_some_and(|reset_s| wanted.contains(&reset_s)) {}
+    };
+    let wait = Duration::from_secs(20);
+    tokio::time::timeout(wait, until(2..=9)).await.expect("8 KiB are owed");
+    let rest = format!("186a0\r\n{}", " ".repeat(100_000));
+    stream.write_all(rest.as_bytes()).await.unwrap();
+    tokio::time::timeout(wait, until(70..=101)).await.expect("what came is owed");
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(refused().await.is_some_and(|reset_s| reset_s >= 60), "nothing came back");
+    assert!(consumed(&floe, "t", 1).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

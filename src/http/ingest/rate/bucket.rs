@@ -19,8 +19,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A bucket is divided into so many cells at most: one of them takes a microsecond to come back, of
 /// which the library knows whole nanoseconds only.
 const CELLS_MAX: u64 = 1_000_000;
-/// Nobody pays longer than that for one request: a limit that was set too low by mistake would hold
-/// for days after it was corrected.
+/// Nobody waits longer than that, whatever was taken: a limit that was set too low by mistake would
+/// hold for days after it was corrected.
 const DEBT_MAX_NS: u64 = 3_600 * SECOND_NS;
 
 /// What tells the time, in nanoseconds that only grow.
@@ -131,11 +131,16 @@ impl Bucket {
         taken.map_err(|until| until.wait_time_from(self.limiter.clock().now()))
     }
 
-    /// Takes the rest of `amount`, of which a unit was taken before anybody knew how much it is.
-    pub(super) fn owe(&self, amount: u64) {
-        let (now_ns, beyond_ns) = (self.now_ns(), self.beyond_ns(amount));
-        if beyond_ns > 0 {
-            self.full_at.change(|at_ns| at_ns.max(now_ns).saturating_add(beyond_ns));
+    /// Something of `had`, taken before it was known how much it is, turned out to be `has`.
+    pub(super) fn correct(&self, had: u64, has: u64) {
+        let (now_ns, had_ns, has_ns) = (self.now_ns(), self.cost_ns(had), self.cost_ns(has));
+        if let Some(more_ns) = has_ns.checked_sub(had_ns).filter(|more_ns| *more_ns > 0) {
+            // Many may be on their way at once; together they owe no more than one of them may.
+            let most_ns = now_ns.saturating_add(DEBT_MAX_NS);
+            self.full_at
+                .change(|at_ns| at_ns.max(now_ns).saturating_add(more_ns).min(most_ns.max(at_ns)));
+        } else if has_ns < had_ns {
+            self.full_at.change(|at_ns| at_ns.saturating_sub(had_ns - has_ns));
         }
     }
 
@@ -233,22 +238,32 @@ mod tests {
         let (bytes, clock) = bucket(1);
         assert_eq!(bytes.take(u64::MAX), Ok(()));
         assert_eq!(left(&bytes), (0, 3_600));
-        bytes.owe(u64::MAX);
-        clock.advance(ms(2 * 3_600_000));
+        // Nor is it if many were let in before the first of them was counted.
+        for _ in 0..100 {
+            bytes.correct(1, u64::MAX);
+            assert_eq!(left(&bytes), (0, 3_600));
+        }
+        clock.advance(ms(3_600_000));
         assert_eq!(bytes.take(1), Ok(()));
     }
 
     #[test]
     fn what_was_not_known_is_owed_and_what_was_for_nothing_comes_back() {
-        let (bytes, _) = bucket(100);
-        assert_eq!(bytes.take(0), Ok(()));
-        assert_eq!(left(&bytes), (99, 1), "nothing is known yet");
-        bytes.owe(0);
-        bytes.owe(1);
-        assert_eq!(left(&bytes), (99, 1));
-        bytes.owe(250);
+        let (bytes, clock) = bucket(100);
+        assert_eq!(bytes.take(40), Ok(()));
+        bytes.correct(40, 40);
+        assert_eq!(left(&bytes), (60, 1));
+        bytes.correct(40, 251);
         assert_eq!(left(&bytes), (0, 3));
-        assert_eq!(bytes.take(1), Err(ms(1_510)));
+        assert_eq!(bytes.take(1), Err(ms(1_520)));
+        bytes.correct(251, 30);
+        assert_eq!(left(&bytes), (70, 1));
+        bytes.correct(30, 0);
+        assert_eq!(left(&bytes), (99, 1), "at least one unit");
+        // What came back by itself meanwhile does not come back twice.
+        clock.advance(ms(5_000));
+        bytes.correct(900, 0);
+        assert_eq!(left(&bytes), (100, 0));
         let (other, _) = bucket(100);
         assert_eq!((other.take(30), other.take(500)), (Ok(()), Ok(())));
         other.give_back(500);

@@ -14,12 +14,15 @@ mod told;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
@@ -36,20 +39,28 @@ use told::{Limit, Told};
 
 pub(in crate::http) use told::within;
 
-/// Senders and topics that are told apart; more of them share what one has.
+/// How many of each kind are told apart; more of them share what one has.
 const HOLDERS_MAX: usize = 16_384;
 /// How often those that wait for nothing are forgotten,
 const SWEEP: Duration = Duration::from_secs(60);
 /// and while all places are taken.
 const SWEEP_FULL: Duration = Duration::from_secs(1);
+/// What a body without a length counts until more of it came, or it ended.
+const UNKNOWN_BYTES: u64 = 8 << 10;
 /// Bounds of what a refused sender is told to wait.
 const RETRY_S: (u64, u64) = (1, 30);
 
-/// Whose limits they are.
+/// Whose limits they are. Each kind has places of its own: anybody may come from many addresses,
+/// and takes none from senders that are known by a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Whose {
     Sender,
+    Address,
     Topic,
+}
+
+impl Whose {
+    const ALL: [Self; 3] = [Self::Sender, Self::Address, Self::Topic];
 }
 
 /// Who sends a request. Whoever shows nothing is known by the address.
@@ -123,7 +134,7 @@ impl Holder {
 
     fn limits(&self) -> [Limit; 2] {
         match self.whose {
-            Whose::Sender => [Limit::Requests, Limit::Bytes],
+            Whose::Sender | Whose::Address => [Limit::Requests, Limit::Bytes],
             Whose::Topic => [Limit::TopicRequests, Limit::TopicBytes],
         }
     }
@@ -139,8 +150,9 @@ impl Holder {
     }
 }
 
-/// Everybody's limits, by who it is.
+/// The limits of all of a kind, by who it is.
 struct Holders {
+    whose: Whose,
     of: HashMap<u64, Arc<Holder>>,
     swept_ns: u64,
     time: Time,
@@ -153,7 +165,7 @@ impl Holders {
 
     /// The one of that key, or the one that all share who find no place; a rate that was changed
     /// begins anew.
-    fn make(&mut self, (key, shared): (u64, u64), whose: Whose, rate: Rate) -> Arc<Holder> {
+    fn make(&mut self, (key, shared): (u64, u64), rate: Rate) -> Arc<Holder> {
         let now_ns = (self.time)();
         let is_full = |this: &Self| this.of.len() >= HOLDERS_MAX && !this.of.contains_key(&key);
         let pause = if is_full(self) { SWEEP_FULL } else { SWEEP };
@@ -164,7 +176,7 @@ impl Holders {
         // There are as many shared ones as there are rates, which only administrators make.
         let key = if is_full(self) { shared } else { key };
         self.known(key, rate).unwrap_or_else(|| {
-            let holder = Arc::new(Holder::new(whose, rate, &self.time));
+            let holder = Arc::new(Holder::new(self.whose, rate, &self.time));
             self.of.insert(key, Arc::clone(&holder));
             holder
         })
@@ -176,7 +188,8 @@ pub(in crate::http::ingest) struct Limits {
     of_sender: Rate,
     /// What topics have that are not there yet: a rate and a status.
     of_new_topic: (Rate, u16),
-    holders: RwLock<Holders>,
+    /// By [`Whose`].
+    holders: [RwLock<Holders>; 3],
     hasher: RandomState,
 }
 
@@ -187,7 +200,29 @@ struct Want {
 }
 
 /// What a request has taken; nothing where it has no limits.
-pub(crate) struct Taken(Vec<Want>);
+struct Taken(Vec<Want>);
+
+/// A body whose length is not known counts as it comes, so that those that begin meanwhile know of
+/// it; however it ends, what came of it is what it has taken.
+struct Credit {
+    taken: Taken,
+    came_bytes: u64,
+}
+
+impl Credit {
+    fn came(&mut self, bytes: usize) {
+        let had = self.came_bytes.max(UNKNOWN_BYTES);
+        self.came_bytes = self.came_bytes.saturating_add(bytes as u64);
+        self.taken.correct(had, self.came_bytes.max(UNKNOWN_BYTES));
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.taken.correct(self.came_bytes.max(UNKNOWN_BYTES), self.came_bytes);
+        self.taken.tell(None);
+    }
+}
 
 impl Limits {
     /// Senders have `of_sender`, unless they have a rate of their own.
@@ -198,11 +233,16 @@ impl Limits {
     }
 
     fn within_time(of_sender: Rate, of_new_topic: &TopicOptions, time: Time) -> Self {
-        let holders = Holders { of: HashMap::new(), swept_ns: time(), time };
+        let none = |whose| Holders {
+            whose,
+            of: HashMap::new(),
+            swept_ns: time(),
+            time: Arc::clone(&time),
+        };
         Self {
             of_sender,
             of_new_topic: (of_new_topic.rate, of_new_topic.overload_status),
-            holders: RwLock::new(holders),
+            holders: Whose::ALL.map(none).map(RwLock::new),
             hasher: RandomState::new(),
         }
     }
@@ -211,17 +251,32 @@ impl Limits {
         if rate == Rate::default() {
             return None;
         }
+        let holders = &self.holders[whose as usize];
         let key = self.hasher.hash_one((whose, name));
-        let known = self.holders.read().known(key, rate);
+        let known = holders.read().known(key, rate);
         Some(known.unwrap_or_else(|| {
             let shared = self.hasher.hash_one((whose, rate.requests, rate.bytes));
-            self.holders.write().make((key, shared), whose, rate)
+            holders.write().make((key, shared), rate)
         }))
     }
 
     fn of_sender(&self, sender: Sender<'_>) -> Option<Arc<Holder>> {
-        let address = sender.name.is_empty().then(told::peer).flatten();
-        self.holder(Whose::Sender, (sender.name, address), self.of_sender.unless(sender.own))
+        let rate = self.of_sender.unless(sender.own);
+        if sender.name.is_empty() {
+            return self.holder(Whose::Address, told::peer().map(network), rate);
+        }
+        self.holder(Whose::Sender, sender.name, rate)
+    }
+}
+
+/// What one sender has for itself: an address, or, of IPv6, a /64, which is the least that anybody
+/// is given (source: RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
     }
 }
 
@@ -234,8 +289,8 @@ impl Taken {
             Some((limit, wait, holder.rate))
         });
         let this = Self(wants);
-        this.tell(refused.map(|(limit, ..)| limit));
         let Some((limit, wait, rate)) = refused else { return Ok(this) };
+        this.tell(Some(limit));
         let name = limit.as_str();
         ::metrics::counter!(metrics::HTTP_RATE_LIMITED, "limit" => name).increment(1);
         let quota = match limit {
@@ -254,12 +309,22 @@ impl Taken {
         }
     }
 
-    /// The body, whose length was not known, had so many bytes.
-    fn settle(&self, bytes: u64) {
+    fn correct(&self, had: u64, has: u64) {
         for want in &self.0 {
-            want.holder.bytes.iter().for_each(|bucket| bucket.owe(bytes));
+            want.holder.bytes.iter().for_each(|bucket| bucket.correct(had, has));
         }
-        self.tell(None);
+    }
+
+    /// The same body, which counts as it comes and is told of when it is dropped.
+    fn on_credit(self, body: Body) -> Body {
+        if self.0.is_empty() {
+            return body;
+        }
+        let mut credit = Credit { taken: self, came_bytes: 0 };
+        Body::new(body.map_frame(move |frame| {
+            credit.came(frame.data_ref().map_or(0, Bytes::len));
+            frame
+        }))
     }
 }
 
@@ -281,6 +346,14 @@ impl Engine {
     /// # Errors
     /// `rate_limited`, with the status of the topic.
     pub(crate) fn admit(
+        &self,
+        from: Option<(Sender<'_>, u64)>,
+        to: &[(To<'_>, u64)],
+    ) -> Result<(), Problem> {
+        self.take(from, to).map(|taken| taken.tell(None))
+    }
+
+    fn take(
         &self,
         from: Option<(Sender<'_>, u64)>,
         to: &[(To<'_>, u64)],
@@ -312,20 +385,17 @@ impl Engine {
     ) -> Result<Decoded, Problem> {
         // What is announced beyond the limit will not be read.
         let declared = body::declared(headers).map(|bytes| bytes.min(limit_bytes) as u64);
-        let bytes = declared.unwrap_or(0);
+        let bytes = declared.unwrap_or(UNKNOWN_BYTES);
         let topics = to.map(|to| (to, bytes));
-        let taken = match self.admit(Some((from, bytes)), topics.as_slice()) {
-            Ok(taken) => taken,
+        let body = match self.take(Some((from, bytes)), topics.as_slice()) {
+            Ok(taken) if declared.is_none() => taken.on_credit(body),
+            Ok(taken) => {
+                taken.tell(None);
+                body
+            }
             Err(problem) => return Err(body::refuse(headers, body, limit_bytes, problem).await),
         };
         let read = body::read(headers, body, limit_bytes, self.memory()).await;
-        if declared.is_none() && !taken.0.is_empty() {
-            taken.settle(match &read {
-                Ok(decoded) => decoded.sent_bytes as u64,
-                Err(problem) if problem.code() == "too_large" => limit_bytes as u64,
-                Err(_) => 0,
-            });
-        }
         read.map_err(|problem| problem.overloaded_as(to.map_or(429, |to| to.status)))
     }
 }

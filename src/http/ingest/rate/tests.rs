@@ -1,9 +1,8 @@
 //! Which limits a request has, and that it takes of all or of none.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use governor::clock::{Clock, FakeRelativeClock};
 
 use super::*;
@@ -40,7 +39,7 @@ fn ask(wants: Vec<Want>) -> Result<(), (String, u64)> {
 fn without_limits_nothing_is_kept() {
     let (limits, _) = limits(0, 0);
     assert!(want(&limits, "a", 1).is_empty() && of_topic(&limits, "t", NONE, 1).is_empty());
-    assert!(limits.holders.read().of.is_empty());
+    assert!(limits.holders.iter().all(|holders| holders.read().of.is_empty()));
 }
 
 #[test]
@@ -100,29 +99,36 @@ fn a_rate_of_its_own_goes_first() {
     assert_eq!([own(None), own(None)], [true, false]);
 }
 
+/// A request of one who shows nothing.
+async fn of_address(limits: &Limits, address: &str) -> Response {
+    let answer = async {
+        match Taken::take(want(limits, "", 1)) {
+            Ok(_) => StatusCode::OK.into_response(),
+            Err(problem) => problem.into_response(),
+        }
+    };
+    within(Some(address.parse().unwrap()), answer).await
+}
+
 #[tokio::test]
 async fn who_shows_nothing_is_known_by_the_address() {
     let (limits, _) = limits(1, 0);
-    let from = |last: u8| {
-        let peer = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)));
-        within(peer, async {
-            match Taken::take(want(&limits, "", 1)) {
-                Ok(_) => StatusCode::OK.into_response(),
-                Err(problem) => problem.into_response(),
-            }
-        })
-    };
-    let status = |response: &Response| response.status().as_u16();
-    assert_eq!((status(&from(1).await), status(&from(2).await)), (200, 200));
-    let refused = from(1).await;
-    assert_eq!((status(&refused), &refused.headers()["retry-after"]), (429, &"1".parse().unwrap()));
-    assert_eq!(refused.headers()["ratelimit"], "\"requests\";r=0;t=1");
+    for address in ["127.0.0.1", "127.0.0.2", "2001:db8:0:1::1", "2001:db8:0:2::1"] {
+        assert_eq!(of_address(&limits, address).await.status(), 200, "{address}");
+    }
+    // Whoever has a network has all addresses of it.
+    for address in ["127.0.0.1", "2001:db8:0:1:ffff::2"] {
+        let refused = of_address(&limits, address).await;
+        assert_eq!(refused.status(), 429, "{address}");
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(refused.headers()["ratelimit"], "\"requests\";r=0;t=1");
+    }
 }
 
 #[test]
 fn holders_are_bounded_and_who_finds_no_place_shares_one() {
     let (limits, clock) = limits(1, 0);
-    let count = || limits.holders.read().of.len();
+    let count = || limits.holders[Whose::Sender as usize].read().of.len();
     for name in 0..HOLDERS_MAX {
         assert_eq!(ask(want(&limits, &name.to_string(), 1)), Ok(()));
     }
@@ -132,4 +138,55 @@ fn holders_are_bounded_and_who_finds_no_place_shares_one() {
     assert_eq!(count(), HOLDERS_MAX + 1);
     clock.advance(Duration::from_secs(2));
     assert_eq!((ask(want(&limits, "later", 1)), count()), (Ok(()), 1));
+}
+
+#[tokio::test]
+async fn addresses_take_no_place_of_a_name_or_a_topic() {
+    let (limits, _) = limits(1, 0);
+    for at in 0..HOLDERS_MAX {
+        let address = format!("10.0.{}.{}", at / 256, at % 256);
+        assert_eq!(of_address(&limits, &address).await.status(), 200);
+    }
+    let late = ["10.1.0.1", "10.1.0.2"];
+    assert_eq!(of_address(&limits, late[0]).await.status(), 200);
+    assert_eq!(of_address(&limits, late[1]).await.status(), 429, "they share one");
+    let rate = Rate { requests: 1, bytes: 0 };
+    for name in ["a", "b"] {
+        assert_eq!(ask(want(&limits, name, 1)), Ok(()));
+        assert_eq!(ask(of_topic(&limits, name, rate, 1)), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_counts_as_it_comes() {
+    let (limits, clock) = limits(0, 10_000);
+    let begin = || {
+        let (send, pieces) = futures::channel::mpsc::unbounded();
+        let taken = Taken::take(want(&limits, "a", UNKNOWN_BYTES));
+        let body = Body::from_stream(pieces.map(Ok::<Vec<u8>, std::io::Error>));
+        taken.map(|taken| (send, taken.on_credit(body).into_data_stream()))
+    };
+    let owed = || {
+        let holder = limits.of_sender(Sender::named("a")).unwrap();
+        let (_, bucket) = holder.buckets().next().unwrap();
+        (bucket.left().left, bucket.left().full_in_s)
+    };
+    let (send, mut body) = begin().unwrap_or_else(|_| panic!("there is something left"));
+    assert_eq!(owed(), (10_000 - UNKNOWN_BYTES, 1));
+    for (bytes, wanted) in [(8_000, (1_808, 1)), (2_000, (0, 1)), (90_000, (0, 10))] {
+        send.unbounded_send(vec![b'x'; bytes]).unwrap();
+        assert_eq!(body.next().await.unwrap().unwrap().len(), bytes);
+        assert_eq!(owed(), wanted, "after {bytes}");
+    }
+    assert!(begin().is_err(), "nobody else begins meanwhile");
+    // It is broken off: what came of it stays.
+    drop(body);
+    assert_eq!(owed(), (0, 10));
+    clock.advance(Duration::from_secs(10));
+    let (send, mut body) = begin().unwrap_or_else(|_| panic!("it is paid"));
+    send.unbounded_send(vec![b'x'; 100]).unwrap();
+    drop(send);
+    assert_eq!(body.by_ref().count().await, 1);
+    drop(body);
+    assert_eq!(owed(), (9_900, 1), "a small one is only what it is");
 }
