@@ -222,7 +222,8 @@ impl event::Source for Records {
 }
 
 /// Which of the `sinks` have no row of the request, and of which record of it. Templates are run for
-/// those that want it (`validate = sync`), and only if no sink refuses the request without them.
+/// those that want it (`validate = sync`), and only if no sink refuses the request without them. A
+/// request that is stored already lacks nothing.
 ///
 /// # Errors
 /// `overloaded` where templates had no turn, or did not get through in time; nothing is stored then.
@@ -232,6 +233,9 @@ pub(super) async fn check(
     sinks: &[Arc<Sink>],
 ) -> Result<(Arrived, Vec<NoRow>), Problem> {
     if sinks.is_empty() {
+        return Ok((arrived, Vec::new()));
+    }
+    if api.engine.is_repeat(&arrived.source.wish.topic, &arrived.once).await {
         return Ok((arrived, Vec::new()));
     }
     let Arrived { source, records, share, until, once } = arrived;

@@ -8,10 +8,12 @@
 //! Owns: turns, warm interpreters, how long all records of a request may take. Does not own: how a
 //! refusal is told (the routes), what a template may do (`sink::mapping`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -20,9 +22,13 @@ use crate::http::problem::{EventError, Problem};
 use crate::http::sources;
 use crate::sink::Sink;
 use crate::sink::mapping::{self, FieldError, FieldErrorKind, Mapper, Mapping};
+use crate::types::TopicId;
 
 /// Requests whose templates run at once, on a machine of any size.
-const TURNS: std::ops::RangeInclusive<usize> = 2..=8;
+const TURNS: std::ops::RangeInclusive<usize> = 4..=8;
+/// How long a request waits for its turn: its body is held meanwhile, and all requests have so much
+/// memory together.
+const WAIT: Duration = Duration::from_secs(2);
 /// Mappings whose interpreters are kept.
 const WARM_MAX: usize = 16;
 /// Records that are mapped together, and about their bytes: they are held besides the body.
@@ -36,7 +42,17 @@ const BACK_IN_S: u64 = 2;
 #[derive(Clone)]
 pub(super) struct Trials {
     turns: Arc<Semaphore>,
+    /// Most of them that the requests of one topic have.
+    share: usize,
+    /// What is left of that, of the topics whose requests have a turn or wait for one.
+    topics: Arc<Mutex<HashMap<TopicId, Arc<Semaphore>>>>,
     warm: Arc<Mutex<Vec<(Arc<Mapping>, Mapper)>>>,
+}
+
+/// The right to run templates, until it is dropped.
+pub(super) struct Turn {
+    _of_topic: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// What becomes of a request that has a record without a row.
@@ -98,7 +114,31 @@ impl Trials {
     }
 
     fn with_turns(turns: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(turns)), warm: Arc::default() }
+        let (share, turns) = ((turns / 2).max(1), Arc::new(Semaphore::new(turns)));
+        Self { turns, share, topics: Arc::default(), warm: Arc::default() }
+    }
+
+    /// Waits for a turn for a sink of that topic, at most `until` and not for long.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub(super) async fn turn(&self, topic: TopicId, until: Instant) -> Result<Turn, Problem> {
+        let of_topic = {
+            let mut topics = self.topics.lock();
+            topics.retain(|_, turns| Arc::strong_count(turns) > 1);
+            let own = || Arc::new(Semaphore::new(self.share));
+            Arc::clone(topics.entry(topic).or_insert_with(own))
+        };
+        let of_all = Arc::clone(&self.turns);
+        // That of the topic first: who waits for it takes nothing from others.
+        let both = async {
+            let (_of_topic, _of_all) =
+                (of_topic.acquire_owned().await.ok()?, of_all.acquire_owned().await.ok()?);
+            Some(Turn { _of_topic, _of_all })
+        };
+        let turn = tokio::time::timeout_at(until.min(Instant::now() + WAIT), both).await;
+        let late = || late("no thread for the templates of its sinks was free in time");
+        turn.ok().flatten().ok_or_else(late)
     }
 
     /// Tries the rows of the records that `source` does not refuse itself; which have none, in order
@@ -111,14 +151,11 @@ impl Trials {
         source: S,
         trial: Trial,
     ) -> Result<(S, Vec<NoRow>), Problem> {
-        if trial.sinks.is_empty() {
+        let Some(topic) = trial.sinks.first().map(|sink| sink.topic_id) else {
             return Ok((source, Vec::new()));
-        }
-        let (until, turns) = (trial.until, Arc::clone(&self.turns));
-        let turn = tokio::time::timeout_at(until, turns.acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else {
-            return Err(late("no thread for the templates of its sinks was free in time"));
         };
+        let until = trial.until;
+        let turn = self.turn(topic, until).await?;
         let trials = self.clone();
         let tried = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -230,8 +267,7 @@ impl Walk<'_> {
             for (place, event) in &left {
                 let Err(error) = mapper.try_row(event) else { continue };
                 if error.kind == FieldErrorKind::NotRun {
-                    let what = format!("sink {}: {error} (send fewer events at once)", sink.id);
-                    return Err(late(&what));
+                    return Err(self.not_run(sink, &error));
                 }
                 refused[*place] = *refuse == Refuse::Record;
                 let Held { index, offset_bytes, .. } = chunk[*place];
@@ -241,12 +277,18 @@ impl Walk<'_> {
         }
         Ok(())
     }
+
+    /// Fewer events help only where the time was too short for all.
+    fn not_run(&self, sink: &Sink, error: &FieldError) -> Problem {
+        let is_over = Instant::now() >= self.trial.until;
+        let advice = if is_over { " (send fewer events at once)" } else { "" };
+        late(&format!("sink {}: {error}{advice}", sink.id))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use serde_json::json;
 
@@ -254,7 +296,7 @@ mod tests {
     use crate::sink::{Asked, Sinks};
     use crate::store::history::Edit;
     use crate::store::testing::Rig;
-    use crate::types::{Expected, TopicId};
+    use crate::types::Expected;
 
     use super::*;
 
@@ -347,7 +389,8 @@ mod tests {
     async fn who_gets_no_turn_in_time_is_told_to_come_back() {
         let sinks = sinks(&["Body('a') + 1"]).await;
         let trials = Trials::with_turns(1);
-        let turn = Arc::clone(&trials.turns).acquire_owned().await.unwrap();
+        let other = TopicId(Uuid::from_u128(1));
+        let turn = trials.turn(other, trial(&sinks, Refuse::Request).until).await.unwrap();
         let until = Instant::now() + Duration::from_millis(50);
         let waiting = Trial { until, ..trial(&sinks, Refuse::Request) };
         let asked = trials.of(Bodies(vec!["{}"]), waiting).await;
@@ -358,6 +401,43 @@ mod tests {
         let none = trials.of(Bodies(vec!["{}"]), trial(&[], Refuse::Request)).await;
         assert!(none.unwrap().1.is_empty());
         drop(turn);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_long_for_a_turn_and_no_topic_has_them_all() {
+        let trials = Trials::with_turns(4);
+        let [busy, other, third] = [1, 2, 3].map(|id| TopicId(Uuid::from_u128(id)));
+        let until = Instant::now() + Duration::from_secs(20);
+        let held = [trials.turn(busy, until).await, trials.turn(busy, until).await];
+        assert!(held.iter().all(Result::is_ok));
+        let began = Instant::now();
+        let refused = trials.turn(busy, until).await.err().unwrap();
+        assert_eq!(refused.code(), "overloaded");
+        assert!((WAIT..Duration::from_secs(15)).contains(&began.elapsed()));
+        let others = [trials.turn(other, until).await, trials.turn(other, until).await];
+        assert!(others.iter().all(Result::is_ok));
+        let soon = Instant::now() + Duration::from_millis(50);
+        assert!(trials.turn(third, soon).await.is_err(), "there are no more");
+        drop(held);
+        assert!(trials.turn(busy, until).await.is_ok());
+        drop(others);
+        drop(trials.turn(third, until).await);
+        assert_eq!(trials.topics.lock().len(), 1, "topics without requests are forgotten");
+    }
+
+    #[tokio::test]
+    async fn fewer_events_are_advised_only_where_time_ran_out() {
+        let sinks = sinks(&["Body('a') + 1"]).await;
+        let (column, reason) = ("t".to_owned(), "it was not run".to_owned());
+        let error = FieldError { column, kind: FieldErrorKind::NotRun, reason };
+        let told = |until| {
+            let trial = Trial { until, ..trial(&sinks, Refuse::Request) };
+            let (mappers, chunk) = (Vec::new(), Vec::new());
+            let walk = Walk { trial: &trial, mappers, chunk, bytes: 0, found: Vec::new() };
+            walk.not_run(&sinks[0], &error).detail().to_owned()
+        };
+        assert!(told(Instant::now()).contains("it was not run (send fewer events"));
+        assert!(!told(Instant::now() + WAIT).contains("fewer"));
     }
 
     #[tokio::test]

@@ -37,6 +37,7 @@ use crate::tier::rows::dlq::Fault;
 use crate::tier::rows::json;
 use crate::tier::rows::mapped;
 use crate::tier::rows::mapped::Mapped;
+use crate::tier::rows::mapped::NotRun;
 use crate::tier::rows::raw;
 use crate::tier::rows::system;
 use crate::types::Offset;
@@ -116,6 +117,14 @@ pub(super) enum Failed {
     Shape(RowsError),
     /// An error or a panic of the encoding itself: some record is poison (rules 4.9).
     Poison(String),
+    /// Not now: nothing is wrong with the records.
+    Later(String),
+}
+
+impl From<NotRun> for Failed {
+    fn from(error: NotRun) -> Self {
+        Self::Later(error.to_string())
+    }
 }
 
 impl From<RowsError> for Failed {
@@ -408,7 +417,7 @@ fn values<'a>(
     rows: &[Row<'a>],
     letters: &mut Vec<DeadLetter<'a>>,
     output: &mut Output,
-) -> Result<Vec<(Struct, RecordBatch)>, RowsError> {
+) -> Result<Vec<(Struct, RecordBatch)>, Failed> {
     let mut batches = Vec::new();
     let (keep_all, inspect) = (job.kept.is_some(), job.inspect.as_ref());
     match &job.values {
@@ -433,7 +442,7 @@ fn values<'a>(
             bury(decoded.bad, rows, letters);
         }
         Values::Mapped(mapped) => {
-            let decoded = mapped::decode(mapped, rows, keep_all, inspect);
+            let decoded = mapped::decode(mapped, rows, keep_all, inspect)?;
             for block in decoded.blocks {
                 batches.push(mapped::encode(&job.target.arrow, mapped, block, rows)?);
             }

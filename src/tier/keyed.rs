@@ -235,7 +235,7 @@ mod tests {
                 headers: Vec::new(),
             })
             .collect();
-        let decoded = mapped::decode(mapped, &rows, false, None);
+        let decoded = mapped::decode(mapped, &rows, false, None).unwrap();
         let batches: Vec<RecordBatch> = decoded
             .blocks
             .into_iter()

@@ -4,25 +4,27 @@
 use crate::log::StoredBatch;
 use crate::runtime::background::at_low_priority;
 use crate::table::commit::marker::Range;
+use crate::tier::context::Halt;
 use crate::tier::encode;
 use crate::tier::encode::Failed;
 use crate::tier::encode::Job;
 use crate::tier::encode::Output;
 use crate::tier::encode::Values;
-use crate::tier::rows::RowsError;
 use crate::types::Offset;
 
 /// Encodes the first of `batches` at a low priority; where that fails, why and on which records.
 ///
 /// # Errors
-/// What failed and on which records; within, [`RowsError`] where the table cannot take the rows.
+/// What failed and on which records; within, [`Halt`] where the table cannot take the rows, or not
+/// now.
 pub(super) fn encode(
     job: &Job,
     batches: &[StoredBatch],
-) -> Result<Result<Output, RowsError>, (String, Vec<Range>)> {
+) -> Result<Result<Output, Halt>, (String, Vec<Range>)> {
     let encode = || match encode::encode(job, batches) {
         Err(Failed::Poison(reason)) => Err((reason, find(job, batches))),
-        Err(Failed::Shape(error)) => Ok(Err(error)),
+        Err(Failed::Shape(error)) => Ok(Err(error.into())),
+        Err(Failed::Later(reason)) => Ok(Err(Halt::Later(reason))),
         Ok(output) => Ok(Ok(output)),
     };
     match &job.values {

@@ -366,7 +366,7 @@ impl<'a> Round<'a> {
             let work = Arc::clone(batches);
             let encoded = tokio::task::spawn_blocking(move || poison::encode(&job, &work));
             let (reason, found) = match encoded.await {
-                Ok(Ok(output)) => return output.map_err(Halt::from),
+                Ok(Ok(output)) => return output,
                 Ok(Err(poison)) => poison,
                 Err(_) => return Err(Halt::Closed),
             };

@@ -68,7 +68,16 @@ async fn a_branch_has_a_hundred_sources_and_natively_a_thousand_and_no_more() {
     refused(Method::POST, SOURCES).await;
     done(&floe, Method::DELETE, &format!("{SOURCES}/s001"), json!({})).await;
     done(&floe, Method::POST, SOURCES, more.clone()).await;
-    refused(Method::PUT, &format!("{SOURCES}/s001/undelete")).await;
+    // What was there before comes back all the same, and what was not is unknown.
+    done(&floe, Method::PUT, &format!("{SOURCES}/s001/undelete"), json!({})).await;
+    refused(Method::POST, SOURCES).await;
+    for unknown in ["s001", "s002", "nothing"] {
+        let path = format!("{SOURCES}/{unknown}/undelete");
+        let (status, refused) = ask(&floe, Method::PUT, &path, Some(json!({}))).await;
+        let told = (status, refused["error"].as_str());
+        assert_eq!(told, (404, Some("stream.api.sourceNotFound")), "{refused}");
+    }
+    done(&floe, Method::DELETE, &format!("{SOURCES}/s001"), json!({})).await;
     for number in 101..1_001 {
         assert_eq!(put(number).await.0, 201, "{number}");
     }

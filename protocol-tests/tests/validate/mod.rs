@@ -77,6 +77,37 @@ async fn a_template_refuses_a_request_only_where_its_sink_wants_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_already_is_answered_whatever_its_templates_say_now() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    done(&floe, Method::POST, SOURCES, json!({"type": "http", "name": "shop"})).await;
+    let sinks = format!("{SOURCES}/shop/sinks");
+    done(&floe, Method::POST, &sinks, of_keboola("in.shop.twice", &twice())).await;
+    let (_, shown) = ask(&floe, Method::GET, &format!("{SOURCES}/shop"), None).await;
+    let url = shown["http"]["url"].as_str().unwrap().to_owned();
+    let native = url.split("/shop/").last().map(|secret| format!("/sources/shop/{secret}"));
+    let urls = [url, floe.url(&native.unwrap())];
+    let send = async |url: &str, headers: [(&str, &str); 2]| {
+        let post = Client::new().post(url).header("content-type", "application/json");
+        let [one, two] = headers;
+        let post = post.header(one.0, one.1).header(two.0, two.1);
+        let (status, _) = read(post.body(r#"{"n": "late"}"#).send().await.unwrap()).await;
+        status
+    };
+    let keyed = |key| [("idempotency-key", key), ("x-any", "1")];
+    let placed = |token| [("x-channel", "c"), ("x-offset-token", token)];
+    assert_eq!(send(&urls[0], keyed("a")).await, 200);
+    assert_eq!(send(&urls[0], placed("5")).await, 200);
+    done(&floe, Method::PATCH, &format!("{sinks}/twice/settings"), set(&json!("sync"))).await;
+    for url in &urls {
+        assert_eq!(send(url, keyed("a")).await, 200);
+        assert_eq!(send(url, placed("5")).await, 200);
+        assert_eq!(send(url, keyed("b")).await, 422, "it is new");
+        assert_eq!(send(url, placed("6")).await, 422, "it is new");
+    }
+    assert_eq!(end(&floe, "shop").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_native_request_is_refused_with_the_records_that_have_no_row() {
     let floe = Floe::start(&["--num-partitions=1"]).await;
     let make = json!({"topic": "shop", "split": "array"});

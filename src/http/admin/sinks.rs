@@ -26,6 +26,7 @@ use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
 use crate::http::ingest::event::answer_by;
 use crate::http::problem::{EventError, Problem};
+use crate::http::trial::Trials;
 use crate::http::{Api, sources, unknown_topic};
 use crate::sink::mapping::{Event, Faults, FieldError, FieldErrorKind, infer};
 use crate::sink::{self, Asked, From, Put, Sink, TableName, Wish};
@@ -215,7 +216,7 @@ pub(in crate::http) async fn test(
     let sink = api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id))?;
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
     let sample = Arc::new(Sample::new(&api, peer, headers, body));
-    let row = try_out(&sink, &sample, answer_by()).await?;
+    let row = try_out(&api.trials, &sink, &sample, answer_by()).await?;
     row.map(Json).map_err(|error| unmappable(&error))
 }
 
@@ -282,8 +283,10 @@ impl Sample {
 /// The row that the sink would have of the sample, or why it has none.
 ///
 /// # Errors
-/// `timeout` if that is not known `until` the answer must be out.
+/// `timeout` if that is not known `until` the answer must be out; `overloaded` where its templates
+/// have no turn.
 pub(in crate::http) async fn try_out(
+    trials: &Trials,
     sink: &Arc<Sink>,
     sample: &Arc<Sample>,
     until: Instant,
@@ -291,8 +294,13 @@ pub(in crate::http) async fn try_out(
     if Instant::now() >= until {
         return Err(late());
     }
+    let turn = match sink.mapping.runs_templates() {
+        true => Some(trials.turn(sink.topic_id, until).await?),
+        false => None,
+    };
     let (tried, sample) = (Arc::clone(sink), Arc::clone(sample));
     let row = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let headers = sample.headers.iter();
         let headers: Vec<_> =
             headers.map(|(name, value)| (name.as_ref(), Some(value.as_bytes()))).collect();
@@ -508,10 +516,19 @@ mod tests {
             let body = Bytes::from_static(body.as_bytes());
             Arc::new(Sample { id, received_ms: 0, ip, headers, body })
         };
-        let row = try_out(&sink, &sample(r#"{"a": 1}"#), answer_by()).await.unwrap();
+        let trials = Trials::new();
+        let row = try_out(&trials, &sink, &sample(r#"{"a": 1}"#), answer_by()).await.unwrap();
         assert_eq!(row.unwrap()["columns"][0]["value"], "2");
-        assert!(try_out(&sink, &sample("{}"), answer_by()).await.unwrap().is_err());
-        let late = try_out(&sink, &sample(r#"{"a": 1}"#), Instant::now()).await.unwrap_err();
+        assert!(try_out(&trials, &sink, &sample("{}"), answer_by()).await.unwrap().is_err());
+        let late = try_out(&trials, &sink, &sample("{}"), Instant::now()).await.unwrap_err();
         assert_eq!(late.code(), "timeout");
+        // Templates of tests have turns as those of requests that are stored.
+        let mut turns = Vec::new();
+        let soon = || Instant::now() + std::time::Duration::from_millis(50);
+        while let Ok(turn) = trials.turn(sink.topic_id, soon()).await {
+            turns.push(turn);
+        }
+        let refused = try_out(&trials, &sink, &sample("{}"), soon()).await.unwrap_err();
+        assert_eq!((refused.code(), turns.is_empty()), ("overloaded", false));
     }
 }

@@ -167,7 +167,7 @@ pub(in crate::http) async fn test(
             continue;
         }
         for (record, sample) in samples.each.iter().enumerate() {
-            let row = sinks::try_out(&sink, sample, samples.until).await?;
+            let row = sinks::try_out(&api.trials, &sink, sample, samples.until).await?;
             let mut row = row.unwrap_or_else(|error| sinks::refused(&sink, &error));
             if samples.signal.is_some() {
                 row["record"] = record.into();

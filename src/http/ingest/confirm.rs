@@ -13,7 +13,7 @@ use crate::http::ingest::acks;
 use crate::http::ingest::batches::Target;
 use crate::http::ingest::claim::spans;
 use crate::http::ingest::engine::{Engine, build};
-use crate::http::ingest::event::{Ack, Acked, Position, Source, Span, Stored, Terms};
+use crate::http::ingest::event::{Ack, Acked, Once, Position, Source, Span, Stored, Terms};
 use crate::http::problem::{EventError, Problem};
 use crate::log::{AppendError, PendingAppend};
 use crate::store::once::{KeyRecord, KeySpan};
@@ -87,6 +87,18 @@ impl Queued {
 }
 
 impl Engine {
+    /// True if the request is stored already, so that [`Self::append`] will answer what it was told
+    /// then: what would refuse its events now is no matter.
+    pub(crate) async fn is_repeat(&self, topic: &str, once: &Once) -> bool {
+        let Ok(Some(topic)) = self.topic(topic) else { return false };
+        if matches!(once, Once::No) {
+            return false;
+        }
+        let (keys, once) = (self.keys().clone(), once.clone());
+        let known = tokio::task::spawn_blocking(move || keys.knows(topic.id, &once));
+        known.await.unwrap_or(false)
+    }
+
     /// What the first request with a key was told.
     pub(super) async fn repeat(
         &self,

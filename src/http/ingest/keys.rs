@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::http::ingest::event::Span;
+use crate::http::ingest::event::{Once, Span};
 use crate::http::ingest::once::{Hold, Known, Latch};
 use crate::http::problem::Problem;
 use crate::runtime::Clock;
@@ -52,6 +52,13 @@ pub(crate) struct Key {
     pub(crate) fingerprint: u128,
     /// How long it counts, where that is shorter than for all keys, milliseconds.
     pub(crate) window_ms: Option<i64>,
+}
+
+impl Key {
+    /// What it is known by.
+    fn scope(&self, topic: TopicId) -> u128 {
+        hash(&[self.principal.as_bytes(), topic.0.as_bytes(), self.key.as_bytes()])
+    }
 }
 
 /// A sender's place in its own sequence: tokens rise, and those up to the last are not stored
@@ -166,7 +173,7 @@ impl Keys {
     /// # Errors
     /// `request_in_flight`, `idempotency_key_reused`, `overloaded`.
     pub(super) fn begin(&self, topic: TopicId, key: &Key) -> Result<Begun, Problem> {
-        let scope = hash(&[key.principal.as_bytes(), topic.0.as_bytes(), key.key.as_bytes()]);
+        let scope = key.scope(topic);
         let (known, hold) = self.keys.begin(&scope, self.store.applied());
         let Some(hold) = hold else {
             return match known {
@@ -184,6 +191,25 @@ impl Keys {
         }
         let (fingerprint, count) = (key.fingerprint, Arc::clone(&self.key_count));
         Ok(Begun::First(KeyHold { hold, scope, fingerprint, count }))
+    }
+
+    /// True if a request with that key or token is stored: it will be answered and not stored
+    /// again. Takes nothing, and tells of no fault: the claim does. Blocks.
+    pub(super) fn knows(&self, topic: TopicId, once: &Once) -> bool {
+        match once {
+            Once::No => false,
+            Once::Key(key) => {
+                let scope = key.scope(topic);
+                let logged = self.keys.logged(&scope, self.store.applied());
+                let record = logged.map(|record| KeyRecord::clone(&record));
+                let record = record.or_else(|| self.remembered(scope, key.window_ms).ok()?);
+                record.is_some_and(|record| record.fingerprint == key.fingerprint)
+            }
+            Once::Channel(channel) => {
+                let record = self.channel(topic, &channel.name).ok().flatten();
+                record.is_some_and(|record| record.token() >= Some(channel.token))
+            }
+        }
     }
 
     fn remembered(
@@ -468,6 +494,11 @@ mod tests {
         ] {
             assert_eq!(open(token, after), wanted, "{token} after {after:?}");
         }
+        let knows = |token| {
+            let channel = Channel { name: replay.clone(), token, after: None };
+            keys.knows(topic, &Once::Channel(channel))
+        };
+        assert_eq!([4, 5, 6].map(knows), [true, true, false]);
         rig.clock.advance(1_001);
         keys.forget_channels(|_| true).await.unwrap();
         let known = |name: &str| keys.channel(topic, name).unwrap().and_then(|it| it.token());
@@ -498,10 +529,14 @@ mod tests {
         rig.store().commit(change).await.unwrap();
         let is_repeat =
             |window_ms| matches!(keys.begin(topic, &key(window_ms)), Ok(Begun::Repeat(_)));
+        let knows = |key: Key| keys.knows(topic, &Once::Key(key));
+        assert!(knows(key(None)) && !knows(Key { fingerprint: 8, ..key(None) }));
+        assert!(!knows(Key { principal: "ann".to_owned(), ..key(None) }));
         rig.clock.advance(599_999);
         assert!(is_repeat(Some(600_000)) && is_repeat(None));
         rig.clock.advance(1);
         assert!(!is_repeat(Some(600_000)) && is_repeat(None));
+        assert!(!knows(key(Some(600_000))) && knows(key(None)));
         assert!(is_repeat(Some(i64::MAX)));
         rig.clock.advance(86_400_000);
         assert!(!is_repeat(Some(i64::MAX)), "no longer than all keys");

@@ -124,12 +124,14 @@ async fn store(
         let refused = Vec::new();
         Ok((Mapped { records, headers, sinks, received_ms, refused }, once))
     };
-    let (mapped, once) = off_worker(size_bytes, || Ok(take_apart())).await??;
+    let (mut mapped, once) = off_worker(size_bytes, || Ok(take_apart())).await??;
     if mapped.records.is_empty() {
         return Ok(None);
     }
-    let tried = mapped.tried(api, until - CONFIRM_MIN).await;
-    let mapped = tried.map_err(|problem| api.engine.told(&source.wish.topic, problem))?;
+    if !api.engine.is_repeat(topic, &once).await {
+        let tried = mapped.tried(api, until - CONFIRM_MIN).await;
+        mapped = tried.map_err(|problem| api.engine.told(topic, problem))?;
+    }
     let terms = Terms { on_error: OnError::Skip, once, ack, ..Terms::new(until) };
     let stored = api.engine.append(&source.wish.topic, mapped, share, terms).await;
     stored.map(Some).map_err(|problem| api.engine.told(&source.wish.topic, problem))

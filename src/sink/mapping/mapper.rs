@@ -134,7 +134,8 @@ impl Mapper {
     /// Adds the row of an event that had one before: what cannot be filled any more is null.
     ///
     /// # Errors
-    /// [`FieldErrorKind::TooLarge`], and all of a column of the primary key: it has no null.
+    /// [`FieldErrorKind::TooLarge`] and [`FieldErrorKind::NotRun`], which another try may take, and
+    /// all of a column of the primary key: it has no null.
     pub fn append_lossy(&mut self, event: &Event<'_>) -> Result<(), FieldError> {
         let filled = self.fill(event, true);
         self.end(filled)
@@ -240,7 +241,7 @@ impl Mapper {
         for place in 0..self.fills.len() {
             let is_key = self.columns[place].primary_key;
             match self.filled(place, event, &found) {
-                Err((kind, _)) if lossy && !is_key && kind != FieldErrorKind::TooLarge => {
+                Err((kind, _)) if lossy && !is_key && !kind.is_of_the_moment() => {
                     self.cells.unset(place);
                 }
                 filled => filled.map_err(|reason| self.error(place, reason))?,

@@ -120,6 +120,13 @@ pub enum FieldErrorKind {
     TooLarge,
 }
 
+impl FieldErrorKind {
+    /// True if the event may have a row at another try, whatever is in it.
+    pub(in crate::sink::mapping) fn is_of_the_moment(self) -> bool {
+        matches!(self, Self::NotRun | Self::TooLarge)
+    }
+}
+
 /// A column that an event cannot fill.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("column {column:?}: {reason}")]

@@ -3,6 +3,7 @@
 //! Owns: what of a record is the event that a mapping sees. Does not own: what a mapping makes of it
 //! (`sink`).
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
@@ -15,6 +16,7 @@ use crate::schema::evolve::NewColumn;
 use crate::sink;
 use crate::sink::mapping::Event;
 use crate::sink::mapping::FieldError;
+use crate::sink::mapping::FieldErrorKind;
 use crate::sink::mapping::Kind;
 use crate::sink::mapping::Mapper;
 use crate::tier::rows::HEADER_IP;
@@ -72,25 +74,45 @@ pub fn schema(mapping: &sink::Mapping) -> Result<Schema, iceberg::Error> {
     Schema::builder().with_fields(fields).with_identifier_field_ids(key).build()
 }
 
+/// A template was not run, which says nothing of the records: all are decoded again later.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the templates of the sink were not run: {0}")]
+pub struct NotRun(FieldError);
+
 /// Maps `rows`. With `keep_all` an earlier attempt found all of them good (rules 4.3): what cannot
 /// be filled any more is null.
+///
+/// # Errors
+/// [`NotRun`].
 pub fn decode(
     mapped: &Mapped,
     rows: &[Row<'_>],
     keep_all: bool,
     inspect: Option<&Inspect>,
-) -> Decoded {
-    let has_templates = mapped.has_templates();
-    let topic_id = mapped.topic_id;
-    let cells = || Events { mapper: mapped.mapping.compile(), topic_id, has_templates };
-    Pass { cells, rows, keep_all, inspect }.decode()
+) -> Result<Decoded, NotRun> {
+    decode_by(&|| mapped.mapping.compile(), mapped, (rows, keep_all), inspect)
+}
+
+fn decode_by(
+    compile: &dyn Fn() -> Mapper,
+    mapped: &Mapped,
+    (rows, keep_all): (&[Row<'_>], bool),
+    inspect: Option<&Inspect>,
+) -> Result<Decoded, NotRun> {
+    let (has_templates, topic_id) = (mapped.has_templates(), mapped.topic_id);
+    let not_run = RefCell::new(None);
+    let cells = || Events { mapper: compile(), topic_id, has_templates, not_run: &not_run };
+    let decoded = Pass { cells, rows, keep_all, inspect }.decode();
+    not_run.into_inner().map_or(Ok(decoded), |error| Err(NotRun(error)))
 }
 
 /// Rows of one pass.
-struct Events {
+struct Events<'p> {
     mapper: Mapper,
     topic_id: TopicId,
     has_templates: bool,
+    /// Why a template was not run, if one was not: no row counts then.
+    not_run: &'p RefCell<Option<FieldError>>,
 }
 
 /// What a mapping sees of a record; `headers` are the user's.
@@ -104,7 +126,7 @@ fn event<'e>(topic_id: TopicId, row: &Row<'e>, headers: &'e [Header<'e>]) -> Eve
     }
 }
 
-impl Cells for Events {
+impl Cells for Events<'_> {
     fn prepare(&mut self, rows: &mut dyn Iterator<Item = &Row<'_>>) {
         if !self.has_templates {
             return;
@@ -123,7 +145,12 @@ impl Cells for Events {
             true => self.mapper.append_lossy(&event),
             false => self.mapper.append(&event),
         };
-        pushed.err().map(|error: FieldError| blocks::fault(&error.bad_record()))
+        let error = pushed.err()?;
+        let fault = blocks::fault(&error.bad_record());
+        if error.kind == FieldErrorKind::NotRun {
+            self.not_run.replace(Some(error));
+        }
+        Some(fault)
     }
 
     fn bytes(&self) -> usize {
@@ -155,4 +182,48 @@ pub fn encode(
     let good: Vec<Row<'_>> = block.rows.iter().map(|index| rows[*index].clone()).collect();
     push_system(schema, &good, &mut columns)?;
     assemble(schema, columns, good.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use crate::log::Origin;
+
+    use super::*;
+
+    #[test]
+    fn records_whose_templates_were_not_run_are_neither_rows_nor_dead_letters() {
+        let template = json!({"language": "jsonnet", "content": "Body('a') + 1"});
+        let column = json!({"type": "template", "name": "t", "template": template});
+        let mapping = sink::Mapping::parse(&json!({"columns": [column]})).unwrap();
+        let topic_id = TopicId(uuid::Uuid::nil());
+        let mapped = Mapped { mapping: Arc::new(mapping), topic_id, key: None };
+        let row = |offset, value: &'static str| Row {
+            partition: 0,
+            offset,
+            timestamp_ms: 0,
+            is_append_time: false,
+            append_ms: 0,
+            origin: Origin::Http,
+            key: None,
+            value: Some(value.as_bytes()),
+            headers: Vec::new(),
+        };
+        let rows = [row(0, "{\"a\":1}"), row(1, "{}")];
+        let bad = decode(&mapped, &rows, false, None).unwrap().bad;
+        assert_eq!(bad.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1]);
+        // What an earlier attempt found good is filled with null only if the template ran.
+        assert!(decode(&mapped, &rows, true, None).unwrap().bad.is_empty());
+        let no_time = || {
+            let mut mapper = mapped.mapping.compile();
+            mapper.until(Instant::now());
+            mapper
+        };
+        for keep_all in [false, true] {
+            let again = decode_by(&no_time, &mapped, (&rows, keep_all), None).unwrap_err();
+            assert!(again.to_string().contains("no time left"), "{again}");
+        }
+    }
 }

@@ -29,8 +29,11 @@ use crate::sink::mapping::template::engine::Engine;
 /// a busy machine does not give the thread counts too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Threads of the process that may be left to themselves; above it templates have no results.
-const LEFT_MAX: usize = 4;
+/// Threads of commits that may be left to themselves; above it templates have no results there.
+static COMMITS: Left = Left::at_most(4);
+
+/// Those of requests, which have less time ([`Runner::until`]): they take nothing from commits.
+static REQUESTS: Left = Left::at_most(8);
 
 /// Events that are handed over at once.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -45,8 +48,26 @@ const STACK_BYTES: usize = 64 << 20;
 /// Why what comes too late is not run.
 const NO_TIME: &str = "there was no time left for the template";
 
+/// Why no more threads are left to themselves.
+const OFF: &str =
+    "templates are off: several have not ended; they run again once those end, or Floe restarts";
+
 /// Threads that were left to themselves and have not ended.
-static LEFT: AtomicUsize = AtomicUsize::new(0);
+#[derive(Debug)]
+struct Left {
+    count: AtomicUsize,
+    max: usize,
+}
+
+impl Left {
+    const fn at_most(max: usize) -> Self {
+        Self { count: AtomicUsize::new(0), max }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::SeqCst) >= self.max
+    }
+}
 
 /// An event that a thread may keep.
 struct Owned {
@@ -92,8 +113,12 @@ struct Worker {
 }
 
 /// Whether a thread that was left has ended: both sides say what they know, the second one counts.
-#[derive(Debug, Default)]
-struct Fate(AtomicUsize);
+#[derive(Debug)]
+struct Fate {
+    state: AtomicUsize,
+    /// Where it counts.
+    left: &'static Left,
+}
 
 impl Fate {
     const LEFT: usize = 1;
@@ -101,9 +126,9 @@ impl Fate {
 
     /// Nobody waits for the thread any more.
     fn leave(&self) {
-        LEFT.fetch_add(1, Ordering::SeqCst);
-        if self.0.swap(Self::LEFT, Ordering::SeqCst) == Self::ENDED {
-            LEFT.fetch_sub(1, Ordering::SeqCst);
+        self.left.count.fetch_add(1, Ordering::SeqCst);
+        if self.state.swap(Self::LEFT, Ordering::SeqCst) == Self::ENDED {
+            self.left.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -113,8 +138,9 @@ struct Life(Arc<Fate>);
 
 impl Drop for Life {
     fn drop(&mut self) {
-        if self.0.0.swap(Fate::ENDED, Ordering::SeqCst) == Fate::LEFT {
-            LEFT.fetch_sub(1, Ordering::SeqCst);
+        let fate = &self.0;
+        if fate.state.swap(Fate::ENDED, Ordering::SeqCst) == Fate::LEFT {
+            fate.left.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -127,6 +153,8 @@ pub(in crate::sink::mapping) struct Runner {
     patience: Duration,
     /// When it gives up whatever is not done.
     until: Option<Instant>,
+    /// Where the threads count that it leaves.
+    left: &'static Left,
     /// Results of events to come, by their ids.
     ready: VecDeque<(Uuid, Vec<Outcome>)>,
 }
@@ -135,12 +163,14 @@ impl Runner {
     /// It starts no thread before it needs one.
     pub(in crate::sink::mapping) fn new(sources: Vec<Source>) -> Self {
         let (patience, ready) = (PATIENCE, VecDeque::new());
-        Self { sources: sources.into(), worker: None, patience, until: None, ready }
+        Self { sources: sources.into(), worker: None, patience, until: None, left: &COMMITS, ready }
     }
 
-    /// Gives up at that moment: what is not done by then was not run.
+    /// Gives up at that moment: what is not done by then was not run. For requests: the threads
+    /// that are left for it are none of those of commits.
     pub(in crate::sink::mapping) fn until(&mut self, at: Instant) {
         self.until = Some(at);
+        self.left = &REQUESTS;
     }
 
     /// True if there is no template to run.
@@ -204,12 +234,12 @@ impl Runner {
                 if done.len() == rest.len() {
                     break None;
                 }
-                let left = self.left();
-                match worker.answers.recv_timeout(self.patience.min(left)) {
+                let time = self.time_left();
+                match worker.answers.recv_timeout(self.patience.min(time)) {
                     Ok(outcomes) => done.push(outcomes),
                     Err(RecvTimeoutError::Timeout) => {
                         worker.fate.leave();
-                        break Some(match left < self.patience {
+                        break Some(match time < self.patience {
                             true => NoResult::NotRun(NO_TIME),
                             false => "the template did not end in time".to_owned().into(),
                         });
@@ -234,13 +264,13 @@ impl Runner {
     }
 
     /// The time until it gives up.
-    fn left(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         self.until.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Gives a batch to a thread, which then is the caller's.
     fn hand_over(&mut self, batch: &[Arc<Owned>]) -> Result<Worker, &'static str> {
-        if self.left().is_zero() {
+        if self.time_left().is_zero() {
             return Err(NO_TIME);
         }
         if let Some(worker) = self.worker.take()
@@ -248,14 +278,12 @@ impl Runner {
         {
             return Ok(worker);
         }
-        if LEFT.load(Ordering::SeqCst) >= LEFT_MAX {
-            return Err(
-                "templates are off: several have not ended; restart Floe to run them again",
-            );
+        if self.left.is_full() {
+            return Err(OFF);
         }
         let (tasks, taken) = sync_channel(1);
         let (give, answers) = sync_channel(BATCH_EVENTS_MAX);
-        let fate = Arc::new(Fate::default());
+        let fate = Arc::new(Fate { state: AtomicUsize::new(0), left: self.left });
         let (sources, life) = (Arc::clone(&self.sources), Life(Arc::clone(&fate)));
         let started = start(move || {
             let _life = life;
@@ -337,7 +365,7 @@ mod tests {
         drop(runner);
         // The thread that was left ends some time later and does not count any more.
         for _ in 0..12_000 {
-            if LEFT.load(Ordering::SeqCst) == 0 {
+            if COMMITS.count.load(Ordering::SeqCst) == 0 {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -360,6 +388,28 @@ mod tests {
         // It goes on with what comes later and has time.
         runner.until(Instant::now() + PATIENCE);
         assert_eq!(runner.take(&events[2]), [Ok("quick".to_owned())]);
+    }
+
+    #[test]
+    fn threads_that_requests_leave_are_none_of_those_of_commits() {
+        let requests: &'static Left = Box::leak(Box::new(Left::at_most(1)));
+        let commits: &'static Left = Box::leak(Box::new(Left::at_most(1)));
+        let of = |left, time: Option<Duration>| {
+            let mut runner = runner(SLOW, PATIENCE);
+            assert!(std::ptr::eq(runner.left, &COMMITS));
+            if let Some(time) = time {
+                runner.until(Instant::now() + time);
+                assert!(std::ptr::eq(runner.left, &REQUESTS));
+            }
+            Runner { left, ..runner }
+        };
+        let cut_off = of(requests, Some(Duration::from_millis(100))).take(&event(0, b"1"));
+        assert_eq!(cut_off, [Err(NoResult::NotRun(NO_TIME))]);
+        assert!(requests.is_full() && commits.count.load(Ordering::SeqCst) == 0);
+        // As long as the thread goes on no request gets another, and a commit does.
+        let refused = of(requests, Some(PATIENCE)).take(&event(0, b"0"));
+        assert_eq!(refused, [Err(NoResult::NotRun(OFF))]);
+        assert_eq!(of(commits, None).take(&event(0, b"0")), [Ok("quick".to_owned())]);
     }
 
     #[test]
