@@ -27,6 +27,9 @@ impl Reader<'_> {
     pub(super) fn definitions(&self) -> Result<Option<DefinitionsFile>, Error> {
         let prune = self.flag("definitions.prune")?;
         let path = self.optional_text("definitions.file").map(PathBuf::from);
+        if prune && path.is_none() {
+            return Err(Error("definitions.prune = true needs definitions.file".to_owned()));
+        }
         Ok(path.map(|path| DefinitionsFile { path, prune }))
     }
 }
@@ -77,7 +80,21 @@ impl Declared {
 mod tests {
     use serde_json::json;
 
+    use super::super::Config;
     use super::*;
+
+    #[test]
+    fn nothing_is_deleted_by_a_file_that_nobody_named() {
+        let resolve = |pairs: &[(&str, &str)]| {
+            let given =
+                pairs.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()]));
+            Config::resolve(&given.collect(), &[]).map(|config| config.definitions)
+        };
+        let (prune, file) = (("definitions.prune", "true"), ("definitions.file", "a.toml"));
+        assert!(resolve(&[prune]).unwrap_err().0.contains("definitions.file"));
+        assert!(resolve(&[prune, file]).unwrap().unwrap().prune);
+        assert_eq!(resolve(&[("definitions.prune", "false")]), Ok(None));
+    }
 
     #[test]
     fn a_file_is_toml_or_json_and_has_nothing_else() {

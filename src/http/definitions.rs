@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use super::Api;
 use super::admin::{precondition, sinks, sources, topics};
+use crate::auth::{Operation, Resource};
 use crate::config::{Declared, DeclaredTopic, FILE_BYTES_MAX};
+use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::sink::{self, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink};
 use crate::source::{self, SOURCES_MAX};
@@ -47,9 +49,15 @@ impl Definitions {
         Ok(Self { path: path.to_owned(), declared, prune })
     }
 
-    fn edit(&self) -> Edit {
-        Edit::by(&self.path.display().to_string())
+    /// Names of the topics that it has.
+    fn topics(&self) -> BTreeSet<String> {
+        self.declared.topics.keys().cloned().collect()
     }
+}
+
+/// Who made what a file says, as everybody may see it: where the file lies is the server's affair.
+fn edit() -> Edit {
+    Edit::by("definitions.file")
 }
 
 /// What has to be done so that everything is as a file says: all of it can be done.
@@ -58,6 +66,8 @@ struct Plan {
     made: Vec<NewTopic>,
     /// Of topics that are there: options that change, and how many partitions there are to be.
     altered: Vec<(String, Vec<OptionEdit>, Option<i32>)>,
+    /// Partitions that both have more than there are.
+    partitions: usize,
     /// By topic and id.
     sinks: Vec<(String, String, sink::Wish)>,
     dropped_sinks: Vec<Arc<Sink>>,
@@ -69,19 +79,24 @@ impl Api {
     /// Refuses a change of a sink or a source while a file says what they are; to try one is none.
     ///
     /// # Errors
-    /// `read_only`, with the name of the file.
-    pub(in crate::http) fn may_define(&self, dry_run: bool) -> Result<(), Problem> {
-        match &self.options.definitions {
-            Some(path) if !dry_run => {
-                let path = path.display();
-                let detail = format!(
-                    "sinks and sources are as {path} says (definitions.file): change that file and \
-                     start the server again"
-                );
-                Err(Problem::new("read_only", detail))
-            }
-            _ => Ok(()),
-        }
+    /// `read_only`, with the name of the file for those who may alter the cluster.
+    pub(in crate::http) fn may_define(
+        &self,
+        caller: &Caller,
+        dry_run: bool,
+    ) -> Result<(), Problem> {
+        let Some(path) = self.options.definitions.as_ref().filter(|_| !dry_run) else {
+            return Ok(());
+        };
+        let file = match caller.may(Operation::Alter, Resource::Cluster) {
+            true => path.display().to_string(),
+            false => "a file of the server".to_owned(),
+        };
+        let detail = format!(
+            "sinks and sources are as {file} says (definitions.file): change that file and start \
+             the server again"
+        );
+        Err(Problem::new("read_only", detail))
     }
 
     /// Makes topics, sinks and sources as the file says. Nothing is changed unless all of it can be.
@@ -95,8 +110,9 @@ impl Api {
         let (sinks, sources) = (plan.sinks.len(), plan.sources.len());
         let deleted = plan.dropped_sinks.len() + plan.dropped_sources.len();
         let topics = plan.made.len() + plan.altered.len();
-        let done = self.carry_out(plan, definitions).await;
+        let done = self.carry_out(plan).await;
         done.map_err(|error| format!("{path}, which is applied in part: {error}"))?;
+        self.topics.keep(definitions.topics());
         tracing::info!(file = %path, topics, sinks, sources, deleted, "definitions applied");
         Ok(())
     }
@@ -125,6 +141,8 @@ impl Api {
             let known = self.sources.list().into_iter().map(|source| source.id.clone());
             plan.dropped_sources = known.filter(|id| !declared.sources.contains_key(id)).collect();
         }
+        let room = self.topics.check_room(plan.made.len(), plan.partitions);
+        room.map_err(|error| error.to_string())?;
         self.check_room(&plan)?;
         Ok(plan)
     }
@@ -136,6 +154,9 @@ impl Api {
         there: Option<&Topic>,
         prune: bool,
     ) -> Result<(), String> {
+        if let Some(count) = wish.partitions.filter(|count| *count < 1) {
+            return Err(format!("partitions = {count} is refused: at least 1, or leave it out"));
+        }
         let text = |(key, value): (&String, &Value)| {
             let value = topics::text(key, value.clone()).map_err(|it| it.detail().to_owned())?;
             Ok((key.clone(), value))
@@ -147,7 +168,7 @@ impl Api {
             let (name, partitions) = (name.to_owned(), wish.partitions);
             let new = NewTopic { name, partitions, overrides: given.collect() };
             let checked = self.topics.create_for(new.clone(), true, any_table()).await;
-            checked.map_err(|error| error.to_string())?;
+            plan.partitions += checked.map_err(|error| error.to_string())?.partitions.len();
             plan.made.push(new);
             return Ok(());
         };
@@ -161,10 +182,13 @@ impl Api {
         let edited = self.topics.edit_for(name, edits.clone(), true, self.editor()).await;
         let edited = edited.map_err(|error| error.to_string())?;
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        let grown = wish.partitions.filter(|wanted| *wanted != count);
+        let grown = wish.partitions.filter(|wanted| *wanted > count);
         if let Some(total) = grown {
             let checked = self.topics.grow(name, total, true).await;
-            checked.map_err(|error| error.to_string())?;
+            let grown = checked.map_err(|error| error.to_string())?;
+            plan.partitions += grown.partitions.len() - topic.partitions.len();
+        } else if let Some(partitions) = wish.partitions.filter(|wanted| *wanted < count) {
+            tracing::warn!(topic = name, partitions, count, "a topic keeps the partitions it has");
         }
         let edits = if edited.overrides == topic.overrides { Vec::new() } else { edits };
         if grown.is_some() || !edits.is_empty() {
@@ -193,7 +217,7 @@ impl Api {
         let checked = sinks::check(self, topic.map(|topic| topic.id), id, &wish).await;
         checked.map_err(|unfit| unfit.to_string())?;
         if let (Some(topic), Some(_)) = (topic, there) {
-            let asked = sinks::asked(self, topic, wish.clone(), Edit::default()).await;
+            let asked = sinks::asked(self, topic, (id, wish.clone()), Edit::default()).await;
             let asked = asked.map_err(|problem| problem.detail().to_owned())?;
             let checked = self.sinks.put((topic.id, id), asked, Expected::Any, true).await;
             checked.map_err(|error| error.to_string())?;
@@ -244,7 +268,7 @@ impl Api {
         Ok(())
     }
 
-    async fn carry_out(&self, plan: Plan, definitions: &Definitions) -> Result<(), String> {
+    async fn carry_out(&self, plan: Plan) -> Result<(), String> {
         fn failed(error: impl Display) -> String {
             error.to_string()
         }
@@ -268,7 +292,7 @@ impl Api {
         for (topic, id, wish) in plan.sinks {
             let unknown = || format!("topic {topic} is gone");
             let topic = self.topics.get(&topic).ok_or_else(unknown)?;
-            let asked = sinks::asked(self, &topic, wish, definitions.edit()).await;
+            let asked = sinks::asked(self, &topic, (&id, wish), edit()).await;
             let asked = asked.map_err(|problem| problem.detail().to_owned())?;
             let put = self.sinks.put((topic.id, &id), asked, Expected::Any, false).await;
             let version = put.map_err(failed)?.sink().version;
@@ -279,7 +303,7 @@ impl Api {
             tracing::info!(source = id, "source deleted");
         }
         for (id, wish) in plan.sources {
-            let put = self.sources.put(&id, wish, definitions.edit(), Expected::Any, false).await;
+            let put = self.sources.put(&id, wish, edit(), Expected::Any, false).await;
             let version = put.map_err(failed)?.0.version;
             tracing::info!(source = id, version, "source changed");
         }

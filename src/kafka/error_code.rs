@@ -144,7 +144,7 @@ impl From<&topic::Error> for ErrorCode {
             topic::Error::UnknownId(_) => Self::UnknownTopicId,
             topic::Error::InvalidPartitions(_) => Self::InvalidPartitions,
             topic::Error::InvalidConfig(_) => Self::InvalidConfig,
-            topic::Error::PolicyViolation(_) => Self::PolicyViolation,
+            topic::Error::PolicyViolation(_) | topic::Error::Kept(_) => Self::PolicyViolation,
             topic::Error::TableForbidden(_) => Self::TopicAuthorizationFailed,
             topic::Error::Store(_) => Self::KafkaStorageError,
         }

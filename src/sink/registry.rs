@@ -29,7 +29,8 @@ pub struct Asked {
     pub wish: Wish,
     /// Where the log ends by partition: there a sink that is switched on goes on.
     pub ends: BTreeMap<i32, Offset>,
-    /// Where a sink that is made begins by partition; others begin at their first record.
+    /// Where a sink that is made begins by partition; others begin at their first record. One that is
+    /// to begin at a time has all of `ends` here, or none if it is there already.
     pub starts: BTreeMap<i32, Offset>,
     /// Who asks.
     pub edit: Edit,
@@ -258,11 +259,18 @@ impl Inner {
         if is_new {
             self.check_room(topic_id, &id, &wish)?;
         }
+        let goes_on = |old: &Arc<Sink>| !is_new || check_fixed(old, &wish, &mapping).is_ok();
+        // Where a new one begins is not looked for if it is there when it is asked for.
+        let is_open =
+            matches!(wish.from, super::From::At(_)) && starts.is_empty() && !ends.is_empty();
+        if is_open && !old.as_ref().is_some_and(goes_on) {
+            return Err(Error::Precondition("the sink was deleted meanwhile".to_owned()));
+        }
         let mut gone = None;
         let sink = match old {
             Some(old) if !is_new && old.wish == wish => return Ok(Put::Same(old)),
             // One that was deleted goes on only where it was.
-            Some(old) if is_new && check_fixed(&old, &wish, &mapping).is_err() => {
+            Some(old) if !goes_on(&old) => {
                 gone = Some(old);
                 Sink::new((topic_id, id), wish, mapping, starts, mark)
             }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::runtime::Tasks;
 use crate::store::history::Edit;
 use crate::store::testing::Rig;
-use crate::types::{Expected, TopicId};
+use crate::types::{Expected, Offset, TopicId};
 
 use super::stored::decode;
 use super::*;
@@ -50,6 +50,27 @@ fn a_wish_says_when_events_are_held_against_it_and_one_without_does_not() {
     assert_eq!(serde_json::to_value(&new).unwrap()["validate"], "sync");
     let other: Result<Validate, _> = serde_json::from_value(json!("never"));
     assert!(other.is_err());
+}
+
+#[tokio::test]
+async fn a_sink_whose_start_nobody_looked_for_is_not_made() {
+    let sinks = open(&Rig::new());
+    let wish = wish_with(json!({"table": {"name": "a"}, "from": 5}));
+    let ends = BTreeMap::from([(0, 9)]);
+    let put = async |starts: &BTreeMap<i32, Offset>, wish: Wish| {
+        let asked = Asked { ends: ends.clone(), starts: starts.clone(), ..asked(wish) };
+        sinks.put((TOPIC, "a"), asked, Expected::Any, false).await
+    };
+    let refused = put(&BTreeMap::new(), wish.clone()).await;
+    assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+    let starts = BTreeMap::from([(0, 3)]);
+    put(&starts, wish.clone()).await.unwrap();
+    let more = Wish { description: "more".to_owned(), ..wish.clone() };
+    put(&BTreeMap::new(), more).await.unwrap();
+    assert_eq!(sinks.get(TOPIC, "a").unwrap().starts, starts);
+    sinks.mark_deleted((TOPIC, "a"), edit(), false).await.unwrap();
+    put(&BTreeMap::new(), wish).await.unwrap();
+    assert_eq!(sinks.get(TOPIC, "a").unwrap().starts, starts, "it goes on");
 }
 
 #[tokio::test]

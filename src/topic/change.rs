@@ -74,7 +74,7 @@ impl Exclusive {
         let count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
             Error::InvalidPartitions(format!("{count} partitions: allowed is at least 1"))
         })?;
-        self.check_limits(1, count)?;
+        self.inner.check_limits(1, count)?;
         let overrides = self.inner.normalised(&new.overrides)?;
         let options =
             TopicOptions::resolve(name.as_str(), &overrides, &self.inner.settings.server)?;
@@ -111,6 +111,9 @@ impl Exclusive {
     }
 
     async fn drain(self, topic: Arc<Topic>) -> Result<Arc<Topic>, Error> {
+        if self.inner.kept.read().contains(topic.name.as_str()) {
+            return Err(Error::Kept(topic.name.clone()));
+        }
         let deleted_ms = self.inner.clock.now_ms();
         let change = registry::drain(&topic, deleted_ms)?;
         self.commit(change, |registry| registry.drain(Arc::clone(&topic), deleted_ms)).await?;
@@ -133,7 +136,7 @@ impl Exclusive {
                 topic.name
             ))
         })?;
-        self.check_limits(0, more)?;
+        self.inner.check_limits(0, more)?;
         let mut grown = Topic::clone(&topic);
         if validate_only {
             grown.partitions.resize(now + more, PartitionId(0));
@@ -216,25 +219,6 @@ impl Exclusive {
         Ok(())
     }
 
-    fn check_limits(&self, topics: usize, partitions: usize) -> Result<(), Error> {
-        let limits = self.inner.settings.limits;
-        let registry = self.registry();
-        let (topics_now, partitions_now) = (registry.topic_count(), registry.partition_count());
-        if topics_now + topics > limits.topics_max {
-            let limit = limits.topics_max;
-            return Err(Error::PolicyViolation(format!(
-                "there are {topics_now} topics, the limit is {limit}"
-            )));
-        }
-        if partitions > limits.partitions_max.saturating_sub(partitions_now) {
-            return Err(Error::PolicyViolation(format!(
-                "{partitions} more partitions to {partitions_now}: the limit is {}",
-                limits.partitions_max
-            )));
-        }
-        Ok(())
-    }
-
     async fn take_ids(&mut self, count: usize) -> Result<Vec<PartitionId>, Error> {
         let mut taken = Vec::with_capacity(count);
         while taken.len() < count {
@@ -255,6 +239,25 @@ impl Exclusive {
 }
 
 impl Inner {
+    pub(crate) fn check_limits(&self, topics: usize, partitions: usize) -> Result<(), Error> {
+        let limits = self.settings.limits;
+        let registry = self.registry.read();
+        let (topics_now, partitions_now) = (registry.topic_count(), registry.partition_count());
+        if topics_now + topics > limits.topics_max {
+            let limit = limits.topics_max;
+            return Err(Error::PolicyViolation(format!(
+                "there are {topics_now} topics, the limit is {limit}"
+            )));
+        }
+        if partitions > limits.partitions_max.saturating_sub(partitions_now) {
+            return Err(Error::PolicyViolation(format!(
+                "{partitions} more partitions to {partitions_now}: the limit is {}",
+                limits.partitions_max
+            )));
+        }
+        Ok(())
+    }
+
     pub(crate) fn normalised(&self, overrides: &Overrides) -> Result<Overrides, Error> {
         if overrides.len() > OVERRIDES_MAX {
             let count = overrides.len();

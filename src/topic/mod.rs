@@ -3,7 +3,7 @@
 //! Owns: the space `Topic`, the ids of topics and partitions. Does not own: partitions' content
 //! (`log`), tables (`tier`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -119,6 +119,11 @@ pub enum Error {
     /// A limit of the server (topics, partitions).
     #[error("{0}")]
     PolicyViolation(String),
+    /// It is not to be deleted ([`Topics::keep`]).
+    #[error(
+        "topic {0} is in the file that says what there is (definitions.file): take it out first"
+    )]
+    Kept(TopicName),
     /// Who asks may not write to the table that the topic would write to.
     #[error("the topic would write to table {0}: that needs the rule write:table:{0}")]
     TableForbidden(String),
@@ -181,6 +186,8 @@ struct Inner {
     tasks: Tasks,
     /// Written only while `ids` is held, after the change is durable; never held across a wait.
     registry: RwLock<Registry>,
+    /// Names of topics that are not deleted.
+    kept: RwLock<BTreeSet<String>>,
     /// Serialises all changes; held until they are durable.
     ids: Arc<tokio::sync::Mutex<Ids>>,
     version: watch::Sender<u64>,
@@ -201,9 +208,9 @@ impl Topics {
         options::TopicOptions::resolve("t", &Overrides::new(), &server)?;
         let settings = Settings { server, ..settings };
         let registry = RwLock::new(Registry::load(&store, &settings.server)?);
-        let ids = Arc::default();
+        let (ids, kept) = (Arc::default(), RwLock::default());
         let version = watch::Sender::new(0);
-        let inner = Inner { store, settings, clock, tasks, registry, ids, version };
+        let inner = Inner { store, settings, clock, tasks, registry, kept, ids, version };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -245,6 +252,19 @@ impl Topics {
         self.inner.registry.read().partition_count()
     }
 
+    /// Lets no topic of these names be deleted from now on.
+    pub fn keep(&self, names: BTreeSet<String>) {
+        *self.inner.kept.write() = names;
+    }
+
+    /// Checks that there may be so many more topics, and so many more partitions of all together.
+    ///
+    /// # Errors
+    /// [`Error::PolicyViolation`].
+    pub fn check_room(&self, topics: usize, partitions: usize) -> Result<(), Error> {
+        self.inner.check_limits(topics, partitions)
+    }
+
     /// The options of a topic that would be made with `overrides`.
     ///
     /// # Errors
@@ -284,7 +304,7 @@ impl Topics {
     /// Hides the topic at once; tiering and the log finish with it later (rules 6.2).
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]: [`Error::Kept`] among them.
     pub async fn delete(&self, name: &str) -> Result<Arc<Topic>, Error> {
         let name = name.to_owned();
         self.serial(move |inner| async move { inner.delete(&name).await }).await

@@ -97,6 +97,31 @@ async fn what_may_not_be_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_kept_is_not_deleted() {
+    let rig = Rig::new();
+    let topics = open(&rig);
+    for name in ["a", "b"] {
+        topics.create(new(name, 1, &[]), false).await.unwrap();
+    }
+    topics.keep(["a".to_owned(), "c".to_owned()].into());
+    let a = topics.get("a").unwrap();
+    assert_eq!(topics.delete("a").await, Err(Error::Kept(a.name.clone())));
+    assert_eq!(topics.delete_by_id(a.id).await, Err(Error::Kept(a.name.clone())));
+    topics.delete("b").await.unwrap();
+    assert_eq!(topics.list(), [a]);
+}
+
+#[tokio::test]
+async fn room_is_asked_for_all_that_comes_together() {
+    let topics = open(&Rig::new());
+    assert_eq!(topics.check_room(5, 8), Ok(()));
+    for (more, partitions) in [(6, 1), (1, 21)] {
+        let refused = topics.check_room(more, partitions);
+        assert!(matches!(refused, Err(Error::PolicyViolation(_))), "{more} {partitions}");
+    }
+}
+
+#[tokio::test]
 async fn the_topic_limit_holds() {
     let rig = Rig::new();
     let topics = open(&rig);

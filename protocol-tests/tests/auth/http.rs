@@ -211,6 +211,20 @@ async fn acks_and_quarantine_need_their_own_rights() {
         guarded.ask(Method::POST, &kept, Some(&writer), Some(json!({ "id": 1 }))).await;
     assert_eq!(status, 403);
     assert!(answer["detail"].as_str().unwrap().contains("t.quarantine"), "{answer}");
+    // So does a replay, which keeps what is refused again; to try needs no more than to read it.
+    let (status, answer) =
+        guarded.ask(Method::POST, &kept, Some(&guarded.admin), Some(json!("x"))).await;
+    assert_eq!(status, 200, "{answer}");
+    let kept_in = json!({ "name": "t.quarantine" });
+    guarded.ask(Method::POST, "/api/v1/topics", Some(&guarded.admin), Some(kept_in)).await;
+    let reader = guarded.token("reader", &["write:topic:t", "read:topic:t.quarantine"]).await;
+    let replay = "/api/v1/quarantine/t/replay";
+    let (status, answer) = guarded.ask(Method::POST, replay, Some(&reader), None).await;
+    assert_eq!(status, 403, "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("write:topic:t.quarantine"), "{answer}");
+    let tried = format!("{replay}?dry_run=true");
+    assert_eq!(guarded.ask(Method::POST, &tried, Some(&reader), None).await.0, 200);
+    assert_eq!(guarded.ask(Method::POST, replay, Some(&guarded.admin), None).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,7 +47,9 @@ async fn what_a_file_says_is_made_at_the_start_and_changed_by_it_alone() {
     let topic = floe.get("/api/v1/topics/shop").await;
     assert_eq!(topic["partitions"].as_array().unwrap().len(), 2);
     let sink = floe.get("/api/v1/topics/shop/sinks/prices").await;
-    assert_eq!((&sink["version"], &sink["created_by"]), (&json!(1), &json!(path)));
+    // Who may see the sink need not know where the file lies.
+    let by = json!("definitions.file");
+    assert_eq!((&sink["version"], &sink["created_by"]), (&json!(1), &by));
     let source = floe.get("/api/v1/sources/shop").await;
     let (sinks, keboola) = ("/api/v1/topics/shop/sinks", "/v1/branches/default/sources");
     let one = format!("{sinks}/prices");
@@ -102,11 +104,18 @@ async fn what_a_file_says_is_made_at_the_start_and_changed_by_it_alone() {
     }
     let rotated = floe.get("/api/v1/sources/shop").await;
     assert_ne!(rotated["path"], source["path"]);
+    // Its sinks would go with it, and not their tables, which the next start would find.
+    let topic = "/api/v1/topics/shop";
+    let (status, _, kept) = ask(&floe, (Method::DELETE, topic), &[], &Value::Null).await;
+    assert_eq!((status, &kept["code"]), (403, &json!("read_only")), "{kept}");
+    let more = json!({"partitions": 4});
+    assert_eq!(ask(&floe, (Method::PATCH, topic), &[], &more).await.0, 200);
     // Another start of the same file changes nothing; a secret is none of its business.
     floe.stop().await;
     floe.restart().await;
     assert_eq!(floe.get("/api/v1/sources/shop").await, rotated);
     assert_eq!(floe.get(&one).await["version"], 1);
+    assert_eq!(floe.get(topic).await["partitions"].as_array().unwrap().len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,12 +186,15 @@ async fn a_file_of_which_a_part_cannot_be_changes_nothing_and_nothing_starts() {
         ("[topics.shop]\ncolour = 1\n".to_owned(), "colour"),
         (format!("{FILE}colour = 1\n"), "source shop"),
         (FILE.replace("\"off\"", "\"blue\""), "topic shop: "),
+        (FILE.replace("partitions = 2", "partitions = 0"), "at least 1"),
+        (format!("[topics.new]\n{FILE}"), "the limit is 2"),
         (FILE.replace("price\", dataType", "a[\", dataType"), "sink shop/prices: "),
         (format!("{FILE}{}", sink("more", "PRICES")), "would belong to two sinks"),
         (format!("{FILE}{}", sink("more", "taken")), "sink shop/more: table streams.taken"),
     ] {
         let path = file(dir.path(), &text);
-        let flags = [&*format!("--set=data.dir={data}"), "--definitions", &path];
+        let data = format!("--set=data.dir={data}");
+        let flags = [&*data, "--topics-max=2", "--definitions", &path];
         let (code, printed) = refused_start(&[&flags[..], &free()].concat());
         assert_ne!(code, Some(0), "{printed}");
         assert!(printed.contains("floe.toml") && printed.contains(reason), "{reason}: {printed}");
@@ -201,7 +213,7 @@ fn free() -> [&'static str; 2] {
     ["--kafka-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"]
 }
 
-/// Whoever may not change a sink does not hear where the file lies.
+/// Whoever may not change a sink, or has no say in the cluster, does not hear where the file lies.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_right_to_change_something_is_asked_for_first() {
     let dir = tempfile::tempdir().unwrap();
@@ -213,6 +225,15 @@ async fn the_right_to_change_something_is_asked_for_first() {
     let wish = json!({"name": "reader", "allow": ["read:topic:*", "describe:topic:*"]});
     let (_, _, made) = ask(&floe, (Method::POST, "/api/v1/tokens"), &token, &wish).await;
     let reader = [("token", made["token"].as_str().unwrap())];
+    let wish = json!({"name": "editor", "allow": ["alter:topic:*"]});
+    let (_, _, made) = ask(&floe, (Method::POST, "/api/v1/tokens"), &token, &wish).await;
+    let editor = [("token", made["token"].as_str().unwrap())];
+    let sink = (Method::DELETE, "/api/v1/topics/shop/sinks/prices");
+    for (who, is_told) in [(token, true), (editor, false)] {
+        let refused = ask(&floe, sink.clone(), &who, &Value::Null).await.2;
+        assert_eq!(refused["code"], "read_only", "{refused}");
+        assert_eq!(refused["detail"].as_str().unwrap().contains("floe.toml"), is_told);
+    }
     for path in ["/api/v1/topics/shop/sinks/prices", "/api/v1/sources/shop"] {
         let refused = ask(&floe, (Method::DELETE, path), &reader, &Value::Null).await.2;
         assert_eq!(refused["code"], "forbidden", "{refused}");

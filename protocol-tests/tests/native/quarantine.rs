@@ -110,6 +110,76 @@ async fn refused_events_are_sent_again_once_each_and_what_is_refused_again_is_ke
     assert_eq!(counts(&floe).await, (6, 5));
 }
 
+/// Each answer takes at most 1,000 records at once: a part in which all is stored already is no
+/// obstacle to the next one, and is done with at the end too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_meanwhile_is_passed_for_good() {
+    let mut floe = Floe::start(&["--num-partitions=1"]).await;
+    send(&floe, "{\"price\":0}\n").await;
+    let options = json!({"options": {"max.message.bytes": 400, "topic.dedup.field": "$.price"}});
+    assert_eq!(ask(&floe, (Method::PATCH, "/api/v1/topics/t"), &[], &options).await.0, 200);
+    let text = "x".repeat(500);
+    let lines = |from: i32, to: i32| -> String {
+        (from..=to).map(|at| format!("{{\"price\":{at},\"text\":\"{text}\"}}\n")).collect()
+    };
+    let kept = send(&floe, &lines(1, 1_000)).await;
+    assert_eq!(kept["rejected"], 1_000);
+    send(&floe, &lines(1_001, 1_001)).await;
+    alter(&floe, 1_000_000).await;
+    assert_eq!(send(&floe, &lines(1, 1_000)).await["accepted"], 1_000);
+    let (status, done) = replay(&floe, "").await;
+    assert_eq!((status, &done["replayed"]), (200, &json!(1_001)), "{done}");
+    assert_eq!(prices(&floe).await.len(), 1_002);
+    // Nothing follows.
+    alter(&floe, 400).await;
+    send(&floe, &lines(1_002, 1_002)).await;
+    alter(&floe, 1_000_000).await;
+    send(&floe, &lines(1_002, 1_002)).await;
+    assert_eq!(replay(&floe, "").await.1["replayed"], 1);
+    assert_eq!(counts(&floe).await, (1_002, 1_002));
+    floe.kill();
+    floe.restart().await;
+    assert_eq!(counts(&floe).await, (1_002, 1_002));
+    assert_eq!(replay(&floe, "").await.1["replayed"], 0);
+    // To try tells what it would be.
+    send(&floe, &format!("{{\"text\":\"{text}\"}}\n")).await;
+    for query in ["?dry_run=true", ""] {
+        let (_, told) = replay(&floe, query).await;
+        assert_eq!((&told["replayed"], &told["refused"]), (&json!(0), &json!(1)), "{query} {told}");
+        assert_eq!(told["errors"][0]["code"], "bad_id", "{query} {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_fails_half_way_tells_what_was_sent() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    send(&floe, "{\"price\":0}\n").await;
+    alter(&floe, 400).await;
+    let text = "x".repeat(500);
+    let lines: String =
+        (1..=1_000).map(|at| format!("{{\"price\":{at},\"text\":\"{text}\"}}\n")).collect();
+    send(&floe, &lines).await;
+    send(&floe, &format!("{{\"{text}\n")).await;
+    alter(&floe, 1_000_000).await;
+    // What is refused again finds no place.
+    let limit = async |bytes: u64| {
+        let options = json!({"options": {"max.message.bytes": bytes}});
+        let path = "/api/v1/topics/t.quarantine";
+        assert_eq!(ask(&floe, (Method::PATCH, path), &[], &options).await.0, 200);
+    };
+    limit(400).await;
+    let (status, part) = replay(&floe, "").await;
+    assert_eq!((status, &part["replayed"], &part["refused"]), (200, &json!(1_000), &json!(0)));
+    assert_eq!((&part["next"], &part["stopped_by"]), (&json!("0-1000"), &json!("invalid_events")));
+    let (status, refused) = replay(&floe, "").await;
+    assert_eq!((status, &refused["code"]), (422, &json!("invalid_events")), "nothing was done");
+    limit(1_000_000).await;
+    let (_, done) = replay(&floe, "").await;
+    assert_eq!((&done["replayed"], &done["refused"]), (&json!(0), &json!(1)), "{done}");
+    assert_eq!((&done["next"], &done["stopped_by"]), (&Value::Null, &Value::Null), "{done}");
+    assert_eq!(prices(&floe).await.len(), 1_001);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replays_at_once_send_nothing_twice() {
     let floe = Floe::start(&["--num-partitions=1"]).await;

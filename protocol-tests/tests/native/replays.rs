@@ -1,6 +1,6 @@
 //! Sinks that begin at a time, and replays of what the log still has.
 
-use protocol_tests::{Floe, table};
+use protocol_tests::{Floe, eventually, table};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -91,7 +91,20 @@ async fn a_replay_writes_what_the_log_has_to_a_table_of_its_own() {
     assert_eq!(ask(&floe, (Method::DELETE, &place), &[], &Value::Null).await.0, 204);
     let (status, _, next) = replay("?from=earliest", &json!({})).await;
     assert_eq!((status, &next["id"]), (201, &json!("prices-replay-2")), "{next}");
-    for number in 3..20 {
+    // One that is marked as deleted can come back: its id is not free.
+    let source = (Method::PUT, "/api/v1/sources/shop");
+    assert_eq!(ask(&floe, source, &[], &json!({"topic": "t"})).await.0, 201);
+    let again = (Method::DELETE, "/v1/branches/default/sources/shop/sinks/again");
+    let (status, _, deleted) = ask(&floe, again, &[], &Value::Null).await;
+    assert_eq!(status, 202, "{deleted}");
+    eventually("the sink is deleted", || async {
+        let path = "/api/v1/topics/t/sinks/again";
+        (ask(&floe, (Method::GET, path), &[], &Value::Null).await.0 == 404).then_some(())
+    })
+    .await;
+    let taken = replay("?from=earliest", &json!({"sink": "again"})).await;
+    assert_eq!(code(&taken), (409, json!("exists")));
+    for number in 3..21 {
         let answer = replay("?from=earliest", &json!({})).await;
         assert_eq!((answer.0, &answer.2["id"]), (201, &json!(format!("prices-replay-{number}"))));
     }

@@ -82,6 +82,14 @@ impl<T> Page<T> {
         &self.items
     }
 
+    /// Ends the page after its first `count`, where there was no time for the others.
+    pub(in crate::http) fn end_after(&mut self, count: usize, key: impl Fn(&T) -> String) {
+        if (1..self.items.len()).contains(&count) {
+            self.items.truncate(count);
+            self.next = self.items.last().map(key);
+        }
+    }
+
     /// The answer, with what is shown of the page under `name`.
     pub(in crate::http) fn answer_with(self, name: &str, shown: Vec<Value>) -> Json<Value> {
         let mut answer = json!({ name: shown });
@@ -138,6 +146,20 @@ mod tests {
         assert_eq!(page(None, Some("c"), &["d", "a", "e"]).unwrap().items, ["d", "e"]);
         let whole = page(None, None, &["d", "a"]).unwrap();
         assert_eq!((whole.items, whole.next), (vec!["d".into(), "a".into()], None), "as it was");
+    }
+
+    #[test]
+    fn a_page_that_ends_early_is_gone_on_with() {
+        for (count, items, next) in
+            [(2, &["a", "c"][..], Some("c")), (3, &["a", "c", "d"], Some("d"))]
+        {
+            let mut page = page(Some(3), None, &["d", "a", "c", "e"]).unwrap();
+            page.end_after(count, Clone::clone);
+            assert_eq!(
+                (page.items, page.next.as_deref()),
+                (items.iter().map(|it| (*it).to_owned()).collect(), next)
+            );
+        }
     }
 
     #[test]

@@ -1,24 +1,30 @@
 //! `/api/v1/topics/{topic}/sinks/{sink}/replay`: what the log still has is written again, with the
 //! sink's mapping as it is now, to a new table: one that has rows must not get them twice.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::json as parse;
 use super::sinks;
 use crate::auth::Operation;
 use crate::http::Api;
 use crate::http::auth::Caller;
+use crate::http::ingest::event::answer_by;
 use crate::http::problem::Problem;
 use crate::sink::{From, Sink, TableName, Wish};
 use crate::types::Expected;
 
 /// Most names that are tried.
 const NAMES_MAX: usize = 100;
+/// Time that a further name may take: the catalog is asked for its table.
+const TRY_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,13 +54,22 @@ pub(in crate::http) async fn replay(
     let sink = api.sinks.get(topic.id, &id).ok_or_else(|| sinks::unknown(&id))?;
     let bad = |error: QueryRejection| Problem::new("bad_request", error.body_text());
     let Query(ReplayQuery { from, dry_run }) = query.map_err(bad)?;
-    api.may_define(dry_run)?;
+    api.may_define(&caller, dry_run)?;
     let from = begin(from.as_deref())?;
     let names: Names = parse(&body)?;
+    let until = answer_by();
     for number in 1..=NAMES_MAX {
         let (id, table) = names.of(&api, &sink, number)?;
-        if names.sink.is_none() && api.sinks.kept(topic.id, &id).is_some() {
+        // One that is marked as deleted has a place to go on from, and versions to come back to.
+        if api.sinks.kept(topic.id, &id).is_some() {
+            if names.sink.is_some() {
+                return Err(exists(&id));
+            }
             continue;
+        }
+        if number > 1 && Instant::now() + TRY_MAX > until {
+            let detail = "no free name was found in time: say sink and table in the body";
+            return Err(Problem::new("timeout", detail));
         }
         // A sink that is off would write nothing of it.
         let wish = Wish { table, from, enabled: true, ..sink.wish.clone() };
@@ -89,6 +104,11 @@ fn begin(from: Option<&str>) -> Result<From, Problem> {
     }
 }
 
+fn exists(id: &str) -> Problem {
+    let id: String = id.chars().take(100).collect();
+    Problem::new("exists", format!("the topic has a sink {id:?} already, or had one"))
+}
+
 impl Names {
     /// The id and the table of try `number`.
     fn of(&self, api: &Api, sink: &Sink, number: usize) -> Result<(String, TableName), Problem> {
@@ -111,10 +131,7 @@ impl Names {
     fn check_taken(&self, id: &str, problem: Problem) -> Result<(), Problem> {
         match (problem.code(), &self.sink, &self.table) {
             ("precondition_failed", None, _) | ("table_taken", _, None) => Ok(()),
-            ("precondition_failed", Some(_), _) => {
-                let id: String = id.chars().take(100).collect();
-                Err(Problem::new("exists", format!("the topic has a sink {id:?} already")))
-            }
+            ("precondition_failed", Some(_), _) => Err(exists(id)),
             _ => Err(problem),
         }
     }

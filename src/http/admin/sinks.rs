@@ -28,12 +28,16 @@ use crate::http::ingest::event::answer_by;
 use crate::http::problem::{EventError, Problem};
 use crate::http::trial::Trials;
 use crate::http::{Api, sources, unknown_topic};
+use crate::log::ReadError;
 use crate::sink::mapping::{Event, Faults, FieldError, FieldErrorKind, infer};
 use crate::sink::{self, Asked, From, Put, Sink, TableName, Wish};
 use crate::store::history::{Edit, Trail};
 use crate::tier::SinkRefused;
 use crate::topic::Topic;
 use crate::types::{Expected, Offset, TopicId};
+
+/// How often a start is looked for that retention is about to pass.
+const LOOKS_MAX: usize = 5;
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 pub(in crate::http) const SHOWN_ONLY: [&str; 8] =
@@ -72,7 +76,7 @@ pub(in crate::http) async fn put(
 ) -> Result<Response, Problem> {
     let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
     let dry_run = precondition::dry_run(query)?;
-    api.may_define(dry_run)?;
+    api.may_define(&caller, dry_run)?;
     let expected = precondition::expected(&headers)?;
     if body.trim_ascii().is_empty() {
         let detail = "the body is empty: send at least {\"table\": ..., \"mapping\": ...}";
@@ -95,7 +99,7 @@ pub(in crate::http) async fn patch(
     let existing = || api.sinks.get(topic.id, &id).ok_or_else(|| unknown(&id));
     existing()?;
     let dry_run = precondition::dry_run(query)?;
-    api.may_define(dry_run)?;
+    api.may_define(&caller, dry_run)?;
     let callers = precondition::expected(&headers)?;
     let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
     let mut tries = Tries::new();
@@ -123,7 +127,7 @@ pub(super) async fn store(
         Unfit::Wish(error) => problem(id, &error),
         Unfit::Problem(problem) => problem,
     })?;
-    let asked = asked(api, topic, wish, caller.edit()).await?;
+    let asked = asked(api, topic, (id, wish), caller.edit()).await?;
     let put = api.sinks.put((topic.id, id), asked, expected, dry_run).await;
     let put = put.map_err(|error| problem(id, &error))?;
     let status = match &put {
@@ -145,14 +149,17 @@ pub(super) async fn store(
 pub(in crate::http) async fn asked(
     api: &Api,
     topic: &Topic,
-    wish: Wish,
+    (id, wish): (&str, Wish),
     edit: Edit,
 ) -> Result<Asked, Problem> {
     // Before records are looked for: what comes later is found or is behind the end.
     let ends = api.ends_of(topic);
+    // One that is there, or comes back to its table, began long ago.
+    let known = api.sinks.get(topic.id, id).filter(|sink| sink.wish.table == wish.table);
     let starts = match wish.from {
         From::Earliest => BTreeMap::new(),
         From::Latest => ends.clone(),
+        From::At(_) if known.is_some() => BTreeMap::new(),
         From::At(ms) => starts_at(api, topic, &ends, ms).await?,
     };
     Ok(Asked { wish, ends, starts, edit })
@@ -167,7 +174,15 @@ async fn starts_at(
 ) -> Result<BTreeMap<i32, Offset>, Problem> {
     let mut starts = ends.clone();
     for (index, id) in (0..).zip(&topic.partitions) {
-        let found = api.log.offset_for_timestamp(*id, ms).await.map_err(|error| {
+        let mut tries = 1..LOOKS_MAX;
+        let found = loop {
+            match api.log.offset_for_timestamp(*id, ms).await {
+                // Retention passed it while it was looked for.
+                Err(ReadError::OutOfRange { .. }) if tries.next().is_some() => {}
+                found => break found,
+            }
+        };
+        let found = found.map_err(|error| {
             let detail = format!("partition {index} cannot be looked through: {error}");
             Problem::new("internal", detail)
         })?;
@@ -195,7 +210,7 @@ pub(in crate::http) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let topic = topic_of(&api, &caller, Operation::Alter, &topic)?;
-    api.may_define(false)?;
+    api.may_define(&caller, false)?;
     let expected = precondition::expected(&headers)?;
     let deleted = api.sinks.delete(topic.id, &id, expected).await;
     deleted.map_err(|error| problem(&id, &error))?;

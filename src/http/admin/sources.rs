@@ -67,7 +67,7 @@ pub(in crate::http) async fn put(
 ) -> Result<Response, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
     let dry_run = precondition::dry_run(query)?;
-    api.may_define(dry_run)?;
+    api.may_define(&caller, dry_run)?;
     let expected = precondition::expected(&headers)?;
     let wish: Wish = precondition::wish(&body, &SHOWN_ONLY, "invalid_source")?;
     store(&api, &caller, (&id, wish), expected, dry_run).await
@@ -84,7 +84,7 @@ pub(in crate::http) async fn patch(
 ) -> Result<Response, Problem> {
     existing(&api, &caller, &id)?;
     let dry_run = precondition::dry_run(query)?;
-    api.may_define(dry_run)?;
+    api.may_define(&caller, dry_run)?;
     let callers = precondition::expected(&headers)?;
     let patch = Patch::read(&headers, &body, &SHOWN_ONLY)?;
     let mut tries = Tries::new();
@@ -139,7 +139,7 @@ pub(in crate::http) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     caller.check(Operation::Alter, Resource::Cluster)?;
-    api.may_define(false)?;
+    api.may_define(&caller, false)?;
     let expected = precondition::expected(&headers)?;
     api.sources.delete(&id, expected).await.map_err(|error| problem(&error))?;
     tracing::info!(source = id, by = caller.0.name(), "source deleted");

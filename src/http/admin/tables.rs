@@ -35,9 +35,11 @@ pub(in crate::http) async fn list(
 ) -> Result<Json<Value>, Problem> {
     let mut tables = api.tiering.tables();
     tables.retain(|table| caller.may(Operation::Describe, Resource::Table(&table.table)));
-    // Until it is made, a table may get another name; a topic and its sink do not.
+    // Until it is made, a table may get another name; a topic and its sink do not. A sink of the id of one
+    // that is going away has another table.
     let key = |table: &TableStatus| {
-        format!("{}/{}/{}", table.topic, table.sink.as_deref().unwrap_or_default(), table.topic_id)
+        let TableStatus { topic, sink, topic_id, table, .. } = table;
+        format!("{topic}/{}/{topic_id}/{table}", sink.as_deref().unwrap_or_default())
     };
     Ok(Page::of(asked, tables, key)?.answer("tables", |table| json!(table)))
 }

@@ -39,6 +39,7 @@ pub(in crate::http) fn problem(error: &topic::Error) -> Problem {
     let code = match error {
         topic::Error::Exists(_) => "exists",
         topic::Error::Unknown(_) | topic::Error::UnknownId(_) => "unknown_topic",
+        topic::Error::Kept(_) => "read_only",
         topic::Error::TableForbidden(_) => "forbidden",
         topic::Error::Store(_) => "internal",
         _ => "invalid_topic",

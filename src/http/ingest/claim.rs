@@ -108,6 +108,18 @@ impl Claim {
         }
     }
 
+    /// Of a request whose events are all stored already. Its token counts all the same: the next one
+    /// may go on from it.
+    ///
+    /// # Errors
+    /// Those of [`Keys::pass`].
+    pub(super) async fn pass(self, keys: &Keys) -> Result<(), Problem> {
+        match self.request {
+            Request::Channel(hold) => keys.pass(hold).await,
+            Request::Any | Request::Key(_) => Ok(()),
+        }
+    }
+
     /// What to do when the log has taken the batches, or refused them. It keeps the claim,
     /// whether or not the sender waits.
     pub(super) fn settle(self, request: Marked, sent: Vec<Sent>) -> Option<Settle> {

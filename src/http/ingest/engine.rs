@@ -422,7 +422,9 @@ impl Engine {
         let elsewhere = claim.ext_elsewhere(&request);
         appends.extend(kept.into_iter().map(|kept| AppendBatch { ext: elsewhere.clone(), ..kept }));
         let mut pending = None;
-        if !appends.is_empty() {
+        if appends.is_empty() {
+            claim.pass(&self.keys).await?;
+        } else {
             let settle = claim.settle(request, sent);
             let (origin, is_awaited) = (Origin::Http, ack != Ack::Accepted);
             let append = Append { batches: appends, origin, settle, is_awaited };

@@ -260,6 +260,22 @@ impl Keys {
         Ok(Opened::New(Box::new(ChannelHold { hold, topic, channel, record, count })))
     }
 
+    /// Remembers the token of a request of which nothing is left to store.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub(super) async fn pass(&self, hold: Box<ChannelHold>) -> Result<(), Problem> {
+        let now_ms = self.clock.now_ms();
+        let mut record = hold.record.clone();
+        record.add(&hold.mark(once::ELSEWHERE as usize), 0, now_ms);
+        let key = once::channel_of(*hold.topic.0.as_bytes(), &hold.channel.name);
+        let change = Change::new().put(SPACE, key, record.encode());
+        // Where nobody waits any more: later tokens are behind it in the log.
+        let end = self.store.commit(change).await.map_err(|error| failed(&error))?;
+        hold.settle(&[], now_ms, end);
+        Ok(())
+    }
+
     /// What is known of a channel.
     ///
     /// # Errors
@@ -505,6 +521,26 @@ mod tests {
         assert_eq!((known("c"), known(&replay)), (None, Some(5)));
         keys.forget_channels(|_| false).await.unwrap();
         assert_eq!(known(&replay), None);
+    }
+
+    #[tokio::test]
+    async fn a_token_without_events_to_store_is_remembered() {
+        let rig = Rig::new();
+        let limits =
+            OnceLimits { key_age_ms: 1, keys_max: 1, channel_age_ms: 1_000, channels_max: 10 };
+        let new = || Keys::new(rig.store(), rig.clock.clone(), limits);
+        let (keys, topic) = (new(), TopicId(Uuid::from_u128(1)));
+        for (token, after) in [(3, 0), (8, 3)] {
+            let channel = Channel { name: "c".to_owned(), token, after: Some(after) };
+            let Ok(Opened::New(hold)) = keys.open(topic, &channel) else { panic!("it is new") };
+            keys.pass(hold).await.unwrap();
+            assert!(keys.open(topic, &channel).is_err(), "it went on");
+            let again = Channel { after: None, ..channel };
+            assert!(matches!(keys.open(topic, &again), Ok(Opened::Known)));
+        }
+        let stored = new().channel(topic, "c").unwrap();
+        assert_eq!(stored.and_then(|record| record.token()), Some(8), "on the disk too");
+        assert_eq!(keys.channel_count.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -74,7 +74,7 @@ impl FromRequestParts<Api> for InBranch {
         admit(api, &caller, &names.branch)?;
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         if is_change(&parts.method, route) {
-            api.may_define(false)?;
+            api.may_define(&caller, false)?;
         }
         Ok(Self { api: api.clone(), caller, base: base_url(api, &parts.headers), names })
     }

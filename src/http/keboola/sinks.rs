@@ -264,7 +264,7 @@ async fn store(
         Some((tag, edit)) => (Expected::Tags(vec![tag]), edit),
         None => (Expected::None, caller.edit()),
     };
-    let asked = admin::sinks::asked(api, &topic, wish, edit).await?;
+    let asked = admin::sinks::asked(api, &topic, (id, wish), edit).await?;
     let put = api.sinks.put((topic.id, id), asked, expected, false).await;
     Ok(Arc::clone(put.map_err(|error| Failure::of_sink(id, &error))?.sink()))
 }

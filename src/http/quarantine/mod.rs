@@ -16,10 +16,13 @@ use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
 
 use crate::auth::{Operation, Resource};
 use crate::http::admin::page::{Asked, Page};
 use crate::http::auth::Caller;
+use crate::http::ingest::engine::off_worker;
+use crate::http::ingest::event::answer_by;
 use crate::http::ingest::quarantine::{self, channel_of};
 use crate::http::problem::Problem;
 use crate::http::{Api, unknown_topic};
@@ -40,6 +43,8 @@ const RECORDS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 << 20;
 /// Longest wait of a request for its turn.
 const TURN_MAX: Duration = Duration::from_secs(5);
+/// A page of quarantines ends when an answer has less time than this.
+const SUMMARY_MAX: Duration = Duration::from_secs(10);
 
 /// A quarantine and the topic whose events it has.
 pub(super) struct Place {
@@ -79,40 +84,60 @@ pub(super) async fn list(
         caller.may(Operation::Describe, Resource::Topic(place.kept_in.name.as_str()))
     };
     let key = |place: &Place| place.topic.clone();
-    let page = Page::of_at_most(TOPICS_DEFAULT, asked, all.filter(may), key)?;
+    let mut page = Page::of_at_most(TOPICS_DEFAULT, asked, all.filter(may), key)?;
+    let deadline = answer_by();
     let mut shown = Vec::with_capacity(page.items().len());
     for place in page.items() {
-        shown.push(summary(&api, place).await?);
+        shown.push(summary(&api, place).await);
+        if Instant::now() + SUMMARY_MAX > deadline {
+            break;
+        }
     }
+    page.end_after(shown.len(), key);
     Ok(page.answer_with("quarantine", shown))
 }
 
-async fn summary(api: &Api, place: &Place) -> Result<Value, Problem> {
+/// What is there; null where it cannot be told.
+async fn summary(api: &Api, place: &Place) -> Value {
     let (mut records, mut replayed) = (0, 0);
     let (mut oldest, mut newest): (Option<i64>, Option<i64>) = (None, None);
+    let mut times_known = true;
     for (index, id) in place.kept_in.partitions.iter().enumerate() {
         let Some(partition) = api.log.partition(*id) else { continue };
         let (start, end) = (partition.log_start_offset(), partition.high_watermark());
         if start >= end {
             continue;
         }
+        let first = api.log.offset_for_timestamp(*id, 0).await;
+        let last = api.log.max_timestamp(*id).await;
+        match (first, last) {
+            (Ok(first), Ok(last)) => {
+                oldest = oldest.into_iter().chain(first.map(|(_, ms)| ms)).min();
+                newest = newest.into_iter().chain(last.map(|(_, ms)| ms)).max();
+            }
+            // It was deleted meanwhile.
+            (Err(ReadError::UnknownPartition), _) | (_, Err(ReadError::UnknownPartition)) => {
+                continue;
+            }
+            // Retention may have passed it by now.
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(topic = %place.kept_in.name, index, %error, "a time is not known");
+                times_known = false;
+            }
+        }
         records += end - start;
-        replayed += (place.replayed(api, index).await?.min(end) - start).max(0);
-        let failed =
-            |error: ReadError| Problem::new("internal", format!("{}: {error}", place.kept_in.name));
-        let first = api.log.offset_for_timestamp(*id, 0).await.map_err(failed)?;
-        let last = api.log.max_timestamp(*id).await.map_err(failed)?;
-        oldest = oldest.into_iter().chain(first.map(|(_, ms)| ms)).min();
-        newest = newest.into_iter().chain(last.map(|(_, ms)| ms)).max();
+        let passed = place.replayed(api, index).await.unwrap_or(start);
+        replayed += (passed.min(end) - start).max(0);
     }
-    Ok(json!({
+    let known = |ms: Option<i64>| ms.filter(|_| times_known);
+    json!({
         "name": place.kept_in.name,
         "topic": place.topic,
         "records": records,
         "replayed": replayed,
-        "oldest_ms": oldest,
-        "newest_ms": newest,
-    }))
+        "oldest_ms": known(oldest),
+        "newest_ms": known(newest),
+    })
 }
 
 /// Which records are asked for.
@@ -208,9 +233,14 @@ pub(super) async fn records(
         let replayed = place.replayed(&api, index).await?;
         while at < end && shown.len() < limit && bytes < BYTES_MAX {
             let slice = read(&api, id, at..end, limit - shown.len()).await?;
-            bytes += slice.kept.iter().map(Kept::size_bytes).sum::<usize>();
-            shown.extend(slice.kept.into_iter().map(|kept| kept.shown(index, replayed)));
             at = slice.next;
+            let size_bytes = slice.kept.iter().map(Kept::size_bytes).sum::<usize>();
+            bytes += size_bytes;
+            let show = move || -> Result<Vec<Shown>, String> {
+                let kept = slice.kept.into_iter();
+                Ok(kept.map(|kept| kept.shown(index, replayed)).collect())
+            };
+            shown.extend(off_worker(size_bytes, show).await?);
         }
         if at < end {
             next = Some(format!("{index}-{at}"));

@@ -17,6 +17,8 @@ use crate::types::{Offset, PartitionId};
 
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 1 << 20;
+/// Longest record that is looked at: what a quarantine has of its own is shorter.
+const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// What a record says of the event that was refused.
 #[derive(Debug, Default, Clone, Deserialize)]
@@ -45,6 +47,10 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn of(offset: Offset, time_ms: i64, value: &[u8]) -> Self {
+        if value.len() > RECORD_BYTES_MAX {
+            let told = Told { cut_at_bytes: Some(0), ..Told::default() };
+            return Self { offset, time_ms, told, event: Bytes::new(), is_whole: false };
+        }
         let mut told: Told = serde_json::from_slice(value).unwrap_or_default();
         let event = match (told.event.take(), told.event_base64.take()) {
             (Some(text), _) => Some(Bytes::from(text)),
@@ -65,17 +71,18 @@ impl Kept {
         self.event.len()
     }
 
-    /// As answers show it. Those before `replayed` were sent again.
+    /// As answers show it. Whole ones before `replayed` were sent again.
     pub(super) fn shown(self, partition: usize, replayed: Offset) -> Shown {
         let Told { index, code, message, field, request_id, cut_at_bytes, .. } = self.told;
         // As it was written: numbers may have more digits than a float.
         let payload: Option<Box<RawValue>> = serde_json::from_slice(&self.event).ok();
-        let payload_base64 = payload.is_none().then(|| STANDARD.encode(&self.event));
+        let is_shown = payload.is_none() && cut_at_bytes != Some(0);
+        let payload_base64 = is_shown.then(|| STANDARD.encode(&self.event));
         Shown {
             partition,
             offset: self.offset,
             time_ms: self.time_ms,
-            replayed: self.offset < replayed,
+            replayed: self.is_whole && self.offset < replayed,
             index,
             code,
             field,
@@ -195,7 +202,14 @@ mod tests {
         assert_eq!((&bytes["payload_base64"], &bytes["replayed"]), (&json!("/w=="), &json!(false)));
         let cut = kept(json!({"event": "123", "cut_at_bytes": 3}));
         assert_eq!(cut.event(), None);
-        assert_eq!(shown(cut, 0)["payload"], 123);
+        let cut = shown(cut, 8);
+        assert_eq!((&cut["payload"], &cut["replayed"]), (&json!(123), &json!(false)));
+        // As long as no record of a quarantine is.
+        let long = Kept::of(0, 0, "1".repeat(RECORD_BYTES_MAX + 1).as_bytes());
+        assert!(long.event().is_none() && long.size_bytes() == 0);
+        let long = shown(long, 8);
+        assert_eq!((&long["cut_at_bytes"], &long["payload"]), (&json!(0), &Value::Null));
+        assert!(long.get("payload_base64").is_none());
         // Somebody else's record.
         let foreign = Kept::of(0, 0, b"{\"x\": 1}");
         assert_eq!(foreign.event(), None);

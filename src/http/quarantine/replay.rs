@@ -22,7 +22,9 @@ use tokio::time::Instant;
 
 use super::read::{Kept, read};
 use super::{Place, RECORDS_MAX, check_partition, turn};
+use crate::auth::{Operation, Resource};
 use crate::http::auth::{self, Caller};
+use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Event, OnError, Once, Source, Terms, answer_by};
 use crate::http::ingest::keys::Channel;
 use crate::http::ingest::quarantine::channel_of;
@@ -95,13 +97,32 @@ struct Done {
     refused: usize,
     errors: Vec<Value>,
     next: Option<String>,
+    /// Code of the problem that was in the way of what comes next.
+    stopped_by: Option<&'static str>,
 }
 
+/// Number, partition and offset of a refused event, and code, field and message.
+type Refused = ((usize, usize, Offset), &'static str, Option<String>, String);
+
 impl Done {
-    fn refuse(&mut self, at: (usize, usize, Offset), error: (&str, Option<&str>, &str)) {
+    /// Says where to go on.
+    fn stop(&mut self, (partition, offset): (usize, Offset)) {
+        self.next = Some(format!("{partition}-{offset}"));
+    }
+
+    /// Stops where a problem is, unless nothing was done before it.
+    fn fail(&mut self, at: (usize, Offset), problem: Problem) -> Result<(), Problem> {
+        if self.replayed + self.refused == 0 {
+            return Err(problem);
+        }
+        self.stop(at);
+        self.stopped_by = Some(problem.code());
+        Ok(())
+    }
+
+    fn refuse(&mut self, ((index, partition, offset), code, field, message): Refused) {
         self.refused += 1;
         if self.errors.len() < ERRORS_MAX {
-            let ((index, partition, offset), (code, field, message)) = (at, error);
             self.errors.push(json!({
                 "index": index,
                 "partition": partition,
@@ -114,7 +135,8 @@ impl Done {
     }
 }
 
-/// Sends what was refused again. Needs the right to write to the topic and to read its quarantine.
+/// Sends what was refused again. Needs the right to write to the topic, and to read its quarantine and
+/// write to it; to try takes no write to the quarantine.
 pub(in crate::http) async fn replay(
     State(api): State<Api>,
     caller: Caller,
@@ -126,6 +148,10 @@ pub(in crate::http) async fn replay(
     auth::may_write_events(&api, &caller, &place.topic)?;
     let bad = |error: QueryRejection| Problem::new("bad_request", error.body_text());
     let Query(query) = query.map_err(bad)?;
+    if !query.dry_run {
+        // What is refused again goes to its end.
+        caller.check(Operation::Write, Resource::Topic(place.kept_in.name.as_str()))?;
+    }
     check_partition(&place, query.partition)?;
     if query.until.is_some() && query.partition.is_none() {
         return Err(Problem::new("bad_request", "until is an offset: say of which partition"));
@@ -170,7 +196,18 @@ pub(in crate::http) async fn replay(
     if let Some(next) = done.next {
         answer["next"] = next.into();
     }
+    if let Some(code) = done.stopped_by {
+        answer["stopped_by"] = code.into();
+    }
     Ok(Json(answer))
+}
+
+/// How far a partition is.
+struct At {
+    /// The last token: what is before it was sent.
+    token: Offset,
+    /// The first record that was not looked at.
+    next: Offset,
 }
 
 /// A partition of a quarantine, up to an offset.
@@ -186,45 +223,61 @@ struct Part<'a> {
 impl Part<'_> {
     async fn replay(&self, dry_run: bool, done: &mut Done) -> Result<(), Problem> {
         let id = self.place.kept_in.partitions[self.index];
-        let mut token = self.place.replayed(self.api, self.index).await?;
+        let token = match self.place.replayed(self.api, self.index).await {
+            Ok(token) => token,
+            Err(problem) => return done.fail((self.index, 0), problem),
+        };
         let start = self.api.log.partition(id).map_or(0, |it| it.log_start_offset());
-        let mut at = token.max(start);
-        while at < self.end {
+        let mut at = At { token, next: token.max(start) };
+        while at.next < self.end {
+            let from = at.next;
             if Instant::now() + APPEND_MAX > self.deadline {
-                done.next = Some(format!("{}-{at}", self.index));
+                done.stop((self.index, from));
                 return Ok(());
             }
-            let slice = read(self.api, id, at..self.end, RECORDS_MAX).await?;
-            at = slice.next;
-            let numbered: Vec<(usize, Kept)> = (done.looked..).zip(slice.kept).collect();
-            done.looked += numbered.len();
-            let (whole, cut): (Vec<_>, Vec<_>) =
-                numbered.into_iter().partition(|(_, kept)| kept.event().is_some());
-            for (number, kept) in cut {
-                let message = "only the beginning of the event was kept: it stays where it is";
-                let at = (number, self.index, kept.offset);
-                done.refuse(at, ("too_large", None, message));
+            if let Err(problem) = self.step(dry_run, &mut at, done).await {
+                return done.fail((self.index, from), problem);
             }
-            if whole.is_empty() {
-                continue;
-            }
-            let places: Vec<(usize, usize, Offset)> =
-                whole.iter().map(|(number, kept)| (*number, self.index, kept.offset)).collect();
-            let again = Again::new(whole.into_iter().map(|(_, kept)| kept).collect());
+        }
+        Ok(())
+    }
+
+    /// Looks at the records that follow, and sends their events.
+    async fn step(&self, dry_run: bool, at: &mut At, done: &mut Done) -> Result<(), Problem> {
+        let id = self.place.kept_in.partitions[self.index];
+        let slice = read(self.api, id, at.next..self.end, RECORDS_MAX).await?;
+        let numbered: Vec<(usize, Kept)> = (done.looked..).zip(slice.kept).collect();
+        let looked = numbered.len();
+        let (whole, cut): (Vec<_>, Vec<_>) =
+            numbered.into_iter().partition(|(_, kept)| kept.event().is_some());
+        let place = |(number, kept): &(usize, Kept)| (*number, self.index, kept.offset);
+        let too_large = |cut| {
+            let message = "only the beginning of the event was kept: it stays where it is";
+            (place(cut), "too_large", None, message.to_owned())
+        };
+        let mut refused: Vec<Refused> = cut.iter().map(too_large).collect();
+        if !whole.is_empty() {
+            let places: Vec<(usize, usize, Offset)> = whole.iter().map(place).collect();
+            let size_bytes = whole.iter().map(|(_, kept)| kept.size_bytes()).sum();
+            let again = || Ok(Again::new(whole.into_iter().map(|(_, kept)| kept).collect()));
+            let again = off_worker(size_bytes, again).await?;
             let (sent, errors) = if dry_run {
-                let refused = self.api.engine.would_refuse(self.topic, again).await?;
-                (places.len() - refused.len(), refused)
+                let errors = self.api.engine.would_refuse(self.topic, again).await?;
+                (places.len() - errors.len(), errors)
             } else {
-                let sent = self.send(again, (token, at)).await?;
-                token = at;
+                let sent = self.send(again, (at.token, slice.next)).await?;
+                at.token = slice.next;
                 sent
             };
             done.replayed += sent;
-            for error in errors {
-                let why = (error.code, error.field.as_deref(), error.message.as_str());
-                done.refuse(places[error.index], why);
-            }
+            let told =
+                |error: EventError| (places[error.index], error.code, error.field, error.message);
+            refused.extend(errors.into_iter().map(told));
         }
+        refused.sort_by_key(|(at, ..)| *at);
+        done.looked += looked;
+        refused.into_iter().for_each(|refused| done.refuse(refused));
+        at.next = slice.next;
         Ok(())
     }
 
@@ -269,10 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_after_something_was_done_is_no_failure() {
+        let problem = || Problem::new("overloaded", "x");
+        let mut done = Done::default();
+        assert_eq!(done.fail((1, 5), problem()).unwrap_err().code(), "overloaded");
+        assert_eq!((&done.next, done.stopped_by), (&None, None));
+        done.refused = 1;
+        assert!(done.fail((1, 5), problem()).is_ok());
+        assert_eq!((done.next.as_deref(), done.stopped_by), (Some("1-5"), Some("overloaded")));
+    }
+
+    #[test]
     fn an_answer_lists_a_hundred_refused_events_and_counts_all() {
         let mut done = Done::default();
         for number in 0..150 {
-            done.refuse((number + 5, 1, 7), ("invalid_json", None, "x"));
+            done.refuse(((number + 5, 1, 7), "invalid_json", None, "x".to_owned()));
         }
         assert_eq!((done.refused, done.errors.len()), (150, ERRORS_MAX));
         let first = &done.errors[0];
