@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::{DeleteTopicsRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use protocol_tests::wire::Wire;
 use protocol_tests::{Floe, first_token, refused_start};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -104,18 +108,35 @@ async fn what_a_file_says_is_made_at_the_start_and_changed_by_it_alone() {
     }
     let rotated = floe.get("/api/v1/sources/shop").await;
     assert_ne!(rotated["path"], source["path"]);
-    // Its sinks would go with it, and not their tables, which the next start would find.
-    let topic = "/api/v1/topics/shop";
-    let (status, _, kept) = ask(&floe, (Method::DELETE, topic), &[], &Value::Null).await;
-    assert_eq!((status, &kept["code"]), (403, &json!("read_only")), "{kept}");
-    let more = json!({"partitions": 4});
-    assert_eq!(ask(&floe, (Method::PATCH, topic), &[], &more).await.0, 200);
     // Another start of the same file changes nothing; a secret is none of its business.
     floe.stop().await;
     floe.restart().await;
     assert_eq!(floe.get("/api/v1/sources/shop").await, rotated);
     assert_eq!(floe.get(&one).await["version"], 1);
-    assert_eq!(floe.get(topic).await["partitions"].as_array().unwrap().len(), 4);
+}
+
+/// The sinks of a topic would go with it, and not their tables, which the next start would find.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_the_file_is_not_deleted_and_keeps_partitions_that_were_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), FILE);
+    let mut floe = Floe::start(&["--definitions", &path]).await;
+    let topic = "/api/v1/topics/shop";
+    let (status, _, kept) = ask(&floe, (Method::DELETE, topic), &[], &Value::Null).await;
+    assert_eq!((status, &kept["code"]), (403, &json!("read_only")), "{kept}");
+    let name = TopicName(StrBytes::from_static_str("shop"));
+    let shop = DeleteTopicState::default().with_name(Some(name));
+    let request = DeleteTopicsRequest::default().with_topics(vec![shop]).with_timeout_ms(1_000);
+    let mut wire = Wire::connect(&floe.bootstrap()).await;
+    let answer = wire.call(6, &request).await;
+    assert_eq!(answer.responses[0].error_code, 44, "POLICY_VIOLATION");
+    let more = json!({"partitions": 4});
+    assert_eq!(ask(&floe, (Method::PATCH, topic), &[], &more).await.0, 200);
+    floe.stop().await;
+    floe.restart().await;
+    let shown = floe.get(topic).await;
+    assert_eq!(shown["partitions"].as_array().unwrap().len(), 4);
+    assert_eq!(floe.get("/api/v1/topics/shop/sinks/prices").await["version"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
