@@ -131,6 +131,11 @@ impl Mapper {
         self.end(filled)
     }
 
+    /// True if templates of this mapping did not end before: that some are not run may be their fault.
+    pub fn is_at_fault(&self) -> bool {
+        self.templates.is_at_fault()
+    }
+
     /// Adds the row of an event that had one before: what cannot be filled any more is null.
     ///
     /// # Errors

@@ -147,7 +147,9 @@ impl Cells for Events<'_> {
         };
         let error = pushed.err()?;
         let fault = blocks::fault(&error.bad_record());
-        if error.kind == FieldErrorKind::NotRun {
+        // Who is not at fault waits. Who is would wait for itself, and its table for ever; but what had
+        // a row before is not to lose it.
+        if error.kind == FieldErrorKind::NotRun && (keep || !self.mapper.is_at_fault()) {
             self.not_run.replace(Some(error));
         }
         Some(fault)

@@ -14,6 +14,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rsjsonnet_lang::arena::Arena;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -57,15 +58,39 @@ const OFF: &str =
 struct Left {
     count: AtomicUsize,
     max: usize,
+    /// The texts of the templates of those threads, and of others before.
+    whose: Mutex<Vec<Arc<str>>>,
 }
+
+/// Most texts that are kept; beyond it they are forgotten.
+const WHOSE_MAX: usize = 64;
 
 impl Left {
     const fn at_most(max: usize) -> Self {
-        Self { count: AtomicUsize::new(0), max }
+        Self { count: AtomicUsize::new(0), max, whose: Mutex::new(Vec::new()) }
     }
 
     fn is_full(&self) -> bool {
         self.count.load(Ordering::SeqCst) >= self.max
+    }
+
+    /// Takes note of templates that did not end.
+    fn note(&self, sources: &[Source]) {
+        let mut whose = self.whose.lock();
+        for source in sources {
+            if whose.len() >= WHOSE_MAX {
+                whose.clear();
+            }
+            if !whose.contains(&source.content) {
+                whose.push(Arc::clone(&source.content));
+            }
+        }
+    }
+
+    /// True if one of these templates did not end before.
+    fn is_fault_of(&self, sources: &[Source]) -> bool {
+        let whose = self.whose.lock();
+        sources.iter().any(|source| whose.contains(&source.content))
     }
 }
 
@@ -173,6 +198,12 @@ impl Runner {
         self.left = &REQUESTS;
     }
 
+    /// True if one of the templates is why others are not run: it did not end before, and may have
+    /// been left to itself.
+    pub(in crate::sink::mapping) fn is_at_fault(&self) -> bool {
+        self.left.is_fault_of(&self.sources)
+    }
+
     /// True if there is no template to run.
     pub(in crate::sink::mapping) fn is_empty(&self) -> bool {
         self.sources.is_empty()
@@ -239,6 +270,7 @@ impl Runner {
                     Ok(outcomes) => done.push(outcomes),
                     Err(RecvTimeoutError::Timeout) => {
                         worker.fate.leave();
+                        self.left.note(&self.sources);
                         break Some(match time < self.patience {
                             true => NoResult::NotRun(NO_TIME),
                             false => "the template did not end in time".to_owned().into(),
@@ -410,6 +442,17 @@ mod tests {
         let refused = of(requests, Some(PATIENCE)).take(&event(0, b"0"));
         assert_eq!(refused, [Err(NoResult::NotRun(OFF))]);
         assert_eq!(of(commits, None).take(&event(0, b"0")), [Ok("quick".to_owned())]);
+    }
+
+    #[test]
+    fn who_left_threads_is_at_fault_and_others_are_not() {
+        let left: &'static Left = Box::leak(Box::new(Left::at_most(1)));
+        let of = |text| Runner { left, ..runner(text, Duration::from_millis(100)) };
+        assert!(!of(SLOW).is_at_fault());
+        assert!(of(SLOW).take(&event(0, b"1"))[0].is_err());
+        let mut other = of("'quick'");
+        assert_eq!(other.take(&event(0, b"0")), [Err(NoResult::NotRun(OFF))]);
+        assert!(of(SLOW).is_at_fault() && !other.is_at_fault());
     }
 
     #[test]
