@@ -157,7 +157,8 @@ async fn a_body_that_is_broken_off_has_counted_from_its_beginning() {
     let path = "/api/v1/topics/t/events";
     let address = floe.url("").trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(&address).await.unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n");
     let begun = format!("{head}transfer-encoding: chunked\r\n\r\n1\r\n[\r\n");
     stream.write_all(begun.as_bytes()).await.unwrap();
     // What is not known yet counts as something.
