@@ -60,14 +60,15 @@ async fn a_branch_has_a_hundred_sources_and_natively_a_thousand_and_no_more() {
     }
     let more = json!({"type": "http", "name": "more"});
     let refused = async |method: Method, path: &str| {
-        let (status, refused) = ask(&floe, method, path, Some(more.clone())).await;
+        let another = json!({"type": "http", "name": "one more"});
+        let (status, refused) = ask(&floe, method, path, Some(another)).await;
         let told = (status, refused["error"].as_str());
         assert_eq!(told, (409, Some("stream.api.sourceCountLimitReached")), "{refused}");
         assert_eq!(refused["message"], "Maximum source count limit is 100.");
     };
     refused(Method::POST, SOURCES).await;
     done(&floe, Method::DELETE, &format!("{SOURCES}/s001"), json!({})).await;
-    done(&floe, Method::POST, SOURCES, more.clone()).await;
+    done(&floe, Method::POST, SOURCES, more).await;
     // What was there before comes back all the same, and what was not is unknown.
     done(&floe, Method::PUT, &format!("{SOURCES}/s001/undelete"), json!({})).await;
     refused(Method::POST, SOURCES).await;

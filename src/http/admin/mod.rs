@@ -9,6 +9,7 @@ pub(super) mod sources;
 pub(super) mod tables;
 pub(super) mod tokens;
 pub(super) mod topics;
+pub(super) mod try_out;
 pub(super) mod webhooks;
 
 use axum::body::Bytes;

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use super::page::{Asked, Page};
 use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
-use super::sinks::{self, Sample};
+use super::sinks;
+use super::try_out::{Sample, try_out};
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::auth::Caller;
@@ -167,7 +168,7 @@ pub(in crate::http) async fn test(
             continue;
         }
         for (record, sample) in samples.each.iter().enumerate() {
-            let row = sinks::try_out(&api.trials, &sink, sample, samples.until).await?;
+            let row = try_out(&api.trials, &sink, sample, samples.until).await?;
             let mut row = row.unwrap_or_else(|error| sinks::refused(&sink, &error));
             if samples.signal.is_some() {
                 row["record"] = record.into();

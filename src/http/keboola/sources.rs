@@ -201,7 +201,7 @@ pub(super) async fn test(
         }
         let mut rows = Vec::new();
         for sample in &samples.each {
-            let row = admin::sinks::try_out(&api.trials, &sink, sample, samples.until).await;
+            let row = admin::try_out::try_out(&api.trials, &sink, sample, samples.until).await;
             let row = row.map_err(Failure::from)?;
             let row =
                 row.map_err(|error| Failure::api(422, "unprocessableContent", error.to_string()))?;
