@@ -95,11 +95,12 @@ pub(super) async fn ensure_table(
     Ok(loaded)
 }
 
-/// Checks the right of a sink to the table that it is about to take or make. Later that is settled: as
-/// grants in databases do, the right goes with the table when somebody who may renames it.
+/// Checks the right of a sink to the table that it is about to take or make, under the name that it
+/// wants. Later that is settled: as grants in databases do, the right goes with the table when somebody
+/// who may renames it, and with one that a resume makes beside the old one.
 fn check_right(topic: &Feed, table: &TableIdent) -> Result<(), Halt> {
-    let (Some(sink), Some(service)) = (topic.sink(), topic.service()) else { return Ok(()) };
-    service.check(sink, &table.namespace().join("."), table.name()).map_err(Halt::Later)
+    let Some(service) = topic.service() else { return Ok(()) };
+    service.check(&table.namespace().join("."), table.name()).map_err(Halt::Later)
 }
 
 /// Takes note of a table that others made.

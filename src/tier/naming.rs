@@ -38,16 +38,6 @@ pub fn free_name(wanted: &str, id: Uuid, taken: &[String]) -> String {
         .unwrap_or_else(|| format!("{wanted}_{hex}_"))
 }
 
-/// The name that was wanted of a table that may have its name of [`free_name`], or the name itself.
-pub fn wanted_of(name: &str, id: Uuid) -> &str {
-    let hex = id.simple().to_string();
-    let plain = name.strip_suffix('_').unwrap_or(name);
-    [32, 12, 6]
-        .iter()
-        .find_map(|digits| plain.strip_suffix(&hex[..*digits])?.strip_suffix('_'))
-        .unwrap_or(name)
-}
-
 /// True if a table of that name is there, ignoring case.
 pub fn is_taken(name: &str, taken: &[String]) -> bool {
     taken.iter().any(|other| other.eq_ignore_ascii_case(name))
@@ -88,7 +78,6 @@ mod tests {
             let id = TopicId(Uuid::from_u128(5));
             for longest in [former_name(&name, id), dlq_name(&former_name(&name, id))] {
                 let free = free_name(&longest, id.0, std::slice::from_ref(&longest));
-                prop_assert_eq!(wanted_of(&free, id.0), &longest);
                 prop_assert!(is_legal(&longest) && is_legal(&free), "{free}");
             }
         }

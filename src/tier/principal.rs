@@ -7,7 +7,6 @@ use crate::auth::Operation;
 use crate::auth::Resource;
 use crate::auth::rule::Rules;
 use crate::sink::Sink;
-use crate::tier::naming;
 
 /// The principal of a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,22 +34,16 @@ impl Service {
         }
     }
 
-    /// Checks the right to write to a table of that namespace and name. One that a resume of the sink
-    /// made beside its old one counts as the old one: nobody else asks for its name.
+    /// Checks the right to write to a table of that namespace and name.
     ///
     /// # Errors
     /// What is missing, for people.
-    pub(super) fn check(&self, sink: &Sink, namespace: &str, name: &str) -> Result<(), String> {
-        let may = |name: &str| {
-            let table = format!("{namespace}.{name}");
-            self.rules.allow(Operation::Write, Resource::Table(&table))
-        };
-        if may(name) || may(naming::wanted_of(name, sink.uid.0)) {
+    pub(super) fn check(&self, namespace: &str, name: &str) -> Result<(), String> {
+        let table = format!("{namespace}.{name}");
+        if self.rules.allow(Operation::Write, Resource::Table(&table)) {
             return Ok(());
         }
         let (own, rules) = (&self.name, self.rules.texts().join(" "));
-        Err(format!(
-            "{own} may not write to {namespace}.{name}: it has the right {rules} and no other"
-        ))
+        Err(format!("{own} may not write to {table}: it has the right {rules} and no other"))
     }
 }

@@ -240,9 +240,9 @@ pub(crate) fn over(limit_bytes: usize, problem: Problem) -> Problem {
     problem.detailed(format!("the body is larger than {limit_bytes} bytes, decompressed"))
 }
 
-/// Reads all of a body, given what came of it already. Memory is not taken by the `declared` length but as the bytes come, so who
-/// announces much and sends little holds little; the buffer is made as large as what is held,
-/// so that it is not grown, and copied, piece by piece.
+/// Reads all of a body, given what came of it already. Memory is not taken by the `declared` length
+/// but as the bytes come, so who announces much and sends little holds little; the buffer is made as
+/// large as what is held, so that it is not grown, and copied, piece by piece.
 async fn collect(
     (begun, mut stream): (Bytes, BodyDataStream),
     limit: usize,

@@ -466,7 +466,7 @@ async fn a_sink_writes_as_a_principal_that_may_write_to_its_table_alone() {
     broker.append(ids[0], &[r#"{"price":1}"#]).await;
     broker.flush("prices").await;
     assert_eq!(broker.status("prices").principal, Some("sink:orders/prices".to_owned()));
-    let refused = service.check(&sink, "streams", "others").unwrap_err();
+    let refused = service.check("streams", "others").unwrap_err();
     assert!(refused.starts_with("sink:orders/prices may not write to streams.others"), "{refused}");
     // The right goes with the table when it gets another name.
     broker.catalog.rename(&ident("prices"), &ident("others")).await.unwrap();
