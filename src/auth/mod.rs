@@ -245,7 +245,8 @@ impl Auth {
         if let Some(oidc) = &self.oidc
             && oidc::is_jwt(credential)
         {
-            oidc.prepare(credential).await;
+            // Boxed: few credentials are one, and all requests would have room for it.
+            Box::pin(oidc.prepare(credential)).await;
         }
     }
 

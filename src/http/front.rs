@@ -68,7 +68,7 @@ impl Site {
 /// The topic of a request that posts events to one, if no page sends it and its path is written
 /// as names of topics are. All others go through the router, to the same handlers.
 fn topic_of_events(request: &Request) -> Option<String> {
-    let (before, after) = ingest::ROUTE.split_once("{topic}")?;
+    let [before, after] = ingest::AROUND_TOPIC;
     let topic = request.uri().path().strip_prefix(before)?.strip_suffix(after)?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let is_express = request.method() == Method::POST
@@ -104,16 +104,14 @@ async fn layer(State(front): State<Front>, request: Request, next: Next) -> Resp
 
 impl Front {
     async fn identified(&self, route: &str, request: Request, then: Then) -> Response {
-        let (id, echo) = request_id::of(request.headers());
+        let id = request_id::of(request.headers());
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
         // Boxed, as in `Then`: these wrap it.
         let answer = rate::within(peer, Box::pin(self.0.answer(request, then)));
-        let mut response = request_id::within(id, answer).await;
+        let mut response = request_id::within(id.clone(), answer).await;
         self.0.requests.count(route, response.status());
-        if let Some(echo) = echo {
-            response.headers_mut().insert(request_id::HEADER, echo);
-        }
+        response.headers_mut().insert(request_id::HEADER, id);
         response
     }
 }
@@ -181,6 +179,8 @@ mod tests {
             topic("POST", &format!("{plain}?ack=accepted"), None).as_deref(),
             Some("a.b-C_9")
         );
+        let [before, after] = ingest::AROUND_TOPIC;
+        assert_eq!(format!("{before}{{topic}}{after}"), ingest::ROUTE);
         for (method, uri, origin) in [
             ("PUT", plain, None),
             ("GET", plain, None),

@@ -8,32 +8,38 @@ use uuid::Uuid;
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 tokio::task_local! {
-    static CURRENT: String;
+    /// As the header that echoes it: to clone one takes no memory.
+    static CURRENT: HeaderValue;
 }
 
 /// The id of the request that runs in this task.
 pub fn current() -> Option<String> {
-    CURRENT.try_with(Clone::clone).ok()
+    with(|id| id.map(ToOwned::to_owned))
 }
 
-/// The id of a request with these headers, and the value that echoes it.
-pub(super) fn of(headers: &HeaderMap) -> (String, Option<HeaderValue>) {
-    let given = headers.get(HEADER).and_then(|value| Some((value.to_str().ok()?, value)));
-    match given {
-        Some((id, value)) if is_legal(id) => (id.to_owned(), Some(value.clone())),
+/// [`current`], lent.
+pub(super) fn with<T>(look: impl FnOnce(Option<&str>) -> T) -> T {
+    let id = CURRENT.try_with(Clone::clone).ok();
+    look(id.as_ref().and_then(|id| id.to_str().ok()))
+}
+
+/// The id of a request with these headers.
+pub(super) fn of(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(HEADER) {
+        Some(given) if is_legal(given.as_bytes()) => given.clone(),
         _ => {
-            let id = Uuid::now_v7().to_string();
-            let value = HeaderValue::from_str(&id).ok();
-            (id, value)
+            let mut text = Uuid::encode_buffer();
+            let id = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("-"))
         }
     }
 }
 
 /// Does `work` for the request `id`, which [`current`] tells meanwhile.
-pub(super) fn within<T>(id: String, work: impl Future<Output = T>) -> impl Future<Output = T> {
+pub(super) fn within<T>(id: HeaderValue, work: impl Future<Output = T>) -> impl Future<Output = T> {
     CURRENT.scope(id, work)
 }
 
-fn is_legal(id: &str) -> bool {
-    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+fn is_legal(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
+use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -106,8 +107,7 @@ fn connection(
         if let Some(certificate) = &certificate {
             extensions.insert(certificate.clone());
         }
-        let answer = site.clone().answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        site.clone().answer(request).map(Ok::<_, Infallible>)
     });
     builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
 }

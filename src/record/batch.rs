@@ -106,10 +106,30 @@ impl BatchBuilder {
     /// # Errors
     /// [`BuildError`]; the batch is as before.
     pub fn push(&mut self, record: &NewRecord<'_>) -> Result<(), BuildError> {
+        self.push_measured(record, self.record_length(record))
+    }
+
+    /// Adds a record, unless the batch without compression would be larger than `limit_bytes` then:
+    /// false, and it is as before.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::push`].
+    pub fn push_within(
+        &mut self,
+        record: &NewRecord<'_>,
+        limit_bytes: usize,
+    ) -> Result<bool, BuildError> {
+        let length = self.record_length(record);
+        if self.size_bytes_after(length) > limit_bytes {
+            return Ok(false);
+        }
+        self.push_measured(record, length).map(|()| true)
+    }
+
+    fn push_measured(&mut self, record: &NewRecord<'_>, length: usize) -> Result<(), BuildError> {
         let delta = self
             .timestamp_delta(record.timestamp)
             .ok_or(BuildError::Timestamp(record.timestamp))?;
-        let length = self.record_length(record);
         if self.size_bytes_after(length) > i32::MAX as usize || self.count == i32::MAX {
             return Err(BuildError::TooLarge);
         }

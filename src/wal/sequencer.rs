@@ -21,7 +21,7 @@ use crate::wal::group::{
 use crate::wal::handle::Context;
 use crate::wal::shared::Shared;
 use crate::wal::tail::Tail;
-use crate::wal::turn::WRITE_AHEAD_BYTES;
+use crate::wal::turn::{GATHER_BYTES, WRITE_AHEAD_BYTES};
 use crate::wal::{Ack, FrameKind, Publish, Request, Sequence, Verdict};
 
 /// A group is closed at this many bytes of frames,
@@ -30,8 +30,8 @@ const GROUP_BYTES_MAX: u64 = 8 << 20;
 /// or at this many requests.
 const GROUP_REQUESTS_MAX: usize = 1024;
 
-/// Requests that nobody waits for are gathered for so long: a group costs as much as dozens of them.
-const UNAWAITED_MAX: Duration = Duration::from_millis(5);
+/// Requests that nobody waits for are gathered for so long.
+const UNAWAITED_MAX: Duration = Duration::from_millis(10);
 
 /// What the sequencer is asked to do.
 pub(crate) enum Command {
@@ -133,9 +133,10 @@ impl Sequencer {
             if bytes >= GROUP_BYTES_MAX || requests.len() >= GROUP_REQUESTS_MAX {
                 return None;
             }
+            let enough = if is_awaited { WRITE_AHEAD_BYTES } else { GATHER_BYTES };
             next = match self.queue.try_recv() {
                 Ok(next) => next,
-                Err(_) if bytes < WRITE_AHEAD_BYTES && self.wait(is_awaited, until) => {
+                Err(_) if bytes < enough && self.wait(is_awaited, until) => {
                     self.queue.try_recv().ok()?
                 }
                 Err(_) => return None,

@@ -9,6 +9,9 @@ use parking_lot::{Condvar, Mutex};
 
 /// From so many bytes on a write pays beside a sync: copying them takes longer than a wake-up.
 pub(crate) const WRITE_AHEAD_BYTES: u64 = 64 << 10;
+/// What nobody waits for is gathered up to so many bytes: a group costs as much as dozens of
+/// requests, and larger ones than this would be half a sync late for whoever comes after them.
+pub(crate) const GATHER_BYTES: u64 = 256 << 10;
 
 /// Lets the sequencer sleep through a sync without a wake-up for each request that comes.
 #[derive(Debug, Default)]
@@ -16,8 +19,10 @@ pub(crate) struct Turn {
     is_waiting: AtomicBool,
     /// The wait is for requests that nobody waits for: one that somebody waits for ends it.
     lingers: AtomicBool,
-    /// Bytes that were queued since the wait began.
+    /// Bytes that were queued since the wait began,
     arrived: AtomicU64,
+    /// and how many end it.
+    enough: AtomicU64,
     lock: Mutex<()>,
     changed: Condvar,
 }
@@ -30,19 +35,21 @@ impl Turn {
     }
 
     /// Waits until then, until somebody waits for a request that was queued, or until
-    /// [`WRITE_AHEAD_BYTES`] more have been; not at all if one is `queued` by now.
+    /// [`GATHER_BYTES`] more have been; not at all if one is `queued` by now.
     pub(crate) fn linger(&self, until: Instant, queued: impl Fn() -> bool) {
         self.sleep(Some(until), queued);
     }
 
     fn sleep(&self, until: Option<Instant>, is_over: impl Fn() -> bool) {
         let mut guard = self.lock.lock();
+        let enough = if until.is_some() { GATHER_BYTES } else { WRITE_AHEAD_BYTES };
         self.arrived.store(0, Ordering::Relaxed);
+        self.enough.store(enough, Ordering::Relaxed);
         self.lingers.store(until.is_some(), Ordering::Relaxed);
         self.is_waiting.store(true, Ordering::Relaxed);
         // Either this sees the change, or `give` and `queued` see that somebody waits.
         fence(Ordering::SeqCst);
-        while !is_over() && self.arrived.load(Ordering::Relaxed) < WRITE_AHEAD_BYTES {
+        while !is_over() && self.arrived.load(Ordering::Relaxed) < enough {
             match until {
                 None => self.changed.wait(&mut guard),
                 Some(until) if self.changed.wait_until(&mut guard, until).timed_out() => break,
@@ -67,7 +74,8 @@ impl Turn {
         }
         if self.is_waiting.load(Ordering::Relaxed) {
             let before = self.arrived.fetch_add(bytes, Ordering::Relaxed);
-            let is_much = before < WRITE_AHEAD_BYTES && before + bytes >= WRITE_AHEAD_BYTES;
+            let enough = self.enough.load(Ordering::Relaxed);
+            let is_much = before < enough && before + bytes >= enough;
             if is_much || is_awaited && self.lingers.load(Ordering::Relaxed) {
                 self.wake();
             }
@@ -172,7 +180,10 @@ mod tests {
         // Much of it is written at once.
         let gathers = start();
         is_asleep();
-        turn.queued(WRITE_AHEAD_BYTES, false);
+        turn.queued(GATHER_BYTES - 1, false);
+        is_asleep();
+        assert!(!gathers.is_finished());
+        turn.queued(1, false);
         gathers.join().unwrap();
         // What was queued before the wait ends it.
         queued.store(true, Ordering::Release);

@@ -168,16 +168,18 @@ impl Build<'_> {
         let limit = self.target.max_message_bytes;
         let entry = self.open.entry(partition).or_default();
         entry.builder.reserve(std::mem::take(&mut self.room));
+        let push = |entry: &mut Open| {
+            entry.builder.push_within(&record, limit).map_err(|error| error.to_string())
+        };
         let full = entry.ids.len() == IDS_PER_FRAME_MAX;
-        if full || entry.builder.size_bytes_with(&record) > limit {
+        if full || !push(entry)? {
             close(entry, partition, &mut self.result.batches)?;
-            if entry.builder.size_bytes_with(&record) > limit {
+            if !push(entry)? {
                 let message = format!("the event is larger than max.message.bytes = {limit}");
                 self.refuse(event, None, "too_large", message);
                 return Ok(());
             }
         }
-        entry.builder.push(&record).map_err(|error| error.to_string())?;
         entry.bytes += event.value.map_or(0, <[u8]>::len);
         if let Some(list) = &self.target.ids
             && let Ok(at) = list.ids.binary_search_by_key(&event.index, |(index, _)| *index)

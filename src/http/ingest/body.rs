@@ -185,11 +185,12 @@ pub(crate) async fn read(
     let until = answer_by();
     let coding = match Coding::of(headers) {
         Ok(coding) => coding,
-        Err(problem) => return Err(refuse(headers, body, limit_bytes, problem).await),
+        Err(problem) => return Err(Box::pin(refuse(headers, body, limit_bytes, problem)).await),
     };
     let declared = declared(headers);
     if declared.is_some_and(|length| length > limit_bytes) {
-        return Err(refuse(headers, body, limit_bytes, too_large(limit_bytes)).await);
+        let problem = too_large(limit_bytes);
+        return Err(Box::pin(refuse(headers, body, limit_bytes, problem)).await);
     }
     let mut share = memory.share();
     let mut stream = body.into_data_stream();

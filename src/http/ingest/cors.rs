@@ -12,6 +12,8 @@ use crate::http::{Api, streams};
 
 /// The route of topics.
 pub(in crate::http) const ROUTE: &str = "/api/v1/topics/{topic}/events";
+/// What stands before and after its topic.
+pub(in crate::http) const AROUND_TOPIC: [&str; 2] = ["/api/v1/topics/", "/events"];
 /// Routes that need a secret.
 const SECRET_ROUTES: [&str; 8] = [
     "/webhooks/{webhook}/{secret}",

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::Counter;
+use futures::FutureExt;
+use futures::future::{Either, ready};
 use uuid::Uuid;
 
 use crate::http::ingest::batches::{self, Batches, EventIdList, Target};
@@ -180,15 +182,17 @@ impl Engine {
     /// # Errors
     /// 429, 503 and every 4xx mean that nothing was stored; `outcome_unknown` that it may have
     /// been. Refused events are in [`Problem::errors`].
-    pub(crate) async fn append(
-        &self,
-        topic: &str,
+    pub(crate) fn append<'s>(
+        &'s self,
+        topic: &'s str,
         source: impl Source,
         hold: Share,
         terms: Terms,
-    ) -> Result<Stored, Problem> {
-        let known = self.topic(topic)?;
-        self.store((topic, known), source, hold, terms).await
+    ) -> impl Future<Output = Result<Stored, Problem>> + Send + 's {
+        match self.topic(topic) {
+            Ok(known) => Either::Left(self.store((topic, known), source, hold, terms)),
+            Err(problem) => Either::Right(ready(Err(problem))),
+        }
     }
 
     /// [`Self::append`] to this topic, not to another that has its name by now.
@@ -453,18 +457,22 @@ pub(super) async fn build(
     off_worker(size_bytes, build).await
 }
 
-/// Runs work over a body off the async workers; small bodies are done before another thread
-/// would have woken up.
-pub(crate) async fn off_worker<T: Send + 'static>(
+/// Runs work over a body off the async workers; small bodies are done before this returns, sooner
+/// than another thread would have woken up.
+pub(crate) fn off_worker<T: Send + 'static>(
     body_bytes: usize,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, Problem> {
-    let worked = if body_bytes <= INLINE_BYTES_MAX {
-        work()
-    } else {
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
-    };
-    worked.map_err(|reason| Problem::new("internal", reason))
+) -> impl Future<Output = Result<T, Problem>> + Send {
+    let failed = |reason| Problem::new("internal", reason);
+    if body_bytes <= INLINE_BYTES_MAX {
+        return Either::Left(ready(work().map_err(failed)));
+    }
+    let worked = tokio::task::spawn_blocking(work);
+    Either::Right(
+        worked.map(move |worked| {
+            worked.unwrap_or_else(|error| Err(error.to_string())).map_err(failed)
+        }),
+    )
 }
 
 /// Why the request is refused as a whole, given its refused events (at least one).

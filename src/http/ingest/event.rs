@@ -70,6 +70,29 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>));
 }
 
+/// A large source is cheaper to hand on in a box: each future on its way holds a copy.
+impl<S: Source> Source for Box<S> {
+    fn size_bytes(&self) -> usize {
+        (**self).size_bytes()
+    }
+
+    fn refused(&self) -> &[EventError] {
+        (**self).refused()
+    }
+
+    fn has_ids(&self) -> bool {
+        (**self).has_ids()
+    }
+
+    fn raw(&self, error: &EventError) -> &[u8] {
+        (**self).raw(error)
+    }
+
+    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
+        (**self).visit(take);
+    }
+}
+
 /// An event that the route had to decode: it is held whole.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OwnedEvent {

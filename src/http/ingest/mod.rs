@@ -42,7 +42,7 @@ use std::time::Duration;
 
 pub(super) use acks::ack;
 pub(super) use channel::channel;
-pub(super) use cors::{Page, ROUTE};
+pub(super) use cors::{AROUND_TOPIC, Page, ROUTE};
 pub(crate) use engine::Engine;
 pub use event_ids::IdLimits;
 pub use keys::OnceLimits;

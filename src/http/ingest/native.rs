@@ -7,15 +7,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::TryFutureExt;
 use serde::Serialize;
 use url::form_urlencoded;
-use uuid::Uuid;
 
 use crate::http::auth::{self, Caller};
 use crate::http::ingest::body::{self, Decoded, Share};
 use crate::http::ingest::cloudevents::{CloudEvents, Mode};
 use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Acked, OnError, Source, Span, Stored, Terms};
+use crate::http::ingest::event::{Ack, Acked, OnError, Source, Stored, Terms};
 use crate::http::ingest::identity::{Identity, REPLAYED};
 use crate::http::ingest::keys;
 use crate::http::ingest::place::{JsonEvents, Placement};
@@ -25,7 +25,7 @@ use crate::http::ingest::rate::Sender;
 use crate::http::ingest::request::{self, Parameters};
 use crate::http::ingest::split::{self, Form};
 use crate::http::ingest::urlencoded;
-use crate::http::problem::{EventError, Problem};
+use crate::http::problem::Problem;
 use crate::http::{Api, request_id};
 
 /// Most refused events that an answer lists.
@@ -75,7 +75,7 @@ async fn take_if_allowed(
     if let Err(problem) = auth::may_write_events(api, caller, topic) {
         let problem = api.not_ready().unwrap_or(problem);
         let limit = api.options.body_max_bytes;
-        return Err(body::refuse(&parts.headers, body, limit, problem).await);
+        return Err(Box::pin(body::refuse(&parts.headers, body, limit, problem)).await);
     }
     take(api, caller, topic, parts, body).await
 }
@@ -84,14 +84,14 @@ async fn take_if_allowed(
 ///
 /// # Errors
 /// Any problem that the route can answer with.
-pub(in crate::http) async fn take(
-    api: &Api,
-    caller: &Caller,
-    topic: &str,
-    parts: &Parts,
+pub(in crate::http) fn take<'r>(
+    api: &'r Api,
+    caller: &'r Caller,
+    topic: &'r str,
+    parts: &'r Parts,
     body: Body,
-) -> Result<Response, Problem> {
-    let stored = store(api, caller, topic, parts, body).await;
+) -> impl Future<Output = Result<Response, Problem>> + Send + 'r {
+    let stored = store(api, caller, topic, parts, body);
     stored.map_err(|problem| api.engine.told(topic, problem))
 }
 
@@ -105,7 +105,7 @@ async fn store(
     let (limit, headers) = (api.options.body_max_bytes, &parts.headers);
     let mut head = match head(api, caller, topic, parts) {
         Ok(head) => head,
-        Err(problem) => return Err(body::refuse(headers, body, limit, problem).await),
+        Err(problem) => return Err(Box::pin(body::refuse(headers, body, limit, problem)).await),
     };
     let (from, to) = (Sender::of(caller), api.engine.to(topic));
     let decoded = api.engine.read(from, Some(to), headers, body, limit).await?;
@@ -132,16 +132,16 @@ async fn store(
     append(api, topic, source, share, (terms, minimal)).await
 }
 
-async fn append(
-    api: &Api,
-    topic: &str,
+fn append<'r>(
+    api: &'r Api,
+    topic: &'r str,
     source: impl Source,
     share: Share,
     (terms, minimal): (Terms, bool),
-) -> Result<Response, Problem> {
+) -> impl Future<Output = Result<Response, Problem>> + Send + 'r {
     let is_committed_asked = matches!(terms.ack, Ack::Committed(_));
-    let stored = api.engine.append(topic, source, share, terms).await?;
-    Ok(answer(stored, is_committed_asked, minimal))
+    let stored = api.engine.append(topic, source, share, terms);
+    stored.map_ok(move |stored| answer(stored, is_committed_asked, minimal))
 }
 
 async fn store_cloud_events(
@@ -178,7 +178,7 @@ fn head(
     Parts { uri, headers, .. }: &Parts,
 ) -> Result<Head, Problem> {
     let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    let parameters = Parameters::parse(pairs.into_owned())?;
+    let parameters = Parameters::parse(pairs)?;
     if let Some(problem) = api.not_ready() {
         return Err(problem.closing());
     }
@@ -201,12 +201,12 @@ fn head(
 }
 
 /// Splits the body, and takes the fingerprint of the request if it has a key.
-async fn take_apart(
+fn take_apart(
     api: &Api,
     head: Head,
     body: Bytes,
     form: Form,
-) -> Result<(JsonEvents, Terms), Problem> {
+) -> impl Future<Output = Result<(Box<JsonEvents>, Terms), Problem>> + Send + use<> {
     let events_max = api.options.events_max;
     let Head { mut terms, placement, identity, principal, .. } = head;
     off_worker(body.len(), move || {
@@ -218,9 +218,8 @@ async fn take_apart(
             keys::hash(&parts)
         });
         let split = split::split(&body, form, events_max);
-        Ok((JsonEvents { body, form, split, placement }, terms))
+        Ok((Box::new(JsonEvents { body, form, split, placement }), terms))
     })
-    .await
 }
 
 /// 200, or 202 where the events are not known to be what was asked for: stored, or in the table.
@@ -236,7 +235,10 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     let is_replayed = stored.duplicate && stored.write_id.is_some();
     let mut response = match minimal {
         true => status.into_response(),
-        false => Document::new(&stored, ack_url.as_deref()).into_response(status),
+        false => match request_id::with(|id| document(&stored, ack_url.as_deref(), id)) {
+            Ok(body) => (status, [(header::CONTENT_TYPE, JSON)], body).into_response(),
+            Err(error) => Problem::new("internal", error.to_string()).into_response(),
+        },
     };
     let headers = response.headers_mut();
     if is_replayed {
@@ -250,47 +252,82 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     response
 }
 
-/// The answer's body.
-#[derive(Serialize)]
-struct Document<'s> {
-    accepted: usize,
-    rejected: usize,
-    duplicates: usize,
-    topic: &'s str,
-    partitions: &'s [Span],
-    ack: &'static str,
-    write_id: Option<Uuid>,
-    request_id: Option<String>,
-    duplicate: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ack_url: Option<&'s str>,
-    #[serde(skip_serializing_if = "<[EventError]>::is_empty")]
-    errors: &'s [EventError],
+/// The answer's body. Its names are written as they are: to derive it takes twice as long, which is
+/// as much as to split a small event.
+fn document(
+    stored: &Stored,
+    ack_url: Option<&str>,
+    request_id: Option<&str>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    fn put(to: &mut Vec<u8>, name: &str, value: &impl Serialize) -> Result<(), serde_json::Error> {
+        to.extend_from_slice(name.as_bytes());
+        serde_json::to_writer(to, value)
+    }
+    // Room for the usual one, which would else be copied while it grows.
+    let mut body = Vec::with_capacity(512);
+    let to = &mut body;
+    put(to, r#"{"accepted":"#, &stored.accepted)?;
+    put(to, r#","rejected":"#, &stored.rejected)?;
+    put(to, r#","duplicates":"#, &stored.duplicates)?;
+    put(to, r#","topic":"#, &stored.topic)?;
+    put(to, r#","partitions":"#, &stored.spans)?;
+    put(to, r#","ack":"#, &stored.ack.as_str())?;
+    put(to, r#","write_id":"#, &stored.write_id)?;
+    put(to, r#","request_id":"#, &request_id)?;
+    put(to, r#","duplicate":"#, &stored.duplicate)?;
+    if let Some(url) = ack_url {
+        put(to, r#","ack_url":"#, &url)?;
+    }
+    if !stored.errors.is_empty() {
+        let listed = stored.errors.len().min(ERRORS_MAX);
+        put(to, r#","errors":"#, &&stored.errors[..listed])?;
+    }
+    body.push(b'}');
+    Ok(body)
 }
 
-impl<'s> Document<'s> {
-    fn into_response(self, status: StatusCode) -> Response {
-        // Room for the usual one, which would else be copied while it grows.
-        let mut body = Vec::with_capacity(512);
-        match serde_json::to_writer(&mut body, &self) {
-            Ok(()) => (status, [(header::CONTENT_TYPE, JSON)], body).into_response(),
-            Err(error) => Problem::new("internal", error.to_string()).into_response(),
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
 
-    fn new(stored: &'s Stored, ack_url: Option<&'s str>) -> Self {
-        Self {
-            accepted: stored.accepted,
-            rejected: stored.rejected,
-            duplicates: stored.duplicates,
-            topic: &stored.topic,
-            partitions: &stored.spans,
-            ack: stored.ack.as_str(),
-            write_id: stored.write_id,
-            request_id: request_id::current(),
-            duplicate: stored.duplicate,
-            ack_url,
-            errors: &stored.errors[..stored.errors.len().min(ERRORS_MAX)],
-        }
+    use super::*;
+    use crate::http::ingest::event::Span;
+    use crate::http::problem::EventError;
+
+    #[test]
+    fn the_answer_is_the_document_that_is_described() {
+        let spans = vec![Span { partition: 2, first_offset: 5, last_offset: 6 }];
+        let error = |index| EventError {
+            index,
+            offset_bytes: 9,
+            field: Some("$.\"a\"".to_owned()),
+            code: "bad_key",
+            message: "line\nbreak".to_owned(),
+        };
+        let stored = Stored {
+            accepted: 2,
+            rejected: 101,
+            spans,
+            errors: (0..101).map(error).collect(),
+            write_id: Some(Uuid::nil()),
+            ..Stored::nothing("orders")
+        };
+        let read = |body: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&body).unwrap();
+        let mut whole = read(document(&stored, Some("/api/v1/acks/x"), Some("a\"b")).unwrap());
+        let errors = whole.as_object_mut().unwrap().remove("errors").unwrap();
+        assert_eq!(errors.as_array().unwrap().len(), ERRORS_MAX);
+        assert_eq!(errors[0]["field"], "$.\"a\"");
+        let wanted = json!({
+            "accepted": 2, "rejected": 101, "duplicates": 0, "topic": "orders",
+            "partitions": [{"partition": 2, "first_offset": 5, "last_offset": 6}],
+            "ack": "durable", "write_id": Uuid::nil(), "request_id": "a\"b", "duplicate": false,
+            "ack_url": "/api/v1/acks/x",
+        });
+        assert_eq!(whole, wanted);
+        let short = read(document(&Stored::nothing("t"), None, None).unwrap());
+        let none = (&short["write_id"], &short["request_id"], &short["partitions"]);
+        assert_eq!(none, (&json!(null), &json!(null), &json!([])));
+        assert!(short.get("ack_url").is_none() && short.get("errors").is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! What a request says besides its body: parameters, headers, content type. Pure.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
@@ -40,20 +41,20 @@ fn refused(name: &str, value: &str, allowed: &str) -> Problem {
 }
 
 /// A path in each event.
-fn path(name: &str, value: String) -> Result<String, Problem> {
+fn path(name: &str, value: &str) -> Result<String, Problem> {
     if value.len() > 2 && value.starts_with("$.") {
-        return Ok(value);
+        return Ok(value.to_owned());
     }
-    Err(refused(name, &value, "it must be a path in each event, such as $.time"))
+    Err(refused(name, value, "it must be a path in each event, such as $.time"))
 }
 
 impl Parameters {
     /// Reads `name=value` pairs, each name once.
-    pub(super) fn parse(
-        pairs: impl IntoIterator<Item = (String, String)>,
+    pub(super) fn parse<'p>(
+        pairs: impl IntoIterator<Item = (Cow<'p, str>, Cow<'p, str>)>,
     ) -> Result<Self, Problem> {
         let mut found = Self::default();
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen: Vec<Cow<'p, str>> = Vec::new();
         for (name, value) in pairs {
             if seen.contains(&name) {
                 return Err(refused(&name, &value, "it is given twice"));
@@ -64,15 +65,15 @@ impl Parameters {
         Ok(found)
     }
 
-    fn take(&mut self, name: &str, value: String) -> Result<(), Problem> {
-        match (name, value.as_str()) {
-            ("key", _) => self.key = Some(value),
+    fn take(&mut self, name: &str, value: Cow<'_, str>) -> Result<(), Problem> {
+        match (name, &*value) {
+            ("key", _) => self.key = Some(value.into_owned()),
             ("partition", text) => match text.parse() {
                 Ok(partition) => self.partition = Some(partition),
                 Err(_) => return Err(refused(name, text, "it must be a whole number from 0 on")),
             },
-            ("timestamp", _) => self.timestamp = Some(path(name, value)?),
-            ("dedup_field", _) => self.id = Some(path(name, value)?),
+            ("timestamp", _) => self.timestamp = Some(path(name, &value)?),
+            ("dedup_field", _) => self.id = Some(path(name, &value)?),
             ("dedup", "body") => self.is_body_key = true,
             ("dedup", text) => return Err(refused(name, text, "allowed is body")),
             ("on_error", "reject") => self.on_error = Some(OnError::Reject),
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Parameters, String> {
-        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let pairs = pairs.iter().map(|(name, value)| (Cow::from(*name), Cow::from(*value)));
         Parameters::parse(pairs).map_err(|problem| format!("{problem:?}"))
     }
 

@@ -214,8 +214,14 @@ impl Cursor<'_> {
 /// True if nesting passes [`DEPTH_MAX`], looking past strings.
 fn too_deep(bytes: &[u8]) -> bool {
     // Most values do not open as many at all: to count them takes a tenth of the time.
-    let opens = bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    opens > DEPTH_MAX && is_deep(bytes)
+    opens(bytes) > DEPTH_MAX && is_deep(bytes)
+}
+
+/// How many `[` and `{` there are, which differ in one bit. Counted in bytes, which one of them
+/// cannot overflow, sixteen at once.
+fn opens(bytes: &[u8]) -> usize {
+    let of = |part: &[u8]| part.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
+    bytes.chunks(usize::from(u8::MAX)).map(|part| usize::from(of(part))).sum()
 }
 
 fn is_deep(bytes: &[u8]) -> bool {
@@ -308,6 +314,13 @@ mod tests {
         }
         let many = split(b"[1,2,3]", Form::Json, 2);
         assert_eq!((many.events.len(), many.errors[0].code), (2, "too_many_events"));
+    }
+
+    #[test]
+    fn what_opens_is_counted_and_nothing_else() {
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        assert_eq!((opens(&all), opens(&[])), (2, 0));
+        assert_eq!((opens(&[b'['; 1000]), opens(&[b'{'; 256])), (1000, 256));
     }
 
     proptest! {
