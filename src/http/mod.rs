@@ -25,6 +25,7 @@ mod quarantine;
 pub mod request_id;
 mod server;
 mod sources;
+mod strangers;
 mod streams;
 mod tls;
 mod trial;

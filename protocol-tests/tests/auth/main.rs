@@ -6,6 +6,7 @@ mod cli;
 mod http;
 mod iceberg;
 mod kafka;
+mod public;
 mod senders;
 mod services;
 mod streams;
