@@ -15,10 +15,11 @@ use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::front::Then;
 use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
+use crate::http::query_token::QueryToken;
 use crate::http::tls::Certificate;
 use crate::http::{
-    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources,
-    strangers, streams,
+    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, query_token, request_id,
+    sources, strangers, streams,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -169,8 +170,12 @@ pub(super) fn may_write_events(api: &Api, caller: &Caller, topic: &str) -> Resul
 /// Who sends a request.
 ///
 /// # Errors
-/// One of the problems with status 401, `forbidden`, `issuer_unavailable`; those of [`strangers::admit`].
+/// One of the problems with status 401, `forbidden`, `issuer_unavailable`; those of
+/// [`query_token::identify`] and [`strangers::admit`].
 async fn identify(api: &Api, request: &mut Request, then: &Then) -> Result<Principal, Problem> {
+    if let Some(token) = request.extensions_mut().remove::<QueryToken>() {
+        return Box::pin(query_token::identify(api, token, request)).await;
+    }
     let certificate = request.extensions().get::<Certificate>();
     match credited(&api.auth, request.headers(), certificate).await? {
         Some(principal) => Ok(principal),
@@ -213,7 +218,7 @@ pub(super) fn missing() -> Problem {
     Problem::new("missing_token", "send a token: `token: TOKEN` or `Authorization: Bearer TOKEN`")
 }
 
-fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
+pub(super) fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
     count(refusal.label());
     match refusal {
         Refusal::Invalid if !auth.is_set_up() => {
@@ -227,7 +232,7 @@ fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
     }
 }
 
-fn count(reason: &'static str) {
+pub(super) fn count(reason: &'static str) {
     ::metrics::counter!(metrics::AUTH_FAILURES, "side" => "http", "reason" => reason).increment(1);
 }
 

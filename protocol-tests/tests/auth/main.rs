@@ -5,6 +5,7 @@
 mod cli;
 mod http;
 mod iceberg;
+mod in_query;
 mod kafka;
 mod public;
 mod senders;
