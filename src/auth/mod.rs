@@ -32,7 +32,7 @@ use crate::store::{self, Change, Store};
 use crate::types::{OwnRate, RATE_REQUESTS_MAX};
 
 pub use oidc::Identity;
-pub use principal::Principal;
+pub use principal::{Principal, Stranger};
 pub use registry::{State, Token};
 pub use rule::{Kind, Operation, Resource};
 

@@ -160,15 +160,40 @@ impl Rules {
 
     /// One rule: it allows `operation` on `resource`, a whole name, and what comes with it.
     pub fn one(operation: Operation, resource: Resource<'_>) -> Self {
+        Self::each(operation, [resource])
+    }
+
+    /// [`Rules::one`] for each of `resources`, one at least.
+    pub(crate) fn each<'r, const N: usize>(
+        operation: Operation,
+        resources: [Resource<'r>; N],
+    ) -> Self {
+        const { assert!(N > 0, "no rule is everything") }
         let names = |kind, name: &str| Target::Names(kind, Pattern::Whole(name.to_owned()));
-        let target = match resource {
-            Resource::Topic(name) => names(Kind::Topic, name),
-            Resource::Table(name) => names(Kind::Table, name),
-            Resource::Stream(name) => names(Kind::Stream, name),
-            Resource::Cluster => Target::Cluster,
+        let rule = |resource: &Resource<'r>| Rule {
+            operation: Some(operation),
+            target: match *resource {
+                Resource::Topic(name) => names(Kind::Topic, name),
+                Resource::Table(name) => names(Kind::Table, name),
+                Resource::Stream(name) => names(Kind::Stream, name),
+                Resource::Cluster => Target::Cluster,
+            },
         };
-        let texts = vec![format!("{}:{resource}", operation.as_str())];
-        Self { rules: vec![Rule { operation: Some(operation), target }], texts }
+        let text = |resource: &Resource<'r>| format!("{}:{resource}", operation.as_str());
+        Self {
+            rules: resources.iter().map(rule).collect(),
+            texts: resources.iter().map(text).collect(),
+        }
+    }
+
+    /// True if nothing is allowed but to add to topics, tables and streams, or to make such: whoever
+    /// gets hold of the token reads nothing, and changes nothing that is there.
+    pub fn only_write(&self) -> bool {
+        let only_writes = |rule: &Rule| {
+            matches!(rule.operation, Some(Operation::Write | Operation::Create))
+                && matches!(rule.target, Target::Names(..))
+        };
+        !self.rules.is_empty() && self.rules.iter().all(only_writes)
     }
 
     /// The rules as they were written.
@@ -357,6 +382,26 @@ mod tests {
         ];
         for (operation, resource, wanted) in cases {
             assert_eq!(rules.allow(operation, resource), wanted, "{operation:?} {resource}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_only_writes_has_no_other_rule() {
+        let writing = ["write:topic:a", "create:topic:*", "write:stream:s", "write:table:n.*"];
+        assert!(rules(&writing).only_write());
+        assert!(!rules(&[]).only_write(), "no rule is everything");
+        for wider in [
+            "all",
+            "all:topic:a",
+            "read:topic:a",
+            "describe:topic:a",
+            "alter:table:n.t",
+            "delete:stream:s",
+            "write:cluster",
+            "create:cluster",
+        ] {
+            let all: Vec<&str> = writing.into_iter().chain([wider]).collect();
+            assert!(!rules(&all).only_write(), "{wider}");
         }
     }
 

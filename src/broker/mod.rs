@@ -365,6 +365,7 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
             endpoints: config.sns_endpoints.clone(),
         },
         rate: config.http_rate,
+        token_in_query: config.http_token_in_query,
         keboola_project: config.keboola_project,
         keboola_branch: config.keboola_branch,
         definitions: config.definitions.as_ref().map(|file| file.path.clone()),

@@ -14,6 +14,7 @@ use crate::source::Sources;
 use crate::store::{Change, Limits, OpenOptions, Opened, Opening, Store};
 use crate::stream::Streams;
 use crate::topic::{self, Topics};
+use crate::types::Rate;
 use crate::wal::{self, Directory, DirectoryOptions, Parts, Start, Wal, WalOptions};
 
 /// The parts below everything else, running.
@@ -75,6 +76,7 @@ pub(super) async fn open(
     let settings = topic::Settings {
         server: config.topic_defaults.clone(),
         num_partitions: i32::try_from(config.num_partitions).unwrap_or(i32::MAX),
+        senders_have_rate: config.http_rate != Rate::default(),
         limits: topic::Limits {
             topics_max: config.topics_max as usize,
             partitions_max: config.partitions_max as usize,

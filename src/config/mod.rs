@@ -125,6 +125,8 @@ pub struct Config {
     pub http_dedup_max: usize,
     /// What one sender may send in a second.
     pub http_rate: Rate,
+    /// A token that can only write may stand in the URL of a request with events.
+    pub http_token_in_query: bool,
     /// When records are synced to disk.
     pub log_flush: Flush,
     /// Memory for batches that wait for the disk, bytes.
@@ -248,6 +250,7 @@ impl Config {
             http_dedup_window: read.duration("http.dedup.window")?,
             http_dedup_max: read.size("http.dedup.max", 1)?,
             http_rate: read.rate()?,
+            http_token_in_query: read.flag("http.token.in.query")?,
             log_flush: read.flush()?,
             log_in_bytes: read.size("log.in.bytes", 1 << 20)?,
             wal_file_bytes: read.bytes("wal.file.bytes", 1 << 20)?,

@@ -270,6 +270,13 @@ pub const OPTIONS: &[OptionSpec] = &[
          limit.",
     ),
     option(
+        "http.token.in.query",
+        Kind::Flag,
+        "false",
+        "Whether ?token= is taken on routes that bring events, for senders that can set no header; only \
+         of tokens whose rules are all write or create, for URLs stand in logs.",
+    ),
+    option(
         "log.flush",
         Kind::OneOf(&["always", "interval", "os"]),
         "always",

@@ -15,10 +15,11 @@ use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::front::Then;
 use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
+use crate::http::query_token::QueryToken;
 use crate::http::tls::Certificate;
 use crate::http::{
-    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources,
-    streams,
+    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, query_token, request_id,
+    sources, strangers, streams,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -67,9 +68,13 @@ impl Caller {
     }
 
     /// Who they are, as what counts once is kept apart by it: the token's name, so that a new token
-    /// of that name goes on where the old one ended; empty for anybody.
+    /// of that name goes on where the old one ended; the address of a stranger; empty for anybody.
     pub(crate) fn key(&self) -> &str {
-        self.0.token().map_or("", |token| token.name.as_str())
+        match (self.0.token(), self.0.as_stranger()) {
+            (Some(token), _) => &token.name,
+            (None, Some(stranger)) => &stranger.origin,
+            (None, None) => "",
+        }
     }
 
     /// What is kept of who changes something.
@@ -111,6 +116,9 @@ impl Caller {
     /// Why they may not, and which rule would change that.
     pub(crate) fn refusal_text(&self, operation: Operation, resource: Resource<'_>) -> String {
         let (name, operation) = (self.0.name(), operation.as_str());
+        if self.0.as_stranger().is_some() {
+            return format!("to {operation} here needs a token with {operation}:{resource}");
+        }
         format!("token {name:?} may not {operation} here: it lacks the rule {operation}:{resource}")
     }
 }
@@ -124,16 +132,13 @@ pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Respon
     let response = match dress.as_ref().and_then(keboola::Dress::preflight) {
         Some(response) => response,
         None if asks_nobody => run(api, request, then).await,
-        None => {
-            let certificate = request.extensions().get::<Certificate>();
-            match identify(&api.auth, request.headers(), certificate).await {
-                Ok(principal) => {
-                    request.extensions_mut().insert(Caller(principal));
-                    run(api, request, then).await
-                }
-                Err(problem) => Box::pin(refuse(request, problem, api)).await,
+        None => match identify(api, &mut request, &then).await {
+            Ok(principal) => {
+                request.extensions_mut().insert(Caller(principal));
+                run(api, request, then).await
             }
-        }
+            Err(problem) => Box::pin(refuse(request, problem, api)).await,
+        },
     };
     match dress {
         Some(dress) => dress.on(api, response),
@@ -162,18 +167,35 @@ pub(super) fn may_write_events(api: &Api, caller: &Caller, topic: &str) -> Resul
     Ok(())
 }
 
-/// Who sends these headers; a token comes before the certificate of the connection.
+/// Who sends a request.
+///
+/// # Errors
+/// One of the problems with status 401, `forbidden`, `issuer_unavailable`; those of
+/// [`query_token::identify`] and [`strangers::admit`].
+async fn identify(api: &Api, request: &mut Request, then: &Then) -> Result<Principal, Problem> {
+    if let Some(token) = request.extensions_mut().remove::<QueryToken>() {
+        return Box::pin(query_token::identify(api, token, request)).await;
+    }
+    let certificate = request.extensions().get::<Certificate>();
+    match credited(&api.auth, request.headers(), certificate).await? {
+        Some(principal) => Ok(principal),
+        None => Box::pin(strangers::admit(api, request, then)).await,
+    }
+}
+
+/// Who sends these headers; a token comes before the certificate of the connection. None is whoever
+/// sends nothing where that is not enough.
 ///
 /// # Errors
 /// One of the problems with status 401, `forbidden`, `issuer_unavailable`.
-async fn identify(
+async fn credited(
     auth: &Auth,
     headers: &HeaderMap,
     certificate: Option<&Certificate>,
-) -> Result<Principal, Problem> {
+) -> Result<Option<Principal>, Problem> {
     if let Some(token) = credentials::presented(headers) {
         auth.prepare(&token).await;
-        return auth.authenticate(&token).map_err(|refusal| unauthorized(auth, refusal));
+        return auth.authenticate(&token).map(Some).map_err(|refusal| unauthorized(auth, refusal));
     }
     if let Some(Certificate(subject)) = certificate {
         match auth.certified(subject) {
@@ -183,19 +205,20 @@ async fn identify(
                     let detail = format!("{}: {subject:?}", problem.detail());
                     problem.detailed(detail)
                 };
-                return known.map_err(|refusal| shown(unauthorized(auth, refusal)));
+                return known.map(Some).map_err(|refusal| shown(unauthorized(auth, refusal)));
             }
         }
     }
-    auth.anonymous().ok_or_else(missing)
+    Ok(auth.anonymous())
 }
 
-fn missing() -> Problem {
+/// The refusal of whoever sends nothing.
+pub(super) fn missing() -> Problem {
     count("missing");
     Problem::new("missing_token", "send a token: `token: TOKEN` or `Authorization: Bearer TOKEN`")
 }
 
-fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
+pub(super) fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
     count(refusal.label());
     match refusal {
         Refusal::Invalid if !auth.is_set_up() => {
@@ -209,7 +232,7 @@ fn unauthorized(auth: &Auth, refusal: Refusal) -> Problem {
     }
 }
 
-fn count(reason: &'static str) {
+pub(super) fn count(reason: &'static str) {
     ::metrics::counter!(metrics::AUTH_FAILURES, "side" => "http", "reason" => reason).increment(1);
 }
 

@@ -24,7 +24,7 @@ use parking_lot::RwLock;
 use tower::ServiceExt;
 
 use crate::http::ingest::{self, Page, PenaltyBox, rate};
-use crate::http::{Api, auth, origin, request_id};
+use crate::http::{Api, auth, origin, query_token, request_id};
 use crate::runtime::metrics as names;
 
 /// What the layer needs; cheap to clone, as every request does.
@@ -54,7 +54,8 @@ impl Site {
     }
 
     /// The answer to a request.
-    pub(super) async fn answer(self, request: Request) -> Response {
+    pub(super) async fn answer(self, mut request: Request) -> Response {
+        query_token::take(&mut request);
         if let Some(topic) = topic_of_events(&request) {
             return self.front.identified(ingest::ROUTE, request, Then::Events(topic)).await;
         }

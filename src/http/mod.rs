@@ -22,9 +22,11 @@ pub(crate) mod otlp;
 mod probes;
 pub mod problem;
 mod quarantine;
+mod query_token;
 pub mod request_id;
 mod server;
 mod sources;
+mod strangers;
 mod streams;
 mod tls;
 mod trial;
@@ -102,6 +104,8 @@ pub struct Options {
     pub sns: Sns,
     /// What one sender may send in a second.
     pub rate: Rate,
+    /// A token that can only write may stand in the URL.
+    pub token_in_query: bool,
     /// Number of the project in Keboola's dialect.
     pub keboola_project: u64,
     /// Number of its branch.

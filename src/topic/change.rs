@@ -14,6 +14,7 @@ use crate::store::{self, Change, Counter, Space, keys};
 use crate::topic::option_def::{Kind, OptionDef};
 use crate::topic::option_value;
 use crate::topic::options::{self, Overrides, TableMode, TopicOptions};
+use crate::topic::public;
 use crate::topic::registry::{self, Registry};
 use crate::topic::{Editor, Error, Inner, MayWriteTable, NewTopic, OptionEdit, Topic};
 use crate::types::{PartitionId, TopicId, TopicName};
@@ -76,8 +77,7 @@ impl Exclusive {
         })?;
         self.inner.check_limits(1, count)?;
         let overrides = self.inner.normalised(&new.overrides)?;
-        let options =
-            TopicOptions::resolve(name.as_str(), &overrides, &self.inner.settings.server)?;
+        let options = self.inner.resolved(name.as_str(), &overrides, None)?;
         let mut topic = Topic {
             name,
             id: TopicId(Uuid::new_v4()),
@@ -185,8 +185,8 @@ impl Exclusive {
         editor: &Editor,
     ) -> Result<Arc<Topic>, Error> {
         let overrides = self.inner.normalised(overrides)?;
-        let server = &self.inner.settings.server;
-        let options = TopicOptions::resolve(topic.name.as_str(), &overrides, server)?;
+        let was = Some(&topic.options);
+        let options = self.inner.resolved(topic.name.as_str(), &overrides, was)?;
         let old = topic;
         let mut topic = Topic { overrides, options, ..old.clone() };
         let is_off = |topic: &Topic| topic.options.table_mode == TableMode::Off;
@@ -268,6 +268,18 @@ impl Inner {
         options::normalise(overrides, self.settings.check_partition_spec)
     }
 
+    /// The options of a topic that had others, or is new.
+    fn resolved(
+        &self,
+        name: &str,
+        overrides: &Overrides,
+        old: Option<&TopicOptions>,
+    ) -> Result<TopicOptions, Error> {
+        let options = TopicOptions::resolve(name, overrides, &self.settings.server)?;
+        public::check(&options, old, self.settings.senders_have_rate)?;
+        Ok(options)
+    }
+
     /// Drops index and producer entries of a draining topic in small changes; can be repeated.
     pub(crate) async fn empty(self: Arc<Self>, id: TopicId) -> Result<(), Error> {
         let Some(entry) = self.registry.read().draining_of(id).cloned() else {
@@ -313,18 +325,29 @@ impl Inner {
     }
 }
 
-/// A topic that begins to write to a table of others needs who asks to be allowed to.
+/// A topic that begins to write to a table of others, or to take there what anybody sends, needs
+/// who asks to be allowed to.
 fn check_contract(
     old: Option<&Topic>,
     topic: &Topic,
     may_write: &MayWriteTable,
 ) -> Result<(), Error> {
     match topic.contract_table() {
-        Some(table) if old.and_then(Topic::contract_table).as_ref() != Some(&table) => {
-            if may_write(&table) { Ok(()) } else { Err(Error::TableForbidden(table)) }
+        Some(table) if begins(old, topic, &table) => {
+            if may_write(&table) {
+                Ok(())
+            } else {
+                Err(Error::TableForbidden(table))
+            }
         }
         _ => Ok(()),
     }
+}
+
+fn begins(old: Option<&Topic>, topic: &Topic, table: &str) -> bool {
+    let was_public = old.is_some_and(|old| old.options.public);
+    let had = old.and_then(Topic::contract_table);
+    had.as_deref() != Some(table) || (topic.options.public && !was_public)
 }
 
 fn warn_of_compaction(topic: &Topic) {

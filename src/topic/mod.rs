@@ -18,6 +18,7 @@ pub mod option_def;
 pub mod option_table;
 pub mod option_value;
 pub mod options;
+pub mod public;
 
 mod change;
 mod registry;
@@ -167,6 +168,8 @@ pub struct Settings {
     pub server: Overrides,
     /// Partitions of a topic whose creator does not say (`num.partitions`).
     pub num_partitions: i32,
+    /// Every sender over HTTP has a rate (`http.rate.*`).
+    pub senders_have_rate: bool,
     /// Bounds.
     pub limits: Limits,
     /// Checks `table.partition.spec`.
@@ -206,8 +209,11 @@ impl Topics {
     ) -> Result<Self, Error> {
         let server = options::normalise(&settings.server, settings.check_partition_spec)?;
         options::TopicOptions::resolve("t", &Overrides::new(), &server)?;
+        public::check_server(&server)?;
         let settings = Settings { server, ..settings };
-        let registry = RwLock::new(Registry::load(&store, &settings.server)?);
+        let registry = Registry::load(&store, &settings.server)?;
+        registry.list().iter().for_each(|topic| public::warn(topic, settings.senders_have_rate));
+        let registry = RwLock::new(registry);
         let (ids, kept) = (Arc::default(), RwLock::default());
         let version = watch::Sender::new(0);
         let inner = Inner { store, settings, clock, tasks, registry, kept, ids, version };
@@ -222,6 +228,11 @@ impl Topics {
     /// The topic of that id; none for one that is draining.
     pub fn by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
         self.inner.registry.read().by_id(id).cloned()
+    }
+
+    /// True if whoever sends no token may send events to the topic over HTTP.
+    pub fn is_open(&self, topic: &Topic) -> bool {
+        public::is_open(topic, self.inner.settings.senders_have_rate)
     }
 
     /// All topics, by name.
@@ -274,8 +285,11 @@ impl Topics {
         name: &str,
         overrides: &Overrides,
     ) -> Result<options::TopicOptions, Error> {
+        let settings = &self.inner.settings;
         let overrides = self.inner.normalised(overrides)?;
-        options::TopicOptions::resolve(name, &overrides, &self.inner.settings.server)
+        let options = options::TopicOptions::resolve(name, &overrides, &settings.server)?;
+        public::check(&options, None, settings.senders_have_rate)?;
+        Ok(options)
     }
 
     /// Makes a topic; durable when it returns. With `validate_only` it only checks, and the

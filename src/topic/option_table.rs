@@ -422,6 +422,14 @@ pub const OPTIONS: &[OptionDef] = &[
          429, others at 503.",
     ),
     row(
+        "topic.public",
+        Kind::Boolean,
+        "false",
+        Effect::Active,
+        "Whether events are taken over HTTP without a token where others need one. It needs a rate: \
+         topic.rate.* or http.rate.*; not to be set for the whole server.",
+    ),
+    row(
         "topic.rate.bytes",
         Kind::Size(0, I64),
         "0",

@@ -136,6 +136,8 @@ pub struct TopicOptions {
     pub overload_status: u16,
     /// `topic.cors.origins`: whose pages may send events over HTTP.
     pub cors_origins: Vec<String>,
+    /// `topic.public`: who sends events over HTTP needs no token, if the topic is within a rate.
+    pub public: bool,
     /// `topic.rate.*`: how much may come over HTTP.
     pub rate: Rate,
 }
@@ -174,6 +176,7 @@ impl Default for TopicOptions {
             idempotency: Idempotency::Optional,
             overload_status: 429,
             cors_origins: Vec::new(),
+            public: false,
             rate: Rate::default(),
         }
     }
@@ -312,9 +315,8 @@ impl TopicOptions {
                 _ => None,
             })?,
             overload_status: layers.word("topic.overload.status", |word| word.parse().ok())?,
-            cors_origins: option_value::list(layers.raw("topic.cors.origins").0)
-                .map(str::to_owned)
-                .collect(),
+            cors_origins: layers.items("topic.cors.origins"),
+            public: layers.word("topic.public", |word| option_value::boolean(word).ok())?,
             rate: layers.rate()?,
         };
         cross_check(&layers)?;
@@ -429,6 +431,10 @@ impl<'a> Layers<'a> {
     /// A path with `$.`; none where it is empty.
     fn path(&self, key: &str) -> Option<String> {
         Some(self.raw(key).0.trim().to_owned()).filter(|path| !path.is_empty())
+    }
+
+    fn items(&self, key: &str) -> Vec<String> {
+        option_value::list(self.raw(key).0).map(str::to_owned).collect()
     }
 
     fn rate(&self) -> Result<Rate, Error> {

@@ -10,6 +10,7 @@ fn settings() -> Settings {
     Settings {
         server: Overrides::new(),
         num_partitions: 4,
+        senders_have_rate: false,
         limits: Limits { topics_max: 5, partitions_max: 20 },
         check_partition_spec: |spec| match spec {
             "bad" => Err("expected a column at 0".to_owned()),
@@ -352,12 +353,78 @@ async fn server_options_hold_for_topics_and_are_checked_at_start() {
     };
     assert!(matches!(start(&[("table.mode", "x")]), Err(Error::InvalidConfig(_))));
     assert!(matches!(start(&[("table.snapshot.min.count", "5000")]), Err(Error::InvalidConfig(_))));
+    let public = [("topic.public", "true"), ("topic.rate.requests", "1")];
+    assert!(matches!(start(&public), Err(Error::InvalidConfig(_))));
     let topics = start(&[("floe.table.namespace", "lake")]).unwrap();
     let topic = topics.create(new("a", 1, &[]), false).await.unwrap();
     assert_eq!(topic.options.table_namespace, "lake");
     let views = topics.describe(&topic);
     let view = views.iter().find(|view| view.key == "table.namespace").unwrap();
     assert_eq!((view.value.as_str(), view.source), ("lake", Source::Server));
+}
+
+#[tokio::test]
+async fn a_topic_is_public_only_while_it_has_a_rate() {
+    let rig = Rig::new();
+    let start = |senders_have_rate| {
+        let settings = Settings { senders_have_rate, ..settings() };
+        Topics::open(rig.store(), settings, rig.clock.clone(), Tasks::for_tests()).unwrap()
+    };
+    let topics = start(false);
+    let public = ("topic.public", "true");
+    let set = |key: &str, value: &str| OptionEdit::Set(key.to_owned(), value.to_owned());
+    let is_refused = |done: Result<Arc<Topic>, Error>| matches!(done, Err(Error::InvalidConfig(text)) if text.contains("topic.rate.requests"));
+    for validate_only in [true, false] {
+        assert!(is_refused(topics.create(new("a", 1, &[public]), validate_only).await));
+    }
+    assert!(topics.resolve("a", &map(&[public])).is_err());
+    let rate = ("topic.rate.requests", "5");
+    let topic = topics.create(new("a", 1, &[public, rate]), false).await.unwrap();
+    assert!(topics.is_open(&topic));
+    let bare = vec![OptionEdit::Delete(rate.0.to_owned())];
+    assert!(is_refused(topics.edit("a", bare.clone(), false).await));
+    assert!(is_refused(topics.edit("a", vec![set(rate.0, "0")], true).await));
+    let replaced = topics.replace_for("a", map(&[public]), false, Editor::server()).await;
+    assert!(is_refused(replaced));
+    assert!(topics.is_open(&topics.get("a").unwrap()), "a refusal changes nothing");
+    let other = vec![set("topic.rate.bytes", "1MiB"), OptionEdit::Delete(rate.0.to_owned())];
+    assert!(topics.is_open(&topics.edit("a", other, false).await.unwrap()));
+    let closed = vec![OptionEdit::Delete("topic.rate.bytes".to_owned()), set(public.0, "false")];
+    assert!(!topics.is_open(&topics.edit("a", closed, false).await.unwrap()));
+    // Where all senders have a rate the topic needs none; without that it is closed, and no other
+    // change of it is in the way.
+    let topics = start(true);
+    assert!(topics.is_open(&topics.edit("a", vec![set(public.0, "true")], false).await.unwrap()));
+    let topics = start(false);
+    let topic = topics.get("a").unwrap();
+    assert!(topic.options.public && !topics.is_open(&topic));
+    assert!(topics.edit("a", vec![set("retention.ms", "5")], false).await.is_ok());
+    assert!(topics.is_open(&topics.edit("a", vec![set(rate.0, "5")], false).await.unwrap()));
+    assert!(is_refused(topics.edit("a", bare, false).await));
+}
+
+#[tokio::test]
+async fn a_table_of_others_is_opened_by_who_may_write_to_it() {
+    let rig = Rig::new();
+    let topics = open(&rig);
+    let contract = [
+        ("table.mode", "contract"),
+        ("table.name", "t"),
+        ("topic.rate.requests", "5"),
+        ("retention.ms", "7"),
+    ];
+    topics.create(new("a", 1, &contract), false).await.unwrap();
+    let edit = async |key: &str, value: &str, may_write: bool| {
+        let edits = vec![OptionEdit::Set(key.to_owned(), value.to_owned())];
+        let editor = Editor { may_write: Box::new(move |_| may_write), ..Editor::server() };
+        topics.edit_for("a", edits, false, editor).await
+    };
+    assert!(edit("retention.ms", "8", false).await.is_ok());
+    let refused = edit("topic.public", "true", false).await;
+    assert_eq!(refused, Err(Error::TableForbidden("streams.t".to_owned())));
+    assert!(edit("topic.public", "true", true).await.is_ok());
+    assert!(edit("retention.ms", "9", false).await.is_ok());
+    assert!(edit("topic.public", "false", false).await.is_ok());
 }
 
 #[tokio::test]

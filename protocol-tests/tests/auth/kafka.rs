@@ -156,7 +156,7 @@ fn everything() -> MetadataRequest {
     MetadataRequest::default().with_topics(None)
 }
 
-async fn connected(guarded: &Guarded, token: &str) -> Wire {
+pub(crate) async fn connected(guarded: &Guarded, token: &str) -> Wire {
     let mut wire = Wire::connect(&guarded.floe.bootstrap()).await;
     assert_eq!(wire.call(1, &handshake("PLAIN")).await.error_code, 0);
     assert_eq!(wire.call(2, &password(token)).await.error_code, 0);

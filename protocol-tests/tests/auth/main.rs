@@ -5,7 +5,9 @@
 mod cli;
 mod http;
 mod iceberg;
+mod in_query;
 mod kafka;
+mod public;
 mod senders;
 mod services;
 mod streams;

@@ -44,7 +44,7 @@ async fn refused(response: Response) -> (u16, String, Option<String>, Value) {
 }
 
 /// Makes `events.<name>` with a required long `id`, a string `note` and an int `n`.
-async fn make_table(guarded: &Guarded, name: &str) {
+pub(crate) async fn make_table(guarded: &Guarded, name: &str) {
     let admin = Some(guarded.admin.as_str());
     let namespace = Some(json!({ "namespace": ["events"] }));
     guarded.ask(Method::POST, "/iceberg/v1/namespaces", admin, namespace).await;

@@ -2,11 +2,15 @@
 //! (`topic.cors.origins`), and for what needs the secret of a source or a webhook, which is made for
 //! such senders; on every answer, refusals too. Elsewhere browsers keep them out.
 
+use std::borrow::Cow;
+
 use axum::RequestExt;
 use axum::extract::{MatchedPath, RawPathParams, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use url::form_urlencoded;
 
+use crate::http::ingest::tinybird;
 use crate::http::problem::Problem;
 use crate::http::{Api, streams};
 
@@ -26,7 +30,7 @@ const SECRET_ROUTES: [&str; 8] = [
     "/otlp/{project}/{source}/{secret}/v1/traces",
 ];
 /// Routes of event streams, whose options are those of their topics.
-const STREAM_ROUTES: [&str; 3] = [
+pub(in crate::http) const STREAM_ROUTES: [&str; 3] = [
     "/api/v1/streams/{stream}/events",
     "/data-plane/{namespace}/event-stream/{stream}/ingest",
     "/data-plane/{namespace}/event-stream/{stream}/ingest/",
@@ -50,6 +54,34 @@ fn allowed(listed: &[String], origin: &HeaderValue) -> Option<HeaderValue> {
     }
     let same = |listed: &String| listed.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
     listed.iter().any(same).then(|| origin.clone())
+}
+
+/// The topic of a request of Tinybird's clients.
+fn tinybirds(query: Option<&str>) -> Option<Cow<'_, str>> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.find(|(name, _)| name == "name").map(|(_, topic)| topic)
+}
+
+/// On a request from a page whose origin is listed.
+#[derive(Clone)]
+struct Listed;
+
+/// Refuses a request from a page that is not listed, where no header keeps such away: its sender did
+/// not have to ask before.
+///
+/// # Errors
+/// `foreign_origin`.
+pub(in crate::http) fn check(request: &Request) -> Result<(), Problem> {
+    let is_page = request.headers().contains_key(header::ORIGIN);
+    if is_page && request.extensions().get::<Listed>().is_none() {
+        return Err(foreign());
+    }
+    Ok(())
+}
+
+fn foreign() -> Problem {
+    let detail = "the topic does not list this origin, see topic.cors.origins";
+    Problem::new("foreign_origin", detail)
 }
 
 fn of_topic(api: &Api, topic: &str) -> Vec<String> {
@@ -85,8 +117,15 @@ impl Page {
                     _ => None,
                 }
             }
+            Some(tinybird::ROUTE) => {
+                let topic = tinybirds(request.uri().query())?;
+                allowed(&of_topic(api, &topic), request.headers().get(header::ORIGIN)?)
+            }
             _ => return None,
         };
+        if allowed.is_some() {
+            request.extensions_mut().insert(Listed);
+        }
         let is_preflight = request.method() == Method::OPTIONS;
         Some(Self { allowed, is_preflight })
     }
@@ -108,8 +147,7 @@ impl Page {
 
 fn preflight(is_allowed: bool) -> Response {
     if !is_allowed {
-        let detail = "the topic does not list this origin, see topic.cors.origins";
-        return Problem::new("foreign_origin", detail).into_response();
+        return foreign().into_response();
     }
     let answer: [(HeaderName, HeaderValue); 4] = [
         (header::ALLOW, METHODS),

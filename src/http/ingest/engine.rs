@@ -18,7 +18,7 @@ use crate::http::ingest::claim::{Claim, Claimed, Sent};
 use crate::http::ingest::confirm::{Outcome, Queued, problem};
 use crate::http::ingest::event::{Ack, Event, OnError, Once, OwnedEvent, Source, Stored, Terms};
 use crate::http::ingest::event_ids::{EventIds, IdHold};
-use crate::http::ingest::keys::{self, Keys, Marked};
+use crate::http::ingest::keys::{Keys, Marked};
 use crate::http::ingest::place::Identified;
 use crate::http::ingest::quarantine::Keep;
 use crate::http::ingest::rate::Limits;
@@ -189,7 +189,11 @@ impl Engine {
         hold: Share,
         terms: Terms,
     ) -> impl Future<Output = Result<Stored, Problem>> + Send + 's {
-        match self.topic(topic) {
+        let checked = |known: Option<Arc<Topic>>| {
+            terms.check_topic(known.as_deref())?;
+            Ok(known)
+        };
+        match self.topic(topic).and_then(checked) {
             Ok(known) => Either::Left(self.store((topic, known), source, hold, terms)),
             Err(problem) => Either::Right(ready(Err(problem))),
         }
@@ -289,7 +293,7 @@ impl Engine {
         let write_id = Uuid::now_v7();
         let mut target = self.target(&topic, write_id, terms);
         let source = if source.has_ids() {
-            let (source, list, hold) = self.take_ids(&topic, source).await?;
+            let (source, list, hold) = self.take_ids(&topic, source, terms).await?;
             claim.hold_ids(hold);
             target.ids = Some(list);
             source
@@ -321,13 +325,14 @@ impl Engine {
         &self,
         topic: &Topic,
         source: S,
+        terms: &Terms,
     ) -> Result<(S, EventIdList, IdHold), Problem> {
-        let (size_bytes, topic) = (source.size_bytes(), topic.id);
+        let (size_bytes, topic, known_by) = (source.size_bytes(), topic.id, terms.event_id());
         let find = move || {
             let mut ids = Vec::new();
             source.visit(&mut |event| {
                 if let Ok(Event { index, id: Some(id), .. }) = event {
-                    ids.push((index, keys::hash(&[topic.0.as_bytes(), &id])));
+                    ids.push((index, known_by(topic, &id)));
                 }
             });
             Ok((source, ids))

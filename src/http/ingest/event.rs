@@ -1,6 +1,7 @@
 //! What every route hands to the engine and what it gets back: plain values, no forms of HTTP.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::auth::Stranger;
 use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
 use crate::http::ingest::keys::{Channel, Key};
 use crate::http::problem::EventError;
@@ -208,6 +210,8 @@ pub(crate) struct Terms {
     pub(crate) ack: Ack,
     /// [`Stored::positions`] is wanted.
     pub(crate) positions: bool,
+    /// Whoever sends it without a token, where others need one.
+    pub(crate) stranger: Option<Arc<Stranger>>,
     /// When the answer must be out at the latest.
     pub(crate) until: Instant,
 }
@@ -225,6 +229,7 @@ impl Terms {
             once: Once::No,
             ack: Ack::Logged,
             positions: false,
+            stranger: None,
             until,
         }
     }

@@ -18,7 +18,7 @@ mod chores;
 mod claim;
 mod cloudevents;
 mod confirm;
-mod cors;
+pub(super) mod cors;
 pub(crate) mod engine;
 pub(crate) mod event;
 mod event_ids;
@@ -35,6 +35,7 @@ pub(super) mod quarantine;
 pub(crate) mod rate;
 pub(crate) mod request;
 pub(crate) mod split;
+mod stranger;
 pub(super) mod tinybird;
 mod urlencoded;
 

@@ -192,7 +192,7 @@ fn head(
         request::check_partition(&placement, &topic)?;
     }
     let prefer = Prefer::of(headers);
-    let terms = parameters.terms(&prefer);
+    let terms = parameters.terms(&prefer).sent_by(caller)?;
     if terms.on_error == OnError::Quarantine {
         auth::may_write_events(api, caller, &quarantine::topic(topic)?)?;
     }

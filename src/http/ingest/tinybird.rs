@@ -49,10 +49,6 @@ impl Wish {
                 ("format", "ndjson") => form = Form::Lines,
                 ("format", "json") => form = Form::Json,
                 ("wait", "true" | "false") => waits = value == "true",
-                ("token", _) => {
-                    let detail = "a token in the URL is not taken: send Authorization: Bearer";
-                    return refused(detail.to_owned());
-                }
                 _ => {
                     let known = "name, format (ndjson, json) and wait (true, false), each once";
                     return refused(format!(
@@ -175,7 +171,6 @@ mod tests {
             (&[("name", "a"), ("name", "b")], "each once"),
             (&[("name", "a"), ("format", "csv")], "format"),
             (&[("name", "a"), ("wait", "yes")], "wait"),
-            (&[("name", "a"), ("token", "t")], "Bearer"),
         ] {
             let refused = parsed(pairs).unwrap_err();
             assert!(refused.contains(wanted), "{refused}");

@@ -16,7 +16,7 @@ use super::head::{self, Door, Head};
 use super::name::TableName;
 use super::{array, manage};
 use crate::http::Api;
-use crate::http::auth::Caller;
+use crate::http::auth::{self, Caller};
 use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::{Ack, Event, Source, Terms, answer_by};
@@ -32,6 +32,7 @@ use crate::stream::Stream;
 use crate::tier::rows::contract;
 use crate::topic::options::{Idempotency, TopicOptions};
 use crate::topic::{self, NewTopic, Topic};
+use crate::types::TopicId;
 
 /// Largest body of the route whose body is an array, decompressed, in bytes.
 const BODY_BYTES_MAX: usize = 5 << 20;
@@ -87,6 +88,9 @@ async fn store(
         let table = table(door, query)?;
         let head = head::head(api, caller, (door, name), table.as_deref(), headers).await?;
         let target = target(api, &head.stream, &head.table)?;
+        if caller.0.as_stranger().is_some_and(|stranger| !target.is_there(stranger.topic)) {
+            return Err(auth::missing());
+        }
         let options = target.options(api)?.into_owned();
         Ok((head, target, options))
     };
@@ -125,6 +129,7 @@ async fn store(
     if !events.ranges.is_empty() {
         let topic = target.made(api).await?;
         let terms = Terms { once, ack: Ack::Durable, ..Terms::new(until) };
+        let terms = terms.sent_by(caller)?;
         accepted.stored =
             Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
         count(&stream, nulled);
@@ -192,6 +197,11 @@ fn ours(topic: Arc<Topic>, table: &TableName) -> Result<Arc<Topic>, Problem> {
 }
 
 impl Target {
+    /// True if it is this topic.
+    fn is_there(&self, id: TopicId) -> bool {
+        matches!(self, Self::There(topic) if topic.id == id)
+    }
+
     /// The options that it has, or will have.
     fn options(&self, api: &Api) -> Result<Cow<'_, TopicOptions>, Problem> {
         match self {

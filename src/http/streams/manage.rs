@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::open;
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::admin::json as parse;
@@ -18,7 +19,7 @@ use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::stream::{self, NewStream, Stream, StreamEdit};
 use crate::topic::option_value::definition;
-use crate::topic::{self, NewTopic, OptionEdit, Topic};
+use crate::topic::{self, NewTopic, OptionEdit, Topic, public};
 
 /// Options of its topics that the stream sets itself.
 const OWN_OPTIONS: [&str; 3] = ["table.mode", "table.namespace", "table.name"];
@@ -93,6 +94,9 @@ pub(in crate::http) async fn create(
     caller.check(Operation::Create, Resource::Stream(&wish.name))?;
     let options = options(wish.options)?;
     check(&api, &options)?;
+    if public::is_set(&options) {
+        open::check_opener(&caller)?;
+    }
     let new = NewStream { name: wish.name, namespace: wish.namespace, tags: wish.tags, options };
     let made = api.doors.streams.create(new).await.map_err(|error| problem(&error))?;
     tracing::info!(stream = made.name, by = caller.0.name(), "stream made");
@@ -166,6 +170,9 @@ pub(in crate::http) async fn alter(
     let mut options = stream.options.clone();
     edit.apply_to(&mut options);
     check(&api, &options)?;
+    if edit.options.contains_key(public::KEY) && public::is_set(&options) {
+        open::check_opener(&caller)?;
+    }
     let changes: Vec<OptionEdit> = edit.options.clone().into_iter().map(of_topic).collect();
     // A refusal must come before any part of the wish is done.
     alter_topics(&api, &name, &changes, true).await?;

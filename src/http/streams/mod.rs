@@ -15,6 +15,7 @@ mod head;
 mod ingest;
 pub(super) mod manage;
 mod name;
+mod open;
 mod tables;
 
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ use crate::table::catalog::Catalog;
 
 use answer::Refused;
 use tables::Tables;
+
+pub(super) use open::open_topic;
 
 /// The route, also served with a slash at its end.
 const INGEST: &str = "/data-plane/{namespace}/event-stream/{stream}/ingest";

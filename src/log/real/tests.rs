@@ -61,6 +61,7 @@ pub(super) async fn start(dir: &Path, clock: &Clock) -> Running {
     let settings = Settings {
         server: Default::default(),
         num_partitions: 1,
+        senders_have_rate: false,
         limits: Default::default(),
         check_partition_spec: |_| Ok(()),
     };

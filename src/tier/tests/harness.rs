@@ -134,6 +134,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
     let settings = Settings {
         server: BTreeMap::from([("table.target.lag.ms".to_owned(), "1000".to_owned())]),
         num_partitions: 2,
+        senders_have_rate: false,
         limits: Default::default(),
         check_partition_spec: crate::schema::partition_spec::check,
     };

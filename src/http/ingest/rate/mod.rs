@@ -74,7 +74,8 @@ impl<'s> Sender<'s> {
     /// Whoever has a token, by its name, or has none.
     pub(crate) fn of(caller: &'s Caller) -> Self {
         let own = caller.0.token().map_or_else(OwnRate::default, |token| token.rate);
-        Self { name: caller.key(), own }
+        let name = caller.0.token().map_or("", |token| token.name.as_str());
+        Self { name, own }
     }
 
     /// Whoever knows the secret of this source or webhook.
@@ -267,6 +268,12 @@ impl Limits {
         }
         self.holder(Whose::Sender, sender.name, rate)
     }
+}
+
+/// Whoever sends no token, by the address that its rate is known by, in words that are no token's
+/// name.
+pub(in crate::http) fn address() -> String {
+    told::peer().map_or_else(|| "address:".to_owned(), |peer| format!("address:{}", network(peer)))
 }
 
 /// What one sender has for itself: an address, or, of IPv6, a /64, which is the least that anybody

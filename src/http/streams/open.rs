@@ -1,0 +1,49 @@
+//! Streams that take events without a token. A stream is a door to any table, so it does not open
+//! one by itself: the topic behind it must be there, and be public itself.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, Uri};
+use url::form_urlencoded;
+
+use super::name::TableName;
+use crate::auth::{Kind, Operation, Resource};
+use crate::http::Api;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
+use crate::topic::{Topic, public};
+
+/// The open topic that a request of these headers goes to, through a stream that is public; the
+/// namespace only where the path has it.
+pub(in crate::http) fn open_topic(
+    api: &Api,
+    (namespace, stream): (Option<&str>, &str),
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Option<Arc<Topic>> {
+    let stream = api.doors.streams.get(stream)?;
+    let is_behind = namespace.is_none_or(|namespace| namespace == stream.namespace);
+    if !is_behind || !public::is_set(&stream.options) {
+        return None;
+    }
+    let mut pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let parameter = pairs.find(|(name, _)| name == "table").map(|(_, value)| value);
+    let table = TableName::of(headers, parameter.as_deref()).ok()?;
+    let topic = api.topics.get(&table.topic(&stream.name))?;
+    let leads_there = api.options.catalog_names.contains(&table.catalog)
+        && topic.contract_table().as_ref() == Some(&table.short());
+    (leads_there && api.topics.is_open(&topic)).then_some(topic)
+}
+
+/// Whoever makes a stream public must be allowed to write to every table, since senders name them.
+///
+/// # Errors
+/// `forbidden`.
+pub(super) fn check_opener(caller: &Caller) -> Result<(), Problem> {
+    if caller.0.may_every(Operation::Write, Kind::Table, "") {
+        return Ok(());
+    }
+    let why = caller.refusal_text(Operation::Write, Resource::Table("*"));
+    let detail = format!("a public stream leads to any table (topic.public), and {why}");
+    Err(Problem::new("forbidden", detail))
+}
