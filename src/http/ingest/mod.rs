@@ -36,6 +36,7 @@ pub(crate) mod rate;
 pub(crate) mod request;
 pub(crate) mod split;
 pub(super) mod tinybird;
+mod topic_fields;
 mod urlencoded;
 
 use std::time::Duration;
