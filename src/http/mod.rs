@@ -19,6 +19,7 @@ pub(crate) mod oauth;
 pub mod openapi;
 mod origin;
 pub(crate) mod otlp;
+mod parameters;
 mod probes;
 pub mod problem;
 mod quarantine;
@@ -163,6 +164,8 @@ pub struct Shared {
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
+    /// A file says what streams there are.
+    has_defined_streams: AtomicBool,
     /// Of requests that hold records of a quarantine.
     pub(crate) quarantine_turns: Semaphore,
 }
@@ -192,6 +195,7 @@ impl Api {
             catalog,
             metrics,
             draining,
+            has_defined_streams: AtomicBool::default(),
             quarantine_turns,
         }))
     }
@@ -285,6 +289,8 @@ fn managed() -> Router<Api> {
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
         .route("/api/v1/tables/{table}/resume", post(admin::tables::resume))
+        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
+        .route("/api/v1/acks/{token}", get(ingest::ack))
         .route("/api/v1/tokens", get(admin::tokens::list).post(admin::tokens::create))
         .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
 }
@@ -315,11 +321,10 @@ fn tokens() -> Router<Api> {
 pub fn site(api: Api, iceberg: Router) -> Site {
     let events = post(ingest::events_of_path);
     let events = events.put(ingest::events_of_path).patch(ingest::events_of_path);
-    let managed = managed().merge(keboola::managed());
+    let managed = managed().route_layer(middleware::from_fn(parameters::layer));
+    let managed = managed.merge(keboola::managed());
     let native = Router::new()
         .route("/api/v1/topics/{topic}/events", events)
-        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
-        .route("/api/v1/acks/{token}", get(ingest::ack))
         .merge(buffered::up_to(buffered::MANAGED_BYTES_MAX, managed, &api))
         .merge(buffered::up_to(buffered::FORM_BYTES_MAX, tokens(), &api))
         .merge(streams::routes())

@@ -30,7 +30,7 @@ mod new_ids;
 mod once;
 mod penalty;
 mod place;
-mod prefer;
+pub(crate) mod prefer;
 pub(super) mod quarantine;
 pub(crate) mod rate;
 pub(crate) mod request;
@@ -42,7 +42,7 @@ mod urlencoded;
 use std::time::Duration;
 
 pub(super) use acks::ack;
-pub(super) use channel::channel;
+pub(super) use channel::{channel, channel_of};
 pub(super) use cors::{Page, ROUTE};
 pub(crate) use engine::Engine;
 pub use event_ids::IdLimits;

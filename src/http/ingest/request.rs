@@ -18,7 +18,7 @@ const WAIT_MAX: Duration = Duration::from_secs(25);
 
 /// What the query string may say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Parameters {
+pub(crate) struct Parameters {
     key: Option<String>,
     partition: Option<usize>,
     /// Path of the time in each event, with `$.`.
@@ -49,7 +49,10 @@ fn path(name: &str, value: String) -> Result<String, Problem> {
 
 impl Parameters {
     /// Reads `name=value` pairs, each name once.
-    pub(super) fn parse(
+    ///
+    /// # Errors
+    /// `bad_request`, with what is allowed.
+    pub(crate) fn parse(
         pairs: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Problem> {
         let mut found = Self::default();
@@ -105,7 +108,7 @@ impl Parameters {
 
 impl Parameters {
     /// The terms of the request; a parameter counts before what the sender would prefer.
-    pub(super) fn terms(&self, prefer: &Prefer) -> Terms {
+    pub(crate) fn terms(&self, prefer: &Prefer) -> Terms {
         let preferred = if prefer.is_async { Ack::Accepted } else { Ack::Logged };
         let ack = match self.ack.unwrap_or(preferred) {
             Ack::Committed(longest) => {
