@@ -279,6 +279,7 @@ fn managed() -> Router<Api> {
         )
         .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
         .route("/api/v1/sources/{source}/test", post(admin::sources::test))
+        .route("/api/v1/sources/{source}/infer", post(admin::sources::infer))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{topic}", get(quarantine::records))
         .route("/api/v1/quarantine/{topic}/replay", post(quarantine::replay))
