@@ -23,6 +23,7 @@ mod parameters;
 mod probes;
 pub mod problem;
 mod quarantine;
+mod records;
 pub mod request_id;
 mod server;
 mod sources;
@@ -67,8 +68,10 @@ pub use webhooks::Sns;
 
 use problem::Problem;
 
-/// Most requests at once that hold records of a quarantine: a few MiB each.
-const QUARANTINE_TURNS: usize = 4;
+/// Most requests at once that hold records, of a quarantine or any topic: a few MiB each.
+const RECORD_TURNS: usize = 4;
+/// Most tails at once.
+const TAILS_MAX: usize = 64;
 
 /// Limits and switches of the HTTP side.
 #[derive(Debug, Clone)]
@@ -166,8 +169,10 @@ pub struct Shared {
     draining: AtomicBool,
     /// A file says what streams there are.
     has_defined_streams: AtomicBool,
-    /// Of requests that hold records of a quarantine.
-    pub(crate) quarantine_turns: Semaphore,
+    /// Of requests that hold records.
+    pub(crate) record_turns: Semaphore,
+    /// Of requests that follow records as they come.
+    pub(crate) tails: Arc<Semaphore>,
 }
 
 impl Api {
@@ -180,7 +185,8 @@ impl Api {
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
         let draining = AtomicBool::default();
-        let quarantine_turns = Semaphore::new(QUARANTINE_TURNS);
+        let record_turns = Semaphore::new(RECORD_TURNS);
+        let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Self(Arc::new(Shared {
             log,
             topics,
@@ -196,7 +202,8 @@ impl Api {
             metrics,
             draining,
             has_defined_streams: AtomicBool::default(),
-            quarantine_turns,
+            record_turns,
+            tails,
         }))
     }
 
@@ -280,6 +287,10 @@ fn managed() -> Router<Api> {
         .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
         .route("/api/v1/sources/{source}/test", post(admin::sources::test))
         .route("/api/v1/sources/{source}/infer", post(admin::sources::infer))
+        .route("/api/v1/topics/{topic}/records", get(records::of_topic))
+        .route("/api/v1/topics/{topic}/tail", get(records::tail_of_topic))
+        .route("/api/v1/streams/{stream}/records", get(records::of_stream))
+        .route("/api/v1/streams/{stream}/tail", get(records::tail_of_stream))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{topic}", get(quarantine::records))
         .route("/api/v1/quarantine/{topic}/replay", post(quarantine::replay))
