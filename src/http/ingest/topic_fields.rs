@@ -166,7 +166,7 @@ mod tests {
             timestamp: Some("$.t".to_owned()),
             headers: vec![("s".to_owned(), "$.s".to_owned()), ("n".to_owned(), "$.n".to_owned())],
         };
-        let full = r#"{"u": {"id": 7}, "t": 5, "s": "web", "n": {"a": 1}}"#;
+        let full = r#"{"u": {"id": 7}, "t": 5, "s": "web", "n": 1.10}"#;
         let own = (Bytes::from("s"), Some(Bytes::from("x")));
         let said = OwnedEvent {
             key: Some(Bytes::from("k")),
@@ -183,8 +183,8 @@ mod tests {
             OwnedEvent::default(),
         ];
         let wanted = [
-            r#"Some("7") Some(5) [(b"s", Some(b"web")), (b"n", Some(b"{"a": 1}"))]"#,
-            r#"Some("k") Some(9) [(b"s", Some(b"x")), (b"n", Some(b"{"a": 1}"))]"#,
+            r#"Some("7") Some(5) [(b"s", Some(b"web")), (b"n", Some(b"1.10"))]"#,
+            r#"Some("k") Some(9) [(b"s", Some(b"x")), (b"n", Some(b"1.10"))]"#,
             "None Some(5) []",
             "3 bad_key",
             "4 bad_timestamp",
