@@ -28,6 +28,9 @@ A file, in TOML or JSON (by its name):
   [sources.shop]
   topic = \"shop\"
 
+  [streams.shop]                    # none of them: streams stay as they are
+  namespace = \"prod\"
+
 Examples:
   floe apply floe.toml --dry-run
   floe apply floe.toml
@@ -39,7 +42,7 @@ pub(super) fn command() -> Command {
     };
     client::add_flags(
         Command::new("apply")
-            .about("Makes topics, sinks and sources as a file says")
+            .about("Makes topics, sinks, sources and streams as a file says")
             .after_help(EXAMPLES)
             .arg(
                 Arg::new("file")
@@ -48,7 +51,7 @@ pub(super) fn command() -> Command {
                     .help("NAME.json, or else TOML; - is JSON from standard input"),
             )
             .arg(flag("dry-run", "Check as much as can be and change nothing"))
-            .arg(flag("prune", "Delete sources, and sinks and options of the file's topics, that the file does not have")),
+            .arg(flag("prune", "Delete sources, streams, and sinks and options of the file's topics, that the file does not have")),
     )
 }
 
@@ -84,7 +87,8 @@ impl Run {
                 .map_err(|failure| of("topic", &name, failure))?;
             self.sinks(&name, is_there, topic.sinks).await?;
         }
-        self.sources(declared.sources).await
+        self.sources(declared.sources).await?;
+        self.streams(declared.streams).await
     }
 
     async fn topic(
@@ -176,6 +180,23 @@ impl Run {
         Ok(())
     }
 
+    /// Of a file that says nothing of streams they stay as they are.
+    async fn streams(&mut self, wishes: Option<BTreeMap<String, Value>>) -> Result<(), Failure> {
+        const ALL: &str = "/api/v1/streams";
+        let Some(wishes) = wishes else { return Ok(()) };
+        let listed = self.client.send(Method::GET, ALL, None).await?;
+        for (name, wish) in &wishes {
+            let done = self.put(ALL, name, wish, &listed["streams"]).await;
+            let done = done.map_err(|failure| of("stream", name, failure))?;
+            self.tell("stream", name, done);
+        }
+        let known = names(&listed["streams"], "name").into_iter();
+        for name in known.filter(|name| !wishes.contains_key(name)) {
+            self.drop_it(ALL, "stream", (&name, &name)).await?;
+        }
+        Ok(())
+    }
+
     /// Makes or replaces one of `all`; what became of it.
     async fn put(
         &self,
@@ -188,9 +209,15 @@ impl Run {
         let path = format!("{all}/{}{query}", segment(id));
         let now = self.client.send(Method::PUT, &path, Some(wish.clone())).await?;
         let mut known = listed.as_array().into_iter().flatten();
-        Ok(match known.find(|one| one["id"] == id) {
+        // Streams have no id and no number of a version.
+        let is_it = |one: &&Value| one.get("id").unwrap_or(&one["name"]) == id;
+        let is_same = |before: &Value| {
+            let members = ["version", "namespace", "tags", "options"];
+            members.iter().all(|member| before[*member] == now[*member])
+        };
+        Ok(match known.find(is_it) {
             None => "made",
-            Some(before) if before["version"] == now["version"] => "unchanged",
+            Some(before) if is_same(before) => "unchanged",
             Some(_) => "changed",
         })
     }

@@ -1,4 +1,4 @@
-//! The file that says which topics, sinks and sources there are: its form. `floe apply` sends it to a
+//! The file that says which topics, sinks, sources and streams there are: its form. `floe apply` sends it to a
 //! running server, `definitions.file` gives it to one that starts.
 
 use std::collections::BTreeMap;
@@ -44,6 +44,8 @@ pub struct Declared {
     /// Sources by id, as `PUT /api/v1/sources/{source}` takes them.
     #[serde(default)]
     pub sources: BTreeMap<String, Value>,
+    /// Streams by name, as `PUT /api/v1/streams/{stream}` takes them; none says nothing of them.
+    pub streams: Option<BTreeMap<String, Value>>,
 }
 
 /// What a file may say of a topic.

@@ -213,8 +213,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         "definitions.file",
         Kind::Path,
         "",
-        "File that says what topics, sinks and sources there are, as floe apply takes it; applied at \
-         the start, and sinks and sources are not changed otherwise. Default: requests say it.",
+        "File that says what topics, sinks, sources and streams there are, as floe apply takes it; \
+         applied at the start, and sinks, sources and the streams of a file that has streams are \
+         not changed otherwise. Default: requests say it.",
     ),
     option(
         "definitions.prune",

@@ -1,4 +1,4 @@
-//! A file that says what sinks and sources there are (`definitions.file`): at the start they are made
+//! A file that says what sinks, sources and streams there are (`definitions.file`): at the start they are made
 //! so, and requests do not change them from then on.
 //!
 //! Owns: the order in which a file is checked and applied. Does not own: the form of the file
@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
 use super::Api;
 use super::admin::{precondition, sinks, sources, topics};
+use super::streams::{manage, put};
 use crate::auth::{Operation, Resource};
 use crate::config::{Declared, DeclaredTopic, FILE_BYTES_MAX};
 use crate::http::auth::Caller;
@@ -20,6 +22,7 @@ use crate::http::problem::Problem;
 use crate::sink::{self, SINKS_MAX, SINKS_PER_TOPIC_MAX, Sink};
 use crate::source::{self, SOURCES_MAX};
 use crate::store::history::Edit;
+use crate::stream::{NewStream, STREAMS_MAX};
 use crate::topic::option_value::definition;
 use crate::topic::{Editor, NewTopic, OptionEdit, Topic, any_table};
 use crate::types::Expected;
@@ -73,6 +76,8 @@ struct Plan {
     dropped_sinks: Vec<Arc<Sink>>,
     sources: Vec<(String, source::Wish)>,
     dropped_sources: Vec<String>,
+    streams: Vec<NewStream>,
+    dropped_streams: Vec<String>,
 }
 
 impl Api {
@@ -93,13 +98,27 @@ impl Api {
             false => "a file of the server".to_owned(),
         };
         let detail = format!(
-            "sinks and sources are as {file} says (definitions.file): change that file and start \
-             the server again"
+            "this is as {file} says (definitions.file): change that file and start the server again"
         );
         Err(Problem::new("read_only", detail))
     }
 
-    /// Makes topics, sinks and sources as the file says. Nothing is changed unless all of it can be.
+    /// [`Self::may_define`] for streams, which a file need not speak of.
+    ///
+    /// # Errors
+    /// As [`Self::may_define`].
+    pub(in crate::http) fn may_define_streams(
+        &self,
+        caller: &Caller,
+        dry_run: bool,
+    ) -> Result<(), Problem> {
+        match self.has_defined_streams.load(Ordering::Relaxed) {
+            true => self.may_define(caller, dry_run),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes topics, sinks, sources and streams as the file says. Nothing is changed unless all of it can be.
     /// Before any request is answered: nobody else changes them meanwhile.
     ///
     /// # Errors
@@ -107,13 +126,16 @@ impl Api {
     pub async fn define(&self, definitions: &Definitions) -> Result<(), String> {
         let path = definitions.path.display();
         let plan = self.plan(definitions).await.map_err(|error| format!("{path}: {error}"))?;
-        let (sinks, sources) = (plan.sinks.len(), plan.sources.len());
-        let deleted = plan.dropped_sinks.len() + plan.dropped_sources.len();
+        let (sinks, sources, streams) = (plan.sinks.len(), plan.sources.len(), plan.streams.len());
+        let dropped = plan.dropped_sources.len() + plan.dropped_streams.len();
+        let deleted = plan.dropped_sinks.len() + dropped;
         let topics = plan.made.len() + plan.altered.len();
         let done = self.carry_out(plan).await;
         done.map_err(|error| format!("{path}, which is applied in part: {error}"))?;
         self.topics.keep(definitions.topics());
-        tracing::info!(file = %path, topics, sinks, sources, deleted, "definitions applied");
+        let has_streams = definitions.declared.streams.is_some();
+        self.has_defined_streams.store(has_streams, Ordering::Relaxed);
+        tracing::info!(file = %path, topics, sinks, sources, streams, deleted, "definitions applied");
         Ok(())
     }
 
@@ -136,6 +158,9 @@ impl Api {
         for (id, wish) in &declared.sources {
             let planned = self.plan_source(&mut plan, id, wish);
             planned.map_err(|error| format!("source {id}: {error}"))?;
+        }
+        if let Some(streams) = &declared.streams {
+            self.plan_streams(&mut plan, streams, *prune).await?;
         }
         if *prune {
             let known = self.sources.list().into_iter().map(|source| source.id.clone());
@@ -237,6 +262,36 @@ impl Api {
         Ok(())
     }
 
+    /// Streams, of a file that speaks of them.
+    async fn plan_streams(
+        &self,
+        plan: &mut Plan,
+        declared: &BTreeMap<String, Value>,
+        prune: bool,
+    ) -> Result<(), String> {
+        let known = self.doors.streams.list();
+        if prune {
+            let names = known.iter().map(|stream| stream.name.clone());
+            plan.dropped_streams = names.filter(|name| !declared.contains_key(name)).collect();
+        }
+        let mut count = known.len() - plan.dropped_streams.len();
+        for (name, wish) in declared {
+            let planned = async {
+                let wish = put::wish(self, name, wish.clone())?;
+                let (_, is_new) = put::store(self, wish.clone(), Expected::Any, true).await?;
+                Ok((wish, is_new))
+            };
+            let failed = |it: Problem| format!("stream {name}: {}", it.detail());
+            let (wish, is_new) = planned.await.map_err(failed)?;
+            count += usize::from(is_new);
+            plan.streams.push(wish);
+        }
+        match count > STREAMS_MAX {
+            true => Err(format!("there would be more than {STREAMS_MAX} streams")),
+            false => Ok(()),
+        }
+    }
+
     /// Checks everything together as it would be.
     fn check_room(&self, plan: &Plan) -> Result<(), String> {
         let wished: BTreeSet<(&str, &str)> =
@@ -297,6 +352,14 @@ impl Api {
             let put = self.sinks.put((topic.id, &id), asked, Expected::Any, false).await;
             let version = put.map_err(failed)?.sink().version;
             tracing::info!(topic = topic.name.as_str(), sink = id, version, "sink changed");
+        }
+        for name in plan.dropped_streams {
+            manage::forget(self, &name, Expected::Any).await.map_err(failed)?;
+            tracing::info!(stream = name, "stream deleted");
+        }
+        for wish in plan.streams {
+            let put = put::store(self, wish, Expected::Any, false).await;
+            put.map_err(|problem| problem.detail().to_owned())?;
         }
         for id in plan.dropped_sources {
             self.sources.delete(&id, Expected::Any).await.map_err(failed)?;

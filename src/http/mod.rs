@@ -19,10 +19,12 @@ pub(crate) mod oauth;
 pub mod openapi;
 mod origin;
 pub(crate) mod otlp;
+mod parameters;
 mod probes;
 pub mod problem;
 mod quarantine;
 mod query_token;
+mod records;
 pub mod request_id;
 mod server;
 mod sources;
@@ -68,8 +70,10 @@ pub use webhooks::Sns;
 
 use problem::Problem;
 
-/// Most requests at once that hold records of a quarantine: a few MiB each.
-const QUARANTINE_TURNS: usize = 4;
+/// Most requests at once that hold records, of a quarantine or any topic: a few MiB each.
+const RECORD_TURNS: usize = 4;
+/// Most tails at once.
+const TAILS_MAX: usize = 64;
 
 /// Limits and switches of the HTTP side.
 #[derive(Debug, Clone)]
@@ -167,8 +171,12 @@ pub struct Shared {
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
-    /// Of requests that hold records of a quarantine.
-    pub(crate) quarantine_turns: Semaphore,
+    /// A file says what streams there are.
+    has_defined_streams: AtomicBool,
+    /// Of requests that hold records.
+    pub(crate) record_turns: Semaphore,
+    /// Of requests that follow records as they come.
+    pub(crate) tails: Arc<Semaphore>,
 }
 
 impl Api {
@@ -181,7 +189,8 @@ impl Api {
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
         let draining = AtomicBool::default();
-        let quarantine_turns = Semaphore::new(QUARANTINE_TURNS);
+        let record_turns = Semaphore::new(RECORD_TURNS);
+        let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Self(Arc::new(Shared {
             log,
             topics,
@@ -196,7 +205,9 @@ impl Api {
             catalog,
             metrics,
             draining,
-            quarantine_turns,
+            has_defined_streams: AtomicBool::default(),
+            record_turns,
+            tails,
         }))
     }
 
@@ -279,6 +290,11 @@ fn managed() -> Router<Api> {
         )
         .route("/api/v1/sources/{source}/rotate-secret", post(admin::sources::rotate))
         .route("/api/v1/sources/{source}/test", post(admin::sources::test))
+        .route("/api/v1/sources/{source}/infer", post(admin::sources::infer))
+        .route("/api/v1/topics/{topic}/records", get(records::of_topic))
+        .route("/api/v1/topics/{topic}/tail", get(records::tail_of_topic))
+        .route("/api/v1/streams/{stream}/records", get(records::of_stream))
+        .route("/api/v1/streams/{stream}/tail", get(records::tail_of_stream))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{topic}", get(quarantine::records))
         .route("/api/v1/quarantine/{topic}/replay", post(quarantine::replay))
@@ -289,6 +305,8 @@ fn managed() -> Router<Api> {
         .route("/api/v1/tables/{table}", get(admin::tables::describe))
         .route("/api/v1/tables/{table}/flush", post(admin::tables::flush))
         .route("/api/v1/tables/{table}/resume", post(admin::tables::resume))
+        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
+        .route("/api/v1/acks/{token}", get(ingest::ack))
         .route("/api/v1/tokens", get(admin::tokens::list).post(admin::tokens::create))
         .route("/api/v1/tokens/{token}", delete(admin::tokens::revoke))
 }
@@ -319,11 +337,10 @@ fn tokens() -> Router<Api> {
 pub fn site(api: Api, iceberg: Router) -> Site {
     let events = post(ingest::events_of_path);
     let events = events.put(ingest::events_of_path).patch(ingest::events_of_path);
-    let managed = managed().merge(keboola::managed());
+    let managed = managed().route_layer(middleware::from_fn(parameters::layer));
+    let managed = managed.merge(keboola::managed());
     let native = Router::new()
         .route("/api/v1/topics/{topic}/events", events)
-        .route("/api/v1/topics/{topic}/channels/{channel}", get(ingest::channel))
-        .route("/api/v1/acks/{token}", get(ingest::ack))
         .merge(buffered::up_to(buffered::MANAGED_BYTES_MAX, managed, &api))
         .merge(buffered::up_to(buffered::FORM_BYTES_MAX, tokens(), &api))
         .merge(streams::routes())

@@ -157,6 +157,7 @@ mod tests {
             include_str!("ingest/cloudevents.rs"),
             include_str!("ingest/place.rs"),
             include_str!("ingest/split.rs"),
+            include_str!("streams/fit.rs"),
             include_str!("../schema/json/decode.rs"),
         ];
         let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();

@@ -53,8 +53,11 @@ pub struct TableName {
     pub name: String,
 }
 
+/// Its namespace, where none is named.
+pub const NAMESPACE_DEFAULT: &str = "streams";
+
 fn default_namespace() -> String {
-    "streams".to_owned()
+    NAMESPACE_DEFAULT.to_owned()
 }
 
 impl TableName {

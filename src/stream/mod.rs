@@ -13,9 +13,11 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::runtime::{Clock, Tasks};
 use crate::store::{self, Change, Space, Store};
+use crate::types::Expected;
 
 const VERSION: u32 = 1;
 /// Most streams.
@@ -25,6 +27,8 @@ const NAME_BYTES_MAX: usize = 63;
 /// Most tags of one stream, and the longest, in bytes.
 const TAGS_MAX: usize = 50;
 const TAG_BYTES_MAX: usize = 128;
+/// Bytes of the hash that names a version.
+const TAG_LEN: usize = 12;
 
 /// A stream as it is durably known; immutable, replaced on each change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,21 @@ pub struct Stream {
     pub options: BTreeMap<String, String>,
     /// When it was made, milliseconds.
     pub created_ms: i64,
+}
+
+impl Stream {
+    /// What names this version: another content has another tag.
+    pub fn tag(&self) -> String {
+        let content = serde_json::to_vec(self).unwrap_or_default();
+        let hash = Sha256::digest(&content);
+        hash.iter().take(TAG_LEN).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// As it would be if it was as wished.
+    fn as_wished(&self, wish: NewStream) -> Self {
+        let NewStream { namespace, tags, options, .. } = wish;
+        Self { namespace, tags, options, ..self.clone() }
+    }
 }
 
 /// A wish for a stream.
@@ -90,6 +109,9 @@ pub enum Error {
     /// No such stream.
     #[error("there is no stream {0:?}")]
     Unknown(String),
+    /// It is not as it was expected to be.
+    #[error("{0}")]
+    Precondition(String),
     /// All places are taken.
     #[error("there are {STREAMS_MAX} streams already; delete some")]
     TooMany,
@@ -160,25 +182,47 @@ impl Streams {
         store::finish(&self.inner.tasks, "stream-change", change).await
     }
 
-    /// Gives a stream other tags or options.
+    /// Makes a stream that takes events, or replaces what was wished for it: whether it takes events
+    /// stays. Tells whether it is new. With `dry_run` nothing is changed.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::Unknown`], [`Error::Store`].
-    pub async fn edit(&self, name: &str, edit: StreamEdit) -> Result<Arc<Stream>, Error> {
+    /// See [`Error`].
+    pub async fn put(
+        &self,
+        wish: NewStream,
+        expected: Expected,
+        dry_run: bool,
+    ) -> Result<(Arc<Stream>, bool), Error> {
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.replace(wish, &expected, dry_run).await };
+        store::finish(&self.inner.tasks, "stream-change", change).await
+    }
+
+    /// Gives a stream other tags or options. With `dry_run` nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Unknown`], [`Error::Precondition`], [`Error::Store`].
+    pub async fn edit(
+        &self,
+        name: &str,
+        edit: StreamEdit,
+        expected: Expected,
+        dry_run: bool,
+    ) -> Result<Arc<Stream>, Error> {
         let name = name.to_owned();
         let inner = Arc::clone(&self.inner);
-        let change = async move { inner.edit(&name, edit).await };
+        let change = async move { inner.edit(&name, edit, &expected, dry_run).await };
         store::finish(&self.inner.tasks, "stream-change", change).await
     }
 
     /// Forgets a stream.
     ///
     /// # Errors
-    /// [`Error::Unknown`], [`Error::Store`].
-    pub async fn delete(&self, name: &str) -> Result<Arc<Stream>, Error> {
+    /// [`Error::Unknown`], [`Error::Precondition`], [`Error::Store`].
+    pub async fn delete(&self, name: &str, expected: Expected) -> Result<Arc<Stream>, Error> {
         let name = name.to_owned();
         let inner = Arc::clone(&self.inner);
-        let change = async move { inner.delete(&name).await };
+        let change = async move { inner.delete(&name, &expected).await };
         store::finish(&self.inner.tasks, "stream-change", change).await
     }
 }
@@ -193,10 +237,39 @@ impl Inner {
         if self.by_name.read().len() >= STREAMS_MAX {
             return Err(Error::TooMany);
         }
+        self.put(self.made_of(new)).await
+    }
+
+    fn made_of(&self, new: NewStream) -> Stream {
         let NewStream { name, namespace, tags, options } = new;
         let created_ms = self.clock.now_ms();
-        self.put(Stream { v: VERSION, name, namespace, tags, running: true, options, created_ms })
-            .await
+        Stream { v: VERSION, name, namespace, tags, running: true, options, created_ms }
+    }
+
+    async fn replace(
+        &self,
+        wish: NewStream,
+        expected: &Expected,
+        dry_run: bool,
+    ) -> Result<(Arc<Stream>, bool), Error> {
+        check(&wish)?;
+        let _alone = self.changes.lock().await;
+        let known = self.by_name.read().get(&wish.name).cloned();
+        let tag = known.as_ref().map(|stream| stream.tag());
+        expected.check(tag.as_deref()).map_err(Error::Precondition)?;
+        let (stream, is_new) = match known {
+            Some(known) => {
+                let wished = known.as_wished(wish);
+                if wished == *known {
+                    return Ok((known, false));
+                }
+                (wished, false)
+            }
+            None if self.by_name.read().len() >= STREAMS_MAX => return Err(Error::TooMany),
+            None => (self.made_of(wish), true),
+        };
+        let stream = if dry_run { Arc::new(stream) } else { self.put(stream).await? };
+        Ok((stream, is_new))
     }
 
     async fn switch(&self, name: &str, running: bool) -> Result<Arc<Stream>, Error> {
@@ -208,22 +281,33 @@ impl Inner {
         self.put(Stream { running, ..Stream::clone(&stream) }).await
     }
 
-    async fn edit(&self, name: &str, edit: StreamEdit) -> Result<Arc<Stream>, Error> {
+    async fn edit(
+        &self,
+        name: &str,
+        edit: StreamEdit,
+        expected: &Expected,
+        dry_run: bool,
+    ) -> Result<Arc<Stream>, Error> {
         edit.tags.as_deref().map_or(Ok(()), check_tags)?;
         let _alone = self.changes.lock().await;
         let stream = self.existing(name)?;
+        expected.check(Some(&stream.tag())).map_err(Error::Precondition)?;
         let mut edited = Stream::clone(&stream);
         edit.apply_to(&mut edited.options);
         edited.tags = edit.tags.unwrap_or(edited.tags);
         if edited == *stream {
             return Ok(stream);
         }
+        if dry_run {
+            return Ok(Arc::new(edited));
+        }
         self.put(edited).await
     }
 
-    async fn delete(&self, name: &str) -> Result<Arc<Stream>, Error> {
+    async fn delete(&self, name: &str, expected: &Expected) -> Result<Arc<Stream>, Error> {
         let _alone = self.changes.lock().await;
         let stream = self.existing(name)?;
+        expected.check(Some(&stream.tag())).map_err(Error::Precondition)?;
         self.store.commit(Change::new().delete(Space::Stream, name.as_bytes())).await?;
         self.by_name.write().remove(name);
         Ok(stream)
@@ -308,9 +392,12 @@ mod tests {
         streams.create(new("other", "a.b")).await.unwrap();
         assert_eq!(streams.create(new("shop", "x")).await, Err(Error::Exists("shop".to_owned())));
         assert!(!streams.switch("shop", false).await.unwrap().running);
-        streams.delete("other").await.unwrap();
+        streams.delete("other", Expected::Any).await.unwrap();
         let edit = StreamEdit { tags: Some(Vec::new()), ..StreamEdit::default() };
-        assert_eq!(streams.edit("shop", edit).await.unwrap().options.len(), 1);
+        assert_eq!(
+            streams.edit("shop", edit, Expected::Any, false).await.unwrap().options.len(),
+            1
+        );
         let again = open(&rig);
         assert_eq!(again.list().len(), 1);
         let shop = again.get("shop").unwrap();
@@ -319,12 +406,15 @@ mod tests {
         let options =
             [("a".to_owned(), Some("1".to_owned())), ("table.target.lag.ms".to_owned(), None)];
         let edit = StreamEdit { options: options.into(), tags: None };
-        let shop = again.edit("shop", edit).await.unwrap();
+        let shop = again.edit("shop", edit, Expected::Any, false).await.unwrap();
         assert_eq!(
             (shop.running, &shop.options),
             (true, &[("a".to_owned(), "1".to_owned())].into())
         );
-        assert_eq!(again.delete("other").await, Err(Error::Unknown("other".to_owned())));
+        assert_eq!(
+            again.delete("other", Expected::Any).await,
+            Err(Error::Unknown("other".to_owned()))
+        );
     }
 
     #[tokio::test]
@@ -341,9 +431,38 @@ mod tests {
         let tags = vec![String::new()];
         let refused = streams.create(NewStream { tags: tags.clone(), ..new("a", "n") }).await;
         assert!(matches!(refused, Err(Error::Invalid(_))));
-        let refused =
-            streams.edit("a", StreamEdit { tags: Some(tags), ..StreamEdit::default() }).await;
+        let edit = StreamEdit { tags: Some(tags), ..StreamEdit::default() };
+        let refused = streams.edit("a", edit, Expected::Any, false).await;
         assert!(matches!(refused, Err(Error::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_replaced_as_a_whole_in_the_version_that_is_meant() {
+        let rig = Rig::new();
+        let streams = open(&rig);
+        let tried = streams.put(new("shop", "n"), Expected::Any, true).await.unwrap();
+        assert!(tried.1 && streams.list().is_empty(), "a dry run makes nothing");
+        let (made, is_new) = streams.put(new("shop", "n"), Expected::None, false).await.unwrap();
+        assert!(is_new && made.running);
+        streams.switch("shop", false).await.unwrap();
+        let stale = Expected::Tags(vec![made.tag()]);
+        let wish = || NewStream { tags: Vec::new(), options: BTreeMap::new(), ..new("shop", "m") };
+        let refused = streams.put(wish(), stale.clone(), false).await;
+        assert!(matches!(refused, Err(Error::Precondition(_))), "it was switched meanwhile");
+        let now = Expected::Tags(vec![streams.get("shop").unwrap().tag()]);
+        let (tried, _) = streams.put(wish(), now.clone(), true).await.unwrap();
+        let (put, is_new) = streams.put(wish(), now, false).await.unwrap();
+        assert_eq!((&tried, is_new), (&put, false));
+        assert!(!put.running && put.options.is_empty() && put.namespace == "m");
+        assert_eq!(put.created_ms, made.created_ms);
+        let again = streams.put(wish(), Expected::Some, false).await.unwrap();
+        assert!(Arc::ptr_eq(&again.0, &put), "the same wish changes nothing");
+        let refused = streams.put(new("shop", "n"), Expected::None, false).await;
+        assert!(matches!(refused, Err(Error::Precondition(_))));
+        let refused = streams.delete("shop", stale.clone()).await;
+        assert!(matches!(refused, Err(Error::Precondition(_))));
+        let refused = streams.edit("shop", StreamEdit::default(), stale, false).await;
+        assert!(matches!(refused, Err(Error::Precondition(_))));
     }
 
     #[test]

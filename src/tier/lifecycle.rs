@@ -39,7 +39,7 @@ const OWNER: &str = marker::TOPIC_ID;
 const OWNER_SINK: &str = marker::SINK_ID;
 const OWNER_NAME: &str = "floe.topic-name";
 const OWNER_GENERATION: &str = "floe.generation";
-const OWNER_ROLE: &str = "floe.role";
+const OWNER_ROLE: &str = marker::ROLE;
 
 /// How often a name is chosen again because somebody else took it meanwhile.
 const NAME_TRIES: u32 = 8;
@@ -305,7 +305,7 @@ fn properties(entry: &Entry, role: Role) -> HashMap<String, String> {
     let mut properties = table::default_properties();
     let role = match role {
         Role::Main => "table",
-        Role::DeadLetters => "dead-letters",
+        Role::DeadLetters => marker::DEAD_LETTERS,
     };
     let own = [
         (OWNER, entry.topic_id.to_string()),

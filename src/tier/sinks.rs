@@ -5,6 +5,7 @@ use iceberg::TableIdent;
 use iceberg::spec::PrimitiveType;
 use iceberg::spec::Schema;
 use iceberg::spec::Type;
+use uuid::Uuid;
 
 use crate::sink::Mapping;
 use crate::sink::TableName;
@@ -50,6 +51,15 @@ impl Tiering {
         // One that was made a moment ago may have no worker yet.
         self.supervisor.look();
         self.supervisor.status(Writer { topic_id, sink: Some(uid) })
+    }
+
+    /// The UUID of the table that a topic or a sink writes to, once it is made. Blocks for microseconds.
+    ///
+    /// # Errors
+    /// What the ledger says.
+    pub fn table_uuid(&self, writer: Writer) -> Result<Option<Uuid>, String> {
+        let entry = self.supervisor.ledger().load(writer).map_err(|error| error.to_string())?;
+        Ok(entry.and_then(|(entry, _)| entry.table).map(|table| table.uuid))
     }
 
     /// Checks that nobody else has the table of a new sink, as far as can be seen now. Who takes it

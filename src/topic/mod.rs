@@ -14,6 +14,7 @@ use crate::store::{self, Store};
 use crate::types::{Offset, PartitionId, TopicId, TopicName};
 
 mod choices;
+pub mod event_fields;
 pub mod option_def;
 pub mod option_table;
 pub mod option_value;

@@ -35,6 +35,10 @@ pub enum Kind {
     PartitionSpec,
     /// A path in a JSON object such as `$.id`, or empty.
     JsonPath,
+    /// A path in a JSON object such as `$.id`, the name of a record header, or empty.
+    KeyField,
+    /// Comma-separated `name=$.path` pairs: record headers and where their values are.
+    HeaderFields,
     /// Comma-separated origins (`https://a.example`), or `*`.
     Origins,
 }

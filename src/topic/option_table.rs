@@ -406,12 +406,28 @@ pub const OPTIONS: &[OptionDef] = &[
         "What becomes of a deleted topic's rows that are not in the table yet.",
     ),
     row(
+        "topic.header.fields",
+        Kind::HeaderFields,
+        "",
+        Effect::Active,
+        "Record headers of events over HTTP with the paths of their values, such as \
+         source=$.source,region=$.geo.region; empty is none.",
+    ),
+    row(
         "topic.idempotency",
         Kind::Choice(&["optional", "required", "body"]),
         "optional",
         Effect::Active,
         "Whether an event request over HTTP may (optional) or must (required) have an \
          Idempotency-Key or a channel; body: without one the same body counts once in 10 minutes.",
+    ),
+    row(
+        "topic.key.field",
+        Kind::KeyField,
+        "",
+        Effect::Active,
+        "Where the key of an event over HTTP is, if its sender does not say: a path such as \
+         $.user.id, or the name of a record header such as ce_subject; empty is none.",
     ),
     row(
         "topic.overload.status",
@@ -444,6 +460,14 @@ pub const OPTIONS: &[OptionDef] = &[
         Effect::Active,
         "Most requests with events over HTTP in a second; more are answered with rate_limited. \
          0 is without limit.",
+    ),
+    row(
+        "topic.timestamp.field",
+        Kind::JsonPath,
+        "",
+        Effect::Active,
+        "Path of the time of an event over HTTP, if its sender does not say: milliseconds or \
+         RFC 3339, such as $.time; empty is none.",
     ),
     row(
         "redpanda.iceberg.delete",

@@ -70,6 +70,8 @@ pub(crate) fn check(def: &OptionDef, value: &str, check_spec: CheckSpec) -> Resu
         Kind::PartitionSpec if value.trim().is_empty() => Ok(()),
         Kind::PartitionSpec => check_spec(value),
         Kind::JsonPath => json_path(value.trim()),
+        Kind::KeyField => key_field(value.trim()),
+        Kind::HeaderFields => list(value).try_for_each(header_field),
         Kind::Origins => list(value).try_for_each(origin),
         Kind::Int(..) | Kind::Long(..) | Kind::Count(..) | Kind::Duration(..) | Kind::Size(..) => {
             number(def.kind, value).map(drop)
@@ -140,6 +142,33 @@ fn json_path(value: &str) -> Result<(), String> {
         return Ok(());
     }
     Err("allowed is a path such as $.id, or nothing".to_owned())
+}
+
+fn key_field(value: &str) -> Result<(), String> {
+    if json_path(value).is_ok() || is_header(value) {
+        return Ok(());
+    }
+    Err("allowed is a path such as $.id, the name of a record header, or nothing".to_owned())
+}
+
+fn header_field(item: &str) -> Result<(), String> {
+    let pair = header_pair(item);
+    if pair.is_some_and(|(name, path)| is_header(name) && path.len() > 2 && json_path(path).is_ok())
+    {
+        return Ok(());
+    }
+    Err("allowed are names of record headers with paths, such as source=$.source".to_owned())
+}
+
+/// Name and path of an item of a list of headers.
+pub(crate) fn header_pair(item: &str) -> Option<(&str, &str)> {
+    item.split_once('=').map(|(name, path)| (name.trim(), path.trim()))
+}
+
+/// The server's own headers begin with `floe.`.
+fn is_header(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !name.is_empty() && name.bytes().all(legal) && !name.to_ascii_lowercase().starts_with("floe.")
 }
 
 fn origin(value: &str) -> Result<(), String> {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::topic::Error;
+use crate::topic::event_fields::EventFields;
 use crate::topic::option_def::{Effect, Kind, OptionDef};
 use crate::topic::option_table;
 use crate::topic::option_value::{self, CheckSpec, invalid};
@@ -128,6 +129,8 @@ pub struct TopicOptions {
     pub delete_drain_max_ms: i64,
     /// `topic.dedup.field`: path of the id by which an event over HTTP counts once, with `$.`.
     pub dedup_field: Option<String>,
+    /// `topic.key.field`, `topic.timestamp.field`, `topic.header.fields`.
+    pub event_fields: EventFields,
     /// `table.contract.id.field`: path of what an event over HTTP has as id, with `$.`.
     pub contract_id_field: Option<String>,
     /// `topic.idempotency`.
@@ -172,6 +175,7 @@ impl Default for TopicOptions {
             delete_untiered: DeleteUntiered::Drain,
             delete_drain_max_ms: 3_600_000,
             dedup_field: None,
+            event_fields: EventFields::default(),
             contract_id_field: None,
             idempotency: Idempotency::Optional,
             overload_status: 429,
@@ -307,6 +311,7 @@ impl TopicOptions {
             })?,
             delete_drain_max_ms: layers.number("topic.delete.drain.max.ms")?,
             dedup_field: layers.path("topic.dedup.field"),
+            event_fields: EventFields::read(|key| layers.raw(key).0),
             contract_id_field: layers.path("table.contract.id.field"),
             idempotency: layers.word("topic.idempotency", |word| match word {
                 "optional" => Some(Idempotency::Optional),
@@ -392,11 +397,11 @@ fn value_type(kind: Kind) -> ValueType {
         Kind::Int(..) | Kind::Count(..) => ValueType::Int,
         Kind::Long(..) => ValueType::Long,
         Kind::Double(..) => ValueType::Double,
-        Kind::List(_) | Kind::Replicas | Kind::Origins => ValueType::List,
+        Kind::List(_) | Kind::Replicas | Kind::Origins | Kind::HeaderFields => ValueType::List,
         // With a unit they are no numbers to Kafka's tools.
         Kind::Duration(..) | Kind::Size(..) => ValueType::String,
         Kind::Choice(_) | Kind::Text | Kind::Namespace | Kind::TableName => ValueType::String,
-        Kind::PartitionSpec | Kind::JsonPath => ValueType::String,
+        Kind::PartitionSpec | Kind::JsonPath | Kind::KeyField => ValueType::String,
     }
 }
 

@@ -265,3 +265,52 @@ async fn a_topic_is_bound_to_a_table_of_others_by_who_may_write_to_it() {
     let both = guarded.token("both", &["all:topic:*", "write:table:events.sales"]).await;
     assert_eq!(guarded.ask(Method::POST, topics, Some(&both), wish("u")).await.0, 201);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_by_its_name_a_look_and_a_replacement_take_their_rights() {
+    let guarded = guarded().await;
+    make_table(&guarded, "sales").await;
+    let weak = guarded.token("weak", &["describe:topic:x"]).await;
+    let writer = guarded.token("writer", &["write:table:events.sales", "write:stream:shop"]).await;
+    let reader = guarded.token("reader", &["read:topic:floe.tables.*", "read:stream:shop"]).await;
+    let maker = guarded.token("maker", &["create:stream:new"]).await;
+    let (table, none) =
+        ("/api/v1/tables/floe.events.sales/events", "/api/v1/tables/floe.events.x/events");
+    let event = || Some(json!({ "id": 1 }));
+    // Who may not write to a table does not hear whether it is there.
+    for path in [table, none] {
+        let (status, answer) = guarded.ask(Method::POST, path, Some(&weak), event()).await;
+        assert_eq!((status, &answer["code"]), (403, &json!("no_insert_permission")), "{answer}");
+    }
+    let waiting = format!("{table}?ack=committed&wait=0");
+    let (status, answer) = guarded.ask(Method::POST, &waiting, Some(&writer), event()).await;
+    assert_eq!((status, &answer["accepted"]), (202, &json!(1)), "{answer}");
+    let ack = answer["ack_url"].as_str().unwrap();
+    let kept = "/api/v1/streams/shop/events?table=floe.events.sales&on_error=quarantine";
+    let records = "/api/v1/topics/floe.tables.events.sales/records";
+    let stream = "/api/v1/streams/shop/records";
+    let new = "/api/v1/streams/new";
+    for (method, path, token, body, wanted) in [
+        (Method::GET, ack, &writer, None, 200),
+        (Method::GET, ack, &weak, None, 403),
+        (Method::GET, records, &writer, None, 403),
+        (Method::GET, records, &reader, None, 200),
+        (Method::GET, stream, &writer, None, 403),
+        (Method::GET, stream, &reader, None, 200),
+        (Method::POST, kept, &writer, event(), 403),
+        (Method::PUT, new, &weak, Some(json!({})), 403),
+        (Method::PUT, new, &maker, Some(json!({})), 201),
+        (Method::PUT, new, &maker, Some(json!({})), 403),
+    ] {
+        let (status, answer) = guarded.ask(method.clone(), path, Some(token), body).await;
+        assert_eq!(status, wanted, "{method} {path}: {answer}");
+    }
+    // A token that is revoked ends what it began.
+    let tail = "/api/v1/topics/floe.tables.events.sales/tail";
+    let mut tail = guarded.request(Method::GET, tail, Some(&reader)).send().await.unwrap();
+    assert_eq!(tail.status(), 200);
+    let revoke = "/api/v1/tokens/reader";
+    assert!(guarded.ask(Method::DELETE, revoke, Some(&guarded.admin), None).await.0 < 300);
+    let ended = async { while let Ok(Some(_)) = tail.chunk().await {} };
+    tokio::time::timeout(protocol_tests::WAIT_MAX, ended).await.unwrap();
+}

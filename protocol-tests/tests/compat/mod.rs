@@ -2,6 +2,7 @@
 
 mod cloudevents;
 mod confluent;
+mod doors;
 mod hec;
 mod otlp;
 mod rates;

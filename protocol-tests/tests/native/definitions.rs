@@ -262,3 +262,62 @@ async fn the_right_to_change_something_is_asked_for_first() {
         assert_eq!(refused["code"], "read_only", "{refused}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_as_a_file_says_if_it_speaks_of_them() {
+    const STREAMS: &str = "/api/v1/streams";
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), FILE);
+    let prune = ["--definitions", &path, "--definitions-prune", "true"];
+    let mut floe = Floe::start(&prune).await;
+    for name in ["old", "other"] {
+        let made = told(&floe, Method::PUT, &format!("{STREAMS}/{name}"), json!({})).await;
+        assert_eq!(made.0, 201, "{name}: a file that says nothing of streams leaves them open");
+    }
+    let with = format!(
+        "{FILE}\n[streams.shop]\nnamespace = \"prod\"\noptions = {{ \"retention.ms\" = -1 }}\n\n[streams.old]\n"
+    );
+    file(dir.path(), &with);
+    assert_eq!(floe.stop().await, Some(0));
+    floe.restart_with(&prune).await;
+    let listed = floe.get(STREAMS).await;
+    let names: Vec<&Value> =
+        listed["streams"].as_array().unwrap().iter().map(|stream| &stream["name"]).collect();
+    assert_eq!(names, [&json!("old"), &json!("shop")], "what it does not have is deleted");
+    assert_eq!(floe.get(&format!("{STREAMS}/shop")).await["namespace"], "prod");
+    let one = format!("{STREAMS}/shop");
+    for (method, path, body) in [
+        (Method::POST, STREAMS, json!({"name": "new"})),
+        (Method::PUT, &one, json!({})),
+        (Method::PATCH, &one, json!({"tags": []})),
+        (Method::DELETE, &one, Value::Null),
+    ] {
+        let refused = (403, "read_only".to_owned());
+        assert_eq!(told(&floe, method.clone(), path, body).await, refused, "{method} {path}");
+    }
+    let tried = told(&floe, Method::PUT, &format!("{one}?dry_run=true"), json!({})).await;
+    assert_eq!(tried.0, 200, "to try one changes nothing");
+    let ended = told(&floe, Method::POST, &format!("{one}/terminate"), Value::Null).await;
+    assert_eq!(ended.0, 200, "a switch is not in the file");
+    // The same by hand, without a file at the start.
+    assert_eq!(floe.stop().await, Some(0));
+    floe.restart_with(&[]).await;
+    let apply = || {
+        let ran = std::process::Command::new(protocol_tests::binary())
+            .args(["apply", &path, "--url", &floe.url("")])
+            .env_remove("FLOE_TOKEN")
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    let shown = |text: &str, wanted: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with("stream"));
+        lines.any(|line| line.contains("shop") && line.ends_with(wanted))
+    };
+    let first = apply();
+    assert!(shown(&first, "unchanged"), "{first}");
+    file(dir.path(), &with.replace("prod", "test"));
+    let second = apply();
+    assert!(shown(&second, "changed") && !shown(&second, "unchanged"), "{second}");
+}

@@ -1,5 +1,6 @@
 //! Administration of topics, sinks, sources, tables, tokens and webhooks.
 
+mod infer;
 pub(super) mod page;
 mod patch;
 pub(super) mod precondition;

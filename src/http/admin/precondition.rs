@@ -21,13 +21,15 @@ pub(in crate::http) struct PutQuery {
 }
 
 /// True if nothing is to be changed.
-pub(super) fn dry_run(query: Result<Query<PutQuery>, QueryRejection>) -> Result<bool, Problem> {
+pub(in crate::http) fn dry_run(
+    query: Result<Query<PutQuery>, QueryRejection>,
+) -> Result<bool, Problem> {
     let bad = |error: QueryRejection| Problem::new("bad_request", error.body_text());
     Ok(query.map_err(bad)?.0.dry_run)
 }
 
 /// What the caller says it knows of what it changes.
-pub(super) fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
+pub(in crate::http) fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
     let text = |name: HeaderName| {
         let all: Vec<&str> =
             headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?")).collect();

@@ -15,9 +15,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use super::json as parse;
+use super::infer;
 use super::page::{self, Page};
 use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
@@ -28,7 +27,7 @@ use crate::http::ingest::event::answer_by;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, unknown_topic};
 use crate::log::ReadError;
-use crate::sink::mapping::{Event, Faults, FieldError, infer};
+use crate::sink::mapping::{Faults, FieldError};
 use crate::sink::{self, Asked, From, Put, Sink, TableName, Wish};
 use crate::store::history::{Edit, Trail};
 use crate::tier::SinkRefused;
@@ -241,30 +240,8 @@ pub(in crate::http) async fn infer(
     Path(topic): Path<String>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    topic_of(&api, &caller, Operation::Describe, &topic)?;
-    let samples = match parse(&body)? {
-        Value::Array(samples) => samples,
-        one => vec![one],
-    };
-    let received_ms = api.engine.now_ms();
-    let inferred = tokio::task::spawn_blocking(move || {
-        let bodies: Vec<String> = samples.iter().map(ToString::to_string).collect();
-        let events = bodies.iter().map(|body| Event {
-            id: Uuid::nil(),
-            received_ms,
-            ip: None,
-            headers: &[],
-            body: body.as_bytes(),
-        });
-        let events: Vec<Event<'_>> = events.collect();
-        infer::infer(&events)
-    });
-    let inferred = inferred.await.map_err(|_| Problem::new("internal", "inference failed"))?;
-    let proposal = inferred.map_err(|error| Problem::new("bad_request", error.to_string()))?;
-    Ok(Json(json!({
-        "mapping": { "columns": proposal.columns },
-        "left_out": proposal.left_out,
-    })))
+    let topic = topic_of(&api, &caller, Operation::Describe, &topic)?;
+    infer::propose(&api, topic.name.as_str(), &body).await
 }
 
 pub(super) fn topic_of(

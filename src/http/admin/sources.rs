@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::infer;
 use super::page::{Asked, Page};
 use super::patch::{self, Patch, Tries};
 use super::precondition::{self, PutQuery};
@@ -177,6 +178,17 @@ pub(in crate::http) async fn test(
         }
     }
     Ok(Json(json!({ "source": source.id, "topic": source.wish.topic, "sinks": tried })))
+}
+
+/// Proposes a mapping for sinks of its topic, as the topic does.
+pub(in crate::http) async fn infer(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let source = existing(&api, &caller, &id)?;
+    infer::propose(&api, &source.wish.topic, &body).await
 }
 
 /// Which signal the body of a test is of.

@@ -8,6 +8,7 @@ use crate::auth::{Operation, Resource};
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::http::{Api, unknown_topic};
+use crate::topic::Topic;
 
 pub(in crate::http) async fn channel(
     State(api): State<Api>,
@@ -16,26 +17,39 @@ pub(in crate::http) async fn channel(
 ) -> Result<Json<Value>, Problem> {
     caller.check(Operation::Describe, Resource::Topic(&topic))?;
     let found = api.topics.get(&topic).ok_or_else(|| unknown_topic(&topic))?;
-    let (keys, id, looked_for) = (api.engine.keys().clone(), found.id, name.clone());
-    let record = tokio::task::spawn_blocking(move || keys.channel(id, &looked_for)).await;
-    let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
-    let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
     let unknown = || {
         let detail = format!("topic {topic:?} has no channel {name:?}");
         Problem::new("unknown_channel", detail)
     };
-    let record = record.ok_or_else(unknown)?;
+    channel_of(&api, &found, &name).await?.map(Json).ok_or_else(unknown)
+}
+
+/// The state of a channel of the topic, if it has that.
+///
+/// # Errors
+/// `internal`.
+pub(in crate::http) async fn channel_of(
+    api: &Api,
+    topic: &Topic,
+    name: &str,
+) -> Result<Option<Value>, Problem> {
+    let (keys, id, looked_for) = (api.engine.keys().clone(), topic.id, name.to_owned());
+    let record = tokio::task::spawn_blocking(move || keys.channel(id, &looked_for)).await;
+    let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
+    let record = record.map_err(|error| Problem::new("internal", error.to_string()))?;
     let tiered = |partition: u32| {
-        let id = found.partitions.get(partition as usize).copied();
+        let id = topic.partitions.get(partition as usize).copied();
         let offset = id.and_then(|id| api.log.partition(id)).map(|it| it.tiered_offset());
         // A topic without a table tiers nothing.
         offset.filter(|offset| *offset != i64::MAX).unwrap_or(0)
     };
-    Ok(Json(json!({
-        "topic": found.name,
-        "channel": name,
-        "token": record.token(),
-        "committed_token": record.committed(tiered),
-        "updated_ms": record.updated_ms,
-    })))
+    Ok(record.map(|record| {
+        json!({
+            "topic": topic.name,
+            "channel": name,
+            "token": record.token(),
+            "committed_token": record.committed(tiered),
+            "updated_ms": record.updated_ms,
+        })
+    }))
 }

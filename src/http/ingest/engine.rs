@@ -22,6 +22,7 @@ use crate::http::ingest::keys::{Keys, Marked};
 use crate::http::ingest::place::Identified;
 use crate::http::ingest::quarantine::Keep;
 use crate::http::ingest::rate::Limits;
+use crate::http::ingest::topic_fields::Placed;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Options, unknown_topic};
 use crate::log::{Append, AppendBatch, Log, Origin};
@@ -29,6 +30,7 @@ use crate::record::TimestampBounds;
 use crate::runtime::{Clock, metrics};
 use crate::store::{self, Store};
 use crate::tier::Tiering;
+use crate::topic::event_fields::EventFields;
 use crate::topic::options::{Idempotency, Overrides, TableMode, TopicOptions};
 use crate::topic::{self, NewTopic, Topic, Topics};
 use crate::types::TopicName;
@@ -225,7 +227,8 @@ impl Engine {
             true => None,
             false => self.option(name, known.as_deref(), |it| it.dedup_field.clone()).flatten(),
         };
-        let source = Identified { source, path };
+        let fields = self.option(name, known.as_deref(), fields_of).flatten();
+        let source = Identified { source: Placed { source, fields }, path };
         // Boxed, as all that is large: it would be copied on its way into each future around it.
         let queue = Box::pin(self.queue(name, known, source, &terms));
         let queued = tokio::time::timeout_at(terms.until - CONFIRM_MIN, queue).await;
@@ -478,6 +481,11 @@ pub(crate) fn off_worker<T: Send + 'static>(
             worked.unwrap_or_else(|error| Err(error.to_string())).map_err(failed)
         }),
     )
+}
+
+/// Where the events of a topic say more than their senders; none where they do not.
+pub(super) fn fields_of(options: &TopicOptions) -> Option<EventFields> {
+    Some(&options.event_fields).filter(|fields| !fields.is_empty()).cloned()
 }
 
 /// Why the request is refused as a whole, given its refused events (at least one).

@@ -30,19 +30,20 @@ mod new_ids;
 mod once;
 mod penalty;
 mod place;
-mod prefer;
+pub(crate) mod prefer;
 pub(super) mod quarantine;
 pub(crate) mod rate;
 pub(crate) mod request;
 pub(crate) mod split;
 mod stranger;
 pub(super) mod tinybird;
+mod topic_fields;
 mod urlencoded;
 
 use std::time::Duration;
 
 pub(super) use acks::ack;
-pub(super) use channel::channel;
+pub(super) use channel::{channel, channel_of};
 pub(super) use cors::{AROUND_TOPIC, Page, ROUTE};
 pub(crate) use engine::Engine;
 pub use event_ids::IdLimits;

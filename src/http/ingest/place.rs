@@ -116,7 +116,7 @@ impl Placement {
         })
     }
 
-    fn key_of(&self, event: &[u8]) -> Result<Option<Cow<'_, [u8]>>, FieldError> {
+    pub(super) fn key_of(&self, event: &[u8]) -> Result<Option<Cow<'_, [u8]>>, FieldError> {
         let Some(key) = &self.key else { return Ok(None) };
         let Some(path) = key.strip_prefix("$.") else {
             return Ok(Some(Cow::Borrowed(key.as_bytes())));
@@ -140,7 +140,7 @@ impl Placement {
     }
 
     /// Milliseconds as a number, or RFC 3339.
-    fn timestamp_of(&self, event: &[u8]) -> Result<Option<i64>, FieldError> {
+    pub(super) fn timestamp_of(&self, event: &[u8]) -> Result<Option<i64>, FieldError> {
         let Some(at) = &self.timestamp else { return Ok(None) };
         let none =
             || (at.clone(), format!("the event has no time at {at}: milliseconds or RFC 3339"));

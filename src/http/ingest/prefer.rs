@@ -7,19 +7,19 @@ use axum::http::{HeaderMap, HeaderName};
 
 /// What a sender would like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Prefer {
+pub(crate) struct Prefer {
     /// An answer before the events are stored.
-    pub(super) is_async: bool,
+    pub(crate) is_async: bool,
     /// How long it would wait.
-    pub(super) wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
     /// Valid events are stored without the invalid ones.
-    pub(super) lenient: bool,
+    pub(crate) lenient: bool,
     /// An answer without a body.
-    pub(super) minimal: bool,
+    pub(crate) minimal: bool,
 }
 
 impl Prefer {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         const PREFER: HeaderName = HeaderName::from_static("prefer");
         let mut prefer = Self::default();
         let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());

@@ -19,7 +19,7 @@ const WAIT_MAX: Duration = Duration::from_secs(25);
 
 /// What the query string may say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Parameters {
+pub(crate) struct Parameters {
     key: Option<String>,
     partition: Option<usize>,
     /// Path of the time in each event, with `$.`.
@@ -50,7 +50,10 @@ fn path(name: &str, value: &str) -> Result<String, Problem> {
 
 impl Parameters {
     /// Reads `name=value` pairs, each name once.
-    pub(super) fn parse<'p>(
+    ///
+    /// # Errors
+    /// `bad_request`, with what is allowed.
+    pub(crate) fn parse<'p>(
         pairs: impl IntoIterator<Item = (Cow<'p, str>, Cow<'p, str>)>,
     ) -> Result<Self, Problem> {
         let mut found = Self::default();
@@ -106,7 +109,7 @@ impl Parameters {
 
 impl Parameters {
     /// The terms of the request; a parameter counts before what the sender would prefer.
-    pub(super) fn terms(&self, prefer: &Prefer) -> Terms {
+    pub(crate) fn terms(&self, prefer: &Prefer) -> Terms {
         let preferred = if prefer.is_async { Ack::Accepted } else { Ack::Logged };
         let ack = match self.ack.unwrap_or(preferred) {
             Ack::Committed(longest) => {

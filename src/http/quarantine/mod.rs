@@ -15,7 +15,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use crate::auth::{Operation, Resource};
@@ -25,6 +24,7 @@ use crate::http::ingest::engine::off_worker;
 use crate::http::ingest::event::answer_by;
 use crate::http::ingest::quarantine::{self, channel_of};
 use crate::http::problem::Problem;
+use crate::http::records::turn;
 use crate::http::{Api, unknown_topic};
 use crate::log::ReadError;
 use crate::topic::Topic;
@@ -41,8 +41,6 @@ const RECORDS_DEFAULT: usize = 100;
 const RECORDS_MAX: usize = 1_000;
 /// Bytes of events after which an answer ends.
 const BYTES_MAX: usize = 4 << 20;
-/// Longest wait of a request for its turn.
-const TURN_MAX: Duration = Duration::from_secs(5);
 /// A page of quarantines ends when an answer has less time than this.
 const SUMMARY_MAX: Duration = Duration::from_secs(10);
 
@@ -174,15 +172,6 @@ impl Range {
 fn cursor(text: &str) -> Option<(usize, Offset)> {
     let (partition, offset) = text.split_once('-')?;
     Some((partition.parse().ok()?, offset.parse().ok().filter(|offset| *offset >= 0)?))
-}
-
-/// Waits until a request may hold records of a quarantine, as long as it does.
-async fn turn(api: &Api) -> Result<SemaphorePermit<'_>, Problem> {
-    let turn = tokio::time::timeout(TURN_MAX, api.quarantine_turns.acquire()).await;
-    turn.ok().and_then(Result::ok).ok_or_else(|| {
-        let detail = "others look at quarantines, or send events of them again";
-        Problem::new("overloaded", detail).retry_after(1)
-    })
 }
 
 /// Refuses a partition that the quarantine does not have.

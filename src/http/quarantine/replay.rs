@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::read::{Kept, read};
-use super::{Place, RECORDS_MAX, check_partition, turn};
+use super::{Place, RECORDS_MAX, check_partition};
 use crate::auth::{Operation, Resource};
 use crate::http::auth::{self, Caller};
 use crate::http::ingest::engine::off_worker;
@@ -29,6 +29,7 @@ use crate::http::ingest::event::{Event, OnError, Once, Source, Terms, answer_by}
 use crate::http::ingest::keys::Channel;
 use crate::http::ingest::quarantine::channel_of;
 use crate::http::problem::{EventError, Problem};
+use crate::http::records::turn;
 use crate::http::{Api, unknown_topic};
 use crate::topic::Topic;
 use crate::types::Offset;

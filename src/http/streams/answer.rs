@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::http::ingest::event::Stored;
+use crate::http::ingest::event::{Acked, Stored};
 use crate::http::ingest::identity::REPLAYED;
 use crate::http::problem::Problem;
 use crate::http::request_id;
@@ -16,6 +16,8 @@ use crate::schema::json::contract::{Ignored, Mismatch};
 const IGNORED_TOLD_MAX: usize = 10;
 /// The header that names them.
 const IGNORED_FIELDS: &str = "x-ignored-fields";
+/// Most refused events that an answer lists.
+const ERRORS_MAX: usize = 100;
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -118,10 +120,17 @@ pub(super) struct Accepted {
     pub(super) nulled: u64,
     /// None where there was no event.
     pub(super) stored: Option<Stored>,
+    /// The route is the one whose body is an array.
+    pub(super) is_array: bool,
+    /// The sender wants no body.
+    pub(super) minimal: bool,
+    /// The sender asked to wait for the table.
+    pub(super) waits_for_table: bool,
 }
 
 impl Accepted {
-    /// 200, whatever else: senders repeat on any other status.
+    /// The answer. On the route whose body is an array it is 200, whatever else: senders repeat on any
+    /// other status.
     pub(super) fn told(self) -> Response {
         let mut body = json!({
             "status": "OK",
@@ -137,19 +146,52 @@ impl Accepted {
             body["first_offset"] = json!(span.first_offset);
             body["last_offset"] = json!(span.last_offset);
         }
+        let (mut status, mut location) = (StatusCode::OK, None);
+        if let Some(stored) = self.stored.as_ref().filter(|_| !self.is_array) {
+            let is_late = self.waits_for_table && stored.ack != Acked::Committed;
+            if is_late || stored.ack == Acked::Accepted {
+                status = StatusCode::ACCEPTED;
+            }
+            let ack_url = stored.ack_token.as_ref().map(|token| format!("/api/v1/acks/{token}"));
+            add_rest(&mut body, stored, ack_url.as_deref());
+            location = ack_url.filter(|_| is_late);
+        }
         let is_replayed =
             self.stored.is_some_and(|stored| stored.duplicate && stored.write_id.is_some());
         let json = HeaderValue::from_static("application/json");
-        let mut response = (StatusCode::OK, body.to_string()).into_response();
+        let mut response = match self.minimal {
+            true => status.into_response(),
+            false => (status, [(header::CONTENT_TYPE, json)], body.to_string()).into_response(),
+        };
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, json);
         if is_replayed {
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        if let Some(url) = location.and_then(|url| HeaderValue::from_str(&url).ok()) {
+            headers.insert(header::LOCATION, url);
         }
         if let Some(names) = names(&self.ignored) {
             headers.insert(IGNORED_FIELDS, names);
         }
         response
+    }
+}
+
+/// What the answers of our own routes have besides.
+fn add_rest(body: &mut Value, stored: &Stored, ack_url: Option<&str>) {
+    body["rejected"] = json!(stored.rejected);
+    body["duplicates"] = json!(stored.duplicates);
+    body["duplicate"] = json!(stored.duplicate);
+    body["topic"] = json!(stored.topic);
+    body["partitions"] = json!(stored.spans);
+    body["ack"] = json!(stored.ack.as_str());
+    body["write_id"] = json!(stored.write_id);
+    if let Some(url) = ack_url {
+        body["ack_url"] = json!(url);
+    }
+    if !stored.errors.is_empty() {
+        let told = &stored.errors[..stored.errors.len().min(ERRORS_MAX)];
+        body["errors"] = json!(told);
     }
 }
 

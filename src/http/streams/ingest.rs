@@ -1,34 +1,30 @@
 //! The ingest routes: their head, their body, the append.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
-use axum::response::Response;
-use bytes::Bytes;
+use axum::response::{IntoResponse, Response};
 
 use super::answer::{Accepted, Refused};
-use super::head::{self, Door, Head};
-use super::name::TableName;
+use super::fit::{self, Checked};
+use super::head::{self, Behind, Door, Head};
+use super::name::{DIRECT, TableName};
+use super::said::{Pairs, Said};
 use super::{array, manage};
 use crate::http::Api;
 use crate::http::auth::{self, Caller};
+use crate::http::ingest;
 use crate::http::ingest::body::{self, Decoded};
-use crate::http::ingest::engine::off_worker;
-use crate::http::ingest::event::{Ack, Event, Source, Terms, answer_by};
+use crate::http::ingest::engine::{self, off_worker};
+use crate::http::ingest::event::{Ack, OnError, Terms};
 use crate::http::ingest::keys;
 use crate::http::ingest::rate::{Sender, To};
 use crate::http::ingest::request;
-use crate::http::ingest::split::{self, Form};
-use crate::http::problem::{EventError, Problem};
+use crate::http::problem::Problem;
 use crate::runtime::metrics;
-use crate::schema::columns::Plan;
-use crate::schema::json::contract::{Checker, Ignored, Misfit, Rules};
-use crate::stream::Stream;
 use crate::tier::rows::contract;
 use crate::topic::options::{Idempotency, TopicOptions};
 use crate::topic::{self, NewTopic, Topic};
@@ -46,7 +42,7 @@ pub(super) async fn ingest(
     body: Body,
 ) -> Response {
     let (namespace, stream) = names;
-    let door = (Door::Array { namespace: &namespace }, stream.as_str());
+    let door = Door::Array { namespace: &namespace, stream: &stream };
     told(store(&api, &caller, door, query, &headers, body).await, &headers)
 }
 
@@ -60,8 +56,63 @@ pub(super) async fn events(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let door = (Door::Any, stream.as_str());
+    let door = Door::Any { stream: &stream };
     told(store(&api, &caller, door, query, &headers, body).await, &headers)
+}
+
+/// `POST /api/v1/tables/{table}/events`: to the topic that made the table, as to any topic; to a table
+/// of others as by a stream.
+pub(super) async fn events_of_table(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    query: Pairs,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let found = match Caller::of(&parts) {
+        Ok(caller) => way(&api, &caller, &name).await.map(|way| (caller, way)),
+        Err(problem) => Err(problem),
+    };
+    let (caller, way) = match found {
+        Ok(found) => found,
+        Err(problem) => {
+            let limit = api.options.body_max_bytes;
+            let problem = body::refuse(&parts.headers, body, limit, problem).await;
+            return Refused::from(problem).told(&parts.headers);
+        }
+    };
+    match way {
+        Way::Topic(topic) => {
+            ingest::take(&api, &caller, &topic, &parts, body).await.into_response()
+        }
+        Way::Contract(table) => {
+            let (door, headers) = (Door::Table { table: &table }, &parts.headers);
+            told(store(&api, &caller, door, query, headers, body).await, headers)
+        }
+    }
+}
+
+/// The way that events for a table go.
+enum Way {
+    /// To the topic that made it.
+    Topic(String),
+    /// By its schema: others made it.
+    Contract(TableName),
+}
+
+async fn way(api: &Api, caller: &Caller, name: &str) -> Result<Way, Problem> {
+    if let Some(problem) = api.not_ready() {
+        return Err(problem.closing());
+    }
+    let table = TableName::parse(name)?;
+    let known = head::owner(api, &table).await;
+    let topic = known.as_ref().ok().and_then(Option::as_ref);
+    let topic = topic.map(|topic| topic.name.to_string());
+    // Who may not write to it does not hear whether it is there.
+    let behind = topic.clone().unwrap_or_else(|| table.topic(DIRECT));
+    head::may_insert(caller, &table, &behind)?;
+    known?;
+    Ok(topic.map_or(Way::Contract(table), Way::Topic))
 }
 
 fn told(done: Result<Accepted, Refused>, headers: &HeaderMap) -> Response {
@@ -74,20 +125,18 @@ fn told(done: Result<Accepted, Refused>, headers: &HeaderMap) -> Response {
 async fn store(
     api: &Api,
     caller: &Caller,
-    (door, name): (Door<'_>, &str),
+    door: Door<'_>,
     query: Pairs,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Accepted, Refused> {
-    let until = answer_by();
-    let limit = match door {
-        Door::Array { .. } => BODY_BYTES_MAX.min(api.options.body_max_bytes),
-        Door::Any => api.options.body_max_bytes,
+    let limit = match door.is_array() {
+        true => BODY_BYTES_MAX.min(api.options.body_max_bytes),
+        false => api.options.body_max_bytes,
     };
     let checked = async {
-        let table = table(door, query)?;
-        let head = head::head(api, caller, (door, name), table.as_deref(), headers).await?;
-        let target = target(api, &head.stream, &head.table)?;
+        let head = head::head(api, caller, door, query, headers).await?;
+        let target = target(api, &head.behind, &head.table)?;
         if caller.0.as_stranger().is_some_and(|stranger| !target.is_there(stranger.topic)) {
             return Err(auth::missing());
         }
@@ -99,73 +148,74 @@ async fn store(
         Err(problem) => return Err(body::refuse(headers, body, limit, problem).await.into()),
     };
     let told = |problem: Problem| problem.overloaded_as(options.overload_status);
-    let topic = head.table.topic(&head.stream.name);
-    let (from, to) = (Sender::of(caller), To::of(&topic, &options));
+    let (from, to) = (Sender::of(caller), To::of(&head.behind.topic, &options));
     let read = api.engine.read(from, Some(to), headers, body, limit).await;
-    let Decoded { bytes, share, .. } = read.map_err(|problem| told(body::over(limit, problem)))?;
-    if head.is_form && bytes.trim_ascii_start().first() != Some(&b'[') {
-        return Err(head::unsupported("application/x-www-form-urlencoded").into());
+    let decoded = read.map_err(|problem| told(body::over(limit, problem)))?;
+    let Head { table, said: Said { minimal, .. }, .. } = &head;
+    let (name, minimal, stream) = (table.text.clone(), *minimal, head.behind.stream.clone());
+    let is_array = door.is_array();
+    let (Checked { events, ignored, nulled }, terms, share) =
+        take_apart(api, (head, &options), headers, (decoded, is_array)).await?;
+    let waits_for_table = matches!(terms.ack, Ack::Committed(_));
+    let mut accepted =
+        Accepted { table: name, ignored, nulled, stored: None, is_array, minimal, waits_for_table };
+    if terms.on_error == OnError::Skip && events.are_refused() {
+        // Before a topic is made for them.
+        return Err(engine::refusal(events.into_refused()).into());
     }
-    let form = match door {
-        Door::Array { .. } => None,
-        Door::Any => Some(request::form(headers, &bytes)?),
-    };
-    let Head { stream, table, plan, identity, principal, .. } = head;
-    let rules = contract::rules(options.table_contract);
-    let identity = identity.or_body(options.idempotency == Idempotency::Body);
-    let (events_max, name) = (api.options.events_max, topic);
-    let checked = off_worker(bytes.len(), move || {
-        let hash = || keys::hash(&[&b"event-stream"[..], name.as_bytes(), &bytes]);
-        let once = identity.once(&principal, hash);
-        let ranges = match form {
-            None => array::split(&bytes, events_max).map_err(Refused::from),
-            Some(form) => split_any(&bytes, form, events_max),
-        };
-        let checked = ranges.and_then(|ranges| check(bytes, ranges, plan, rules));
-        Ok(checked.map(|checked| (checked, once)))
-    });
-    let (Checked { events, ignored, nulled }, once) = checked.await??;
-    let mut accepted = Accepted { table: table.text, ignored, nulled, stored: None };
-    if !events.ranges.is_empty() {
+    if !events.is_empty() {
         let topic = target.made(api).await?;
-        let terms = Terms { once, ack: Ack::Durable, ..Terms::new(until) };
-        let terms = terms.sent_by(caller)?;
         accepted.stored =
             Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
         count(&stream, nulled);
-        api.doors.ignore(&stream.name, accepted.ignored.clone());
+        api.doors.ignore(&stream, accepted.ignored.clone());
     }
     Ok(accepted)
 }
 
-fn count(stream: &Stream, nulled: u64) {
-    if nulled > 0 {
-        let name = stream.name.clone();
-        ::metrics::counter!(metrics::STREAM_NULLED, "stream" => name).increment(nulled);
+/// Splits the body and checks its events; takes the fingerprint of the request if it has a key.
+async fn take_apart(
+    api: &Api,
+    (head, options): (Head, &TopicOptions),
+    headers: &HeaderMap,
+    (decoded, is_array): (Decoded, bool),
+) -> Result<(Checked, Terms, body::Share), Refused> {
+    let Head { behind, plan, identity, principal, said, is_form, .. } = head;
+    let Decoded { bytes, share, .. } = decoded;
+    if is_form && bytes.trim_ascii_start().first() != Some(&b'[') {
+        return Err(head::unsupported("application/x-www-form-urlencoded").into());
     }
+    let form = if is_array { None } else { Some(request::form(headers, &bytes)?) };
+    let shape = (plan, contract::rules(options.table_contract));
+    let identity = identity.or_body(options.idempotency == Idempotency::Body);
+    let (events_max, name, mut terms) = (api.options.events_max, behind.topic, said.terms);
+    let on_error = terms.on_error;
+    let checked = off_worker(bytes.len(), move || {
+        let hash = || {
+            let lenient = [on_error as u8];
+            let mut parts = vec![&b"event-stream"[..], name.as_bytes(), &bytes];
+            parts.extend((on_error != OnError::Reject).then_some(&lenient[..]));
+            keys::hash(&parts)
+        };
+        let once = identity.once(&principal, hash);
+        let checked = match form {
+            None => array::split(&bytes, events_max)
+                .map_err(Refused::from)
+                .and_then(|ranges| fit::all(bytes, ranges, shape)),
+            Some(form) => fit::any((bytes, form), events_max, shape, on_error),
+        };
+        Ok(checked.map(|checked| (checked, once)))
+    });
+    let (checked, once) = checked.await??;
+    terms.once = once;
+    Ok((checked, terms, share))
 }
 
-type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
-
-/// The table that the query names. A door of our own takes nothing else there, lest a sender thinks
-/// that it counts.
-fn table(door: Door<'_>, query: Pairs) -> Result<Option<String>, Problem> {
-    let Query(pairs) = query.map_err(|error| Problem::new("bad_request", error.body_text()))?;
-    let mut table = None;
-    for (name, value) in pairs {
-        match (door, name.as_str()) {
-            (_, "table") if table.is_none() => table = Some(value),
-            (_, "table") => {
-                return Err(Problem::new("bad_request", "parameter table is given twice"));
-            }
-            (Door::Any, other) => {
-                let detail = format!("parameter {other:?} is not known here; there is table");
-                return Err(Problem::new("bad_request", detail));
-            }
-            (Door::Array { .. }, _) => {}
-        }
+fn count(stream: &str, nulled: u64) {
+    if nulled > 0 {
+        let name = stream.to_owned();
+        ::metrics::counter!(metrics::STREAM_NULLED, "stream" => name).increment(nulled);
     }
-    Ok(table)
 }
 
 /// The topic of a stream and a table.
@@ -175,11 +225,11 @@ enum Target {
     New(NewTopic),
 }
 
-fn target(api: &Api, stream: &Stream, table: &TableName) -> Result<Target, Problem> {
-    let name = table.topic(&stream.name);
-    match api.topics.get(&name) {
+fn target(api: &Api, behind: &Behind, table: &TableName) -> Result<Target, Problem> {
+    let Behind { topic, options, .. } = behind;
+    match api.topics.get(topic) {
         Some(topic) => Ok(Target::There(ours(topic, table)?)),
-        None => Ok(Target::New(manage::topic_of(stream, &name, &table.namespace, &table.table))),
+        None => Ok(Target::New(manage::bound(options, topic, &table.namespace, &table.table))),
     }
 }
 
@@ -231,83 +281,4 @@ impl Target {
 
 fn problem(error: &topic::Error) -> Problem {
     Problem::new("internal", error.to_string())
-}
-
-/// A body whose events all fit the table.
-struct Checked {
-    events: Events,
-    ignored: Ignored,
-    nulled: u64,
-}
-
-/// Where the events of a body of any form lie.
-fn split_any(body: &[u8], form: Form, events_max: usize) -> Result<Vec<Range<usize>>, Refused> {
-    let split = split::split(body, form, events_max);
-    match split.errors.first() {
-        Some(error) if error.code == "too_many_events" => {
-            Err(Problem::new("too_large", error.message.clone()).into())
-        }
-        Some(error) => {
-            let EventError { index, offset_bytes, message, .. } = error;
-            let detail = format!("events[{index}], at byte {offset_bytes}: {message}");
-            Err(Problem::new("invalid_json", detail).into())
-        }
-        None if split.events.is_empty() => {
-            let detail = "the body is empty: there is no event in it";
-            Err(Problem::new("bad_request", detail).into())
-        }
-        None => Ok(split.events.into_iter().map(|(_, range)| range).collect()),
-    }
-}
-
-fn check(
-    body: Bytes,
-    ranges: Vec<Range<usize>>,
-    plan: Arc<Plan>,
-    rules: Rules,
-) -> Result<Checked, Refused> {
-    let mut checker = Checker::new(plan, rules);
-    for (index, range) in ranges.iter().enumerate() {
-        let event = std::str::from_utf8(&body[range.clone()]).unwrap_or_default();
-        checker.check(event).map_err(|misfit| match misfit {
-            Misfit::Value(value) => Refused::mismatch(index, &value),
-            Misfit::NotObject => {
-                let detail = format!("events[{index}] is not an object: a row is made of one");
-                Problem::new("schema_mismatch", detail).into()
-            }
-            other => {
-                let detail = format!("events[{index}]: {}", other.bad_record().message);
-                Problem::new("invalid_json", detail).into()
-            }
-        })?;
-    }
-    let (ignored, nulled) = (checker.ignored().clone(), checker.nulled());
-    Ok(Checked { events: Events { body, ranges }, ignored, nulled })
-}
-
-/// The events of a request, as they were sent.
-struct Events {
-    body: Bytes,
-    ranges: Vec<Range<usize>>,
-}
-
-impl Source for Events {
-    fn size_bytes(&self) -> usize {
-        self.body.len()
-    }
-
-    fn raw(&self, error: &EventError) -> &[u8] {
-        self.ranges.get(error.index).map(|range| &self.body[range.clone()]).unwrap_or_default()
-    }
-
-    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
-        for (index, range) in self.ranges.iter().enumerate() {
-            take(Ok(Event {
-                index,
-                offset_bytes: range.start,
-                value: Some(&self.body[range.clone()]),
-                ..Event::default()
-            }));
-        }
-    }
 }

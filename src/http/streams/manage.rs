@@ -1,12 +1,14 @@
-//! `/api/v1/streams`: make, list, describe, alter, terminate, start, delete.
+//! `/api/v1/streams`: make, list, describe, alter, terminate, start, delete; `put` is beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,11 +17,13 @@ use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::admin::json as parse;
 use crate::http::admin::page::{Asked, Page};
+use crate::http::admin::precondition::{self, PutQuery};
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::stream::{self, NewStream, Stream, StreamEdit};
 use crate::topic::option_value::definition;
 use crate::topic::{self, NewTopic, OptionEdit, Topic, public};
+use crate::types::Expected;
 
 /// Options of its topics that the stream sets itself.
 const OWN_OPTIONS: [&str; 3] = ["table.mode", "table.namespace", "table.name"];
@@ -44,16 +48,17 @@ struct Alter {
     options: BTreeMap<String, Value>,
 }
 
-fn default_namespace() -> String {
+pub(super) fn default_namespace() -> String {
     "default".to_owned()
 }
 
-/// The topic that takes events of `stream` for a table that is there.
-pub(super) fn topic_of(stream: &Stream, name: &str, namespace: &str, table: &str) -> NewTopic {
-    bound(&stream.options, name, namespace, table)
-}
-
-fn bound(options: &BTreeMap<String, String>, name: &str, namespace: &str, table: &str) -> NewTopic {
+/// The topic that takes events for a table that is there.
+pub(super) fn bound(
+    options: &BTreeMap<String, String>,
+    name: &str,
+    namespace: &str,
+    table: &str,
+) -> NewTopic {
     let mut overrides = options.clone();
     for (key, value) in OWN_OPTIONS.into_iter().zip(["contract", namespace, table]) {
         overrides.insert(key.to_owned(), value.to_owned());
@@ -92,6 +97,7 @@ pub(in crate::http) async fn create(
     }
     let wish: Create = parse(&body)?;
     caller.check(Operation::Create, Resource::Stream(&wish.name))?;
+    api.may_define_streams(&caller, false)?;
     let options = options(wish.options)?;
     check(&api, &options)?;
     if public::is_set(&options) {
@@ -104,14 +110,14 @@ pub(in crate::http) async fn create(
 }
 
 /// Whether topics can have these options.
-fn check(api: &Api, options: &BTreeMap<String, String>) -> Result<(), Problem> {
+pub(super) fn check(api: &Api, options: &BTreeMap<String, String>) -> Result<(), Problem> {
     let sample = bound(options, "s.n.t", "n", "t");
     let checked = api.topics.resolve(&sample.name, &sample.overrides);
     checked.map(drop).map_err(|error| invalid(error.to_string()))
 }
 
 /// Plain values as text; keys that the stream sets itself are refused.
-fn options(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
+pub(super) fn options(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
     let wish = edits(given)?.into_iter();
     let options = wish.map(|(key, value)| match value {
         Some(value) => Ok((key, value)),
@@ -147,12 +153,24 @@ pub(in crate::http) async fn describe(
     State(api): State<Api>,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     caller.check(Operation::Describe, Resource::Stream(&name))?;
-    let stream = api.doors.streams.get(&name);
-    let unknown = || problem(&stream::Error::Unknown(name.clone()));
-    let stream = stream.ok_or_else(unknown)?;
-    Ok(Json(shown(&api, &stream)))
+    Ok(answer(StatusCode::OK, &api, &*existing(&api, &name)?))
+}
+
+/// The answer with a stream, and the tag of its version.
+pub(super) fn answer(status: StatusCode, api: &Api, stream: &Stream) -> Response {
+    let tag = [(header::ETAG, format!("\"{}\"", stream.tag()))];
+    (status, tag, Json(shown(api, stream))).into_response()
+}
+
+/// The stream of that name.
+///
+/// # Errors
+/// `stream_not_found`.
+pub(in crate::http) fn existing(api: &Api, name: &str) -> Result<Arc<Stream>, Problem> {
+    let unknown = || problem(&stream::Error::Unknown(name.chars().take(100).collect()));
+    api.doors.streams.get(name).ok_or_else(unknown)
 }
 
 /// Gives a stream other tags, and it and the topics behind it other options.
@@ -160,13 +178,17 @@ pub(in crate::http) async fn alter(
     State(api): State<Api>,
     caller: Caller,
     Path(name): Path<String>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     caller.check(Operation::Alter, Resource::Stream(&name))?;
+    let dry_run = precondition::dry_run(query)?;
+    api.may_define_streams(&caller, dry_run)?;
+    let expected = precondition::expected(&headers)?;
     let wish: Alter = parse(&body)?;
     let edit = StreamEdit { tags: wish.tags, options: edits(wish.options)? };
-    let stream = api.doors.streams.get(&name);
-    let stream = stream.ok_or_else(|| problem(&stream::Error::Unknown(name.clone())))?;
+    let stream = existing(&api, &name)?;
     let mut options = stream.options.clone();
     edit.apply_to(&mut options);
     check(&api, &options)?;
@@ -176,21 +198,24 @@ pub(in crate::http) async fn alter(
     let changes: Vec<OptionEdit> = edit.options.clone().into_iter().map(of_topic).collect();
     // A refusal must come before any part of the wish is done.
     alter_topics(&api, &name, &changes, true).await?;
-    let stream = api.doors.streams.edit(&name, edit).await.map_err(|error| problem(&error))?;
-    // After the stream: what is made meanwhile has the new ones. A repeat does what failed here.
-    alter_topics(&api, &name, &changes, false).await?;
-    tracing::info!(stream = name, by = caller.0.name(), "stream altered");
-    Ok(Json(shown(&api, &stream)))
+    let edited = api.doors.streams.edit(&name, edit, expected, dry_run).await;
+    let stream = edited.map_err(|error| problem(&error))?;
+    if !dry_run {
+        // After the stream: what is made meanwhile has the new ones. A repeat does what failed here.
+        alter_topics(&api, &name, &changes, false).await?;
+        tracing::info!(stream = name, by = caller.0.name(), "stream altered");
+    }
+    Ok(answer(StatusCode::OK, &api, &stream))
 }
 
-fn of_topic((key, value): (String, Option<String>)) -> OptionEdit {
+pub(super) fn of_topic((key, value): (String, Option<String>)) -> OptionEdit {
     match value {
         Some(value) => OptionEdit::Set(key, value),
         None => OptionEdit::Delete(key),
     }
 }
 
-async fn alter_topics(
+pub(super) async fn alter_topics(
     api: &Api,
     stream: &str,
     changes: &[OptionEdit],
@@ -244,22 +269,37 @@ pub(in crate::http) async fn delete(
     State(api): State<Api>,
     caller: Caller,
     Path(name): Path<String>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     caller.check(Operation::Delete, Resource::Stream(&name))?;
-    let deleted = api.doors.streams.delete(&name).await;
-    let stream = deleted.map_err(|error| problem(&error))?;
-    for topic in topics(&api, &stream.name) {
-        if let Err(error) = api.topics.delete_by_id(topic.id).await {
-            tracing::warn!(topic = %topic.name, %error, "topic of a deleted stream stays");
-        }
-    }
-    api.doors.ignored.lock().remove(&name);
+    api.may_define_streams(&caller, false)?;
+    let expected = precondition::expected(&headers)?;
+    forget(&api, &name, expected).await.map_err(|error| problem(&error))?;
     tracing::info!(stream = name, by = caller.0.name(), "stream deleted");
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Deletes a stream and its topics.
+///
+/// # Errors
+/// [`stream::Error`].
+pub(in crate::http) async fn forget(
+    api: &Api,
+    name: &str,
+    expected: Expected,
+) -> Result<(), stream::Error> {
+    let stream = api.doors.streams.delete(name, expected).await?;
+    for topic in topics(api, &stream.name) {
+        if let Err(error) = api.topics.delete_by_id(topic.id).await {
+            tracing::warn!(topic = %topic.name, %error, "topic of a deleted stream stays");
+        }
+    }
+    api.doors.ignored.lock().remove(name);
+    Ok(())
+}
+
 /// The topics behind a stream, by name.
-fn topics(api: &Api, stream: &str) -> Vec<Arc<Topic>> {
+pub(in crate::http) fn topics(api: &Api, stream: &str) -> Vec<Arc<Topic>> {
     let is_of = |topic: &Topic| {
         let table = topic.contract_table();
         table.is_some_and(|table| topic.name.as_str() == format!("{stream}.{table}"))
@@ -313,12 +353,13 @@ fn table(api: &Api, topic: &Topic) -> Value {
     })
 }
 
-fn problem(error: &stream::Error) -> Problem {
+pub(super) fn problem(error: &stream::Error) -> Problem {
     let code = match error {
         stream::Error::Invalid(_) => "invalid_stream",
         stream::Error::Exists(_) => "exists",
         stream::Error::TooMany => "limit_reached",
         stream::Error::Unknown(_) => "stream_not_found",
+        stream::Error::Precondition(_) => "precondition_failed",
         stream::Error::Store(_) => "internal",
     };
     Problem::new(code, error.to_string())

@@ -11,11 +11,15 @@
 
 mod answer;
 mod array;
+mod channel;
+mod fit;
 mod head;
 mod ingest;
 pub(super) mod manage;
 mod name;
 mod open;
+pub(super) mod put;
+mod said;
 mod tables;
 
 use std::collections::HashMap;
@@ -74,8 +78,9 @@ pub(super) fn managed() -> Router<Api> {
         .route("/api/v1/streams", get(manage::list).post(manage::create))
         .route(
             "/api/v1/streams/{stream}",
-            get(manage::describe).patch(manage::alter).delete(manage::delete),
+            get(manage::describe).put(put::put).patch(manage::alter).delete(manage::delete),
         )
+        .route("/api/v1/streams/{stream}/channels/{channel}", get(channel::channel))
         .route("/api/v1/streams/{stream}/terminate", post(manage::terminate))
         .route("/api/v1/streams/{stream}/start", post(manage::start))
 }
@@ -90,10 +95,13 @@ pub(super) fn routes() -> Router<Api> {
             .fallback(method_not_allowed)
     };
     let events = post(ingest::events).put(ingest::events).patch(ingest::events);
+    let of_table = post(ingest::events_of_table);
+    let of_table = of_table.put(ingest::events_of_table).patch(ingest::events_of_table);
     Router::new()
         .route(INGEST, route())
         .route(&format!("{INGEST}/"), route())
         .route("/api/v1/streams/{stream}/events", events)
+        .route("/api/v1/tables/{table}/events", of_table)
 }
 
 async fn method_not_allowed(headers: HeaderMap) -> Response {
@@ -101,6 +109,14 @@ async fn method_not_allowed(headers: HeaderMap) -> Response {
     let mut response = refusal(problem, &headers);
     response.headers_mut().insert(header::ALLOW, METHODS);
     response
+}
+
+/// `namespace.table` of a table's full name.
+///
+/// # Errors
+/// `invalid_table_name`.
+pub(super) fn table_of(name: &str) -> Result<String, Problem> {
+    name::TableName::parse(name).map(|table| table.short())
 }
 
 /// True for the path of the route, whatever names it has.

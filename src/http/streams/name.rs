@@ -7,6 +7,10 @@ use crate::http::problem::Problem;
 /// Longest namespace and name together, in bytes: the topic's name holds both.
 const NAME_BYTES_MAX: usize = 180;
 
+/// What stands where a stream's name would be in the topic of a table without a stream. No stream
+/// can have it: it has a dot.
+pub(super) const DIRECT: &str = "floe.tables";
+
 /// `catalog.namespace.table` as the sender wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TableName {
@@ -42,7 +46,11 @@ impl TableName {
         Self::parse(text.trim())
     }
 
-    fn parse(text: &str) -> Result<Self, Problem> {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// `invalid_table_name`.
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         if text.contains(['`', '"']) {
             return Err(invalid("quoted parts are not understood"));
         }
@@ -74,7 +82,7 @@ impl TableName {
 }
 
 fn invalid(why: &str) -> Problem {
-    Problem::new("invalid_table_name", format!("the header `table` is refused: {why}"))
+    Problem::new("invalid_table_name", format!("the name of the table is refused: {why}"))
 }
 
 #[cfg(test)]

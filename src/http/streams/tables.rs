@@ -7,13 +7,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iceberg::spec::TableMetadata;
 use iceberg::{NamespaceIdent, TableIdent};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::schema::columns::Plan;
 use crate::table::catalog::{self, Catalog, LoadedTable};
+use crate::table::commit::marker::{self, DEAD_LETTERS, Writer};
 use crate::tier::rows::contract;
+use crate::types::{SinkUid, TopicId};
 
 /// How long a schema counts.
 const FRESH: Duration = Duration::from_secs(2);
@@ -33,7 +37,7 @@ pub(super) enum Unusable {
     Missing,
     /// The catalog does not answer, and nothing is known of the table.
     Unreachable(String),
-    /// It has a type that cannot be written.
+    /// It has a type that cannot be written, or is no table for events.
     Unsupported(String),
 }
 
@@ -47,11 +51,33 @@ struct Slot {
     asking: tokio::sync::Mutex<()>,
 }
 
+/// Who made a table, as the table says; it may write to another by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) writer: Writer,
+    /// The table's own.
+    pub(super) uuid: Uuid,
+    /// It holds what the topic's own table does not take.
+    has_dead_letters: bool,
+}
+
+impl Owner {
+    fn of(metadata: &TableMetadata) -> Option<Self> {
+        let found = metadata.properties();
+        let topic_id = TopicId(Uuid::parse_str(found.get(marker::TOPIC_ID)?).ok()?);
+        let sink = found.get(marker::SINK_ID).and_then(|text| Uuid::parse_str(text).ok());
+        let writer = Writer { topic_id, sink: sink.map(SinkUid) };
+        let has_dead_letters = found.get(marker::ROLE).is_some_and(|role| role == DEAD_LETTERS);
+        Some(Self { writer, uuid: metadata.uuid(), has_dead_letters })
+    }
+}
+
 #[derive(Default)]
 struct Known {
     found: Option<Found>,
     /// Table and schema of what was found.
-    schema: Option<(uuid::Uuid, i32)>,
+    schema: Option<(Uuid, i32)>,
+    owner: Option<Owner>,
     until: Option<Instant>,
 }
 
@@ -91,6 +117,25 @@ impl Tables {
         found
     }
 
+    /// The topic or sink that made the table; none of a table of others.
+    pub(super) async fn owner(
+        &self,
+        namespace: &str,
+        table: &str,
+    ) -> Result<Option<Owner>, Unusable> {
+        match self.plan(namespace, table).await {
+            // The topic knows what it takes.
+            Ok(_) | Err(Unusable::Unsupported(_)) => {}
+            Err(unusable) => return Err(unusable),
+        }
+        let owner = self.slot(namespace, table).known.lock().owner;
+        if owner.is_some_and(|owner| owner.has_dead_letters) {
+            let reason = "it is where records go that a table does not take";
+            return Err(Unusable::Unsupported(reason.to_owned()));
+        }
+        Ok(owner)
+    }
+
     fn slot(&self, namespace: &str, table: &str) -> Arc<Slot> {
         let mut slots = self.slots.lock();
         let key = format!("{namespace}.{table}");
@@ -111,8 +156,10 @@ impl Slot {
     /// Takes note of what the catalog said.
     fn learn(&self, loaded: Result<LoadedTable, catalog::Error>, now: Instant) -> Found {
         let mut known = self.known.lock();
+        let mut owner = known.owner;
         let (found, schema, holds) = match loaded {
             Ok(loaded) => {
+                owner = Owner::of(&loaded.metadata);
                 let schema = loaded.metadata.current_schema();
                 let id = Some((loaded.metadata.uuid(), schema.schema_id()));
                 match known.found.clone() {
@@ -133,7 +180,7 @@ impl Slot {
                 _ => (Err(Unusable::Unreachable(error.to_string())), None, AGAIN),
             },
         };
-        *known = Known { found: Some(found.clone()), schema, until: Some(now + holds) };
+        *known = Known { found: Some(found.clone()), schema, owner, until: Some(now + holds) };
         found
     }
 }

@@ -6,6 +6,7 @@
 
 mod body;
 pub mod column;
+pub mod ddl;
 mod headers;
 pub mod infer;
 mod mapper;

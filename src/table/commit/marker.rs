@@ -32,6 +32,11 @@ pub const GAPS: &str = "floe.gaps";
 /// Rows that this commit put into the dead-letter table.
 pub const DLQ_ROWS: &str = "floe.dlq-rows";
 
+/// Property of a table of ours: what it is for.
+pub const ROLE: &str = "floe.role";
+/// Its role where it holds what another table does not take.
+pub const DEAD_LETTERS: &str = "dead-letters";
+
 /// Keys that a maintenance commit of ours carries forward unchanged, besides those that start
 /// with this.
 pub const PREFIX: &str = "floe.";
