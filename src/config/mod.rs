@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::types::{RATE_REQUESTS_MAX, Rate};
 
 pub use definitions::{Declared, DeclaredTopic, DefinitionsFile, FILE_BYTES_MAX};
-pub use options::{Kind, OPTIONS, OptionSpec};
+pub use options::{Kind, OLDER, OPTIONS, OptionSpec, current};
 pub use security::{Oidc, Tls, check_issuer_url};
 
 /// Values by key as given; several for a repeatable key.
@@ -428,11 +428,12 @@ impl Reader<'_> {
 
     fn catalog_names(&self) -> Result<Vec<String>, Error> {
         let mut names = vec!["floe".to_owned()];
-        for name in self.settings.get("catalog.alias").into_iter().flatten() {
+        let key = "catalog.embedded.aliases";
+        for name in self.settings.get(key).into_iter().flatten() {
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
             if name.is_empty() || !name.bytes().all(legal) {
                 let allowed = "allowed are letters, digits, _ and -";
-                return Err(Error(format!("catalog.alias = {name:?} is refused: {allowed}")));
+                return Err(Error(format!("{key} = {name:?} is refused: {allowed}")));
             }
             names.push(name.clone());
         }

@@ -155,7 +155,7 @@ pub const OPTIONS: &[OptionSpec] = &[
          which /iceberg serves.",
     ),
     option(
-        "catalog.alias",
+        "catalog.embedded.aliases",
         Kind::Names,
         "",
         "Another name of the catalog in the first part of `catalog.namespace.table`, as event streams \
@@ -328,6 +328,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Longest shutdown; requests in flight get an eighth of it.",
     ),
 ];
+
+/// Older names of keys, which still count, and what they are called now.
+pub const OLDER: &[(&str, &str)] = &[("catalog.alias", "catalog.embedded.aliases")];
+
+/// What a key is called now.
+pub fn current(key: &str) -> &str {
+    OLDER.iter().find(|(older, _)| *older == key).map_or(key, |(_, current)| current)
+}
 
 /// A key without a unit at its end: `table.target.lag.ms` is `table.target.lag`.
 pub(crate) fn without_unit(key: &str) -> &str {
