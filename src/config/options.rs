@@ -322,6 +322,13 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("store.write.buffer.bytes", Kind::Bytes, "16MiB", "Write buffer of the state store."),
     option("tier.memory.bytes", Kind::Bytes, "64MiB", "Memory for making table files."),
     option(
+        "shutdown.delay",
+        Kind::Duration,
+        "0s",
+        "How long after a signal to end everything is still served, while /readyz is 503, so that \
+         load balancers send no more; shutdown.timeout begins after it. A second signal ends it.",
+    ),
+    option(
         "shutdown.timeout",
         Kind::Duration,
         "8s",

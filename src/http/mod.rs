@@ -162,6 +162,7 @@ pub struct Shared {
     trials: trial::Trials,
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    leaving: AtomicBool,
     draining: AtomicBool,
     /// Of requests that hold records of a quarantine.
     pub(crate) quarantine_turns: Semaphore,
@@ -176,7 +177,7 @@ impl Api {
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
-        let draining = AtomicBool::default();
+        let (leaving, draining) = (AtomicBool::default(), AtomicBool::default());
         let quarantine_turns = Semaphore::new(QUARANTINE_TURNS);
         Self(Arc::new(Shared {
             log,
@@ -191,6 +192,7 @@ impl Api {
             trials: trial::Trials::new(),
             catalog,
             metrics,
+            leaving,
             draining,
             quarantine_turns,
         }))
@@ -209,6 +211,11 @@ impl Api {
     /// Runs what is to be done from time to time until the tasks stop.
     pub fn spawn_chores(&self, tasks: &Tasks) {
         self.engine.spawn_chores(tasks);
+    }
+
+    /// From now on `/readyz` is 503, so that load balancers send no more; what comes is still taken.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// From now on events are refused with 503, and `/readyz` says so.
@@ -230,6 +237,13 @@ impl Api {
     /// Where the partitions of a topic end, by index.
     fn ends_of(&self, topic: &Topic) -> BTreeMap<i32, Offset> {
         self.log.ends(&topic.partitions)
+    }
+
+    /// Why nobody should send more: what probes are told.
+    fn unready(&self) -> Option<Problem> {
+        let is_leaving = self.leaving.load(Ordering::Relaxed);
+        let problem = || Problem::new("draining", "the server will shut down").retry_after(5);
+        self.not_ready().or_else(|| is_leaving.then(problem))
     }
 
     fn not_ready(&self) -> Option<Problem> {

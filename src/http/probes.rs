@@ -14,10 +14,11 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 while events are taken; 503 while shutting down or without room. A catalog that is out
+/// 200 while events are taken; 503 while shutting down, before that for `shutdown.delay`, and without
+/// room. A catalog that is out
 /// of reach does not count: events are taken and kept.
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
-    match api.not_ready() {
+    match api.unready() {
         None => "ready\n".into_response(),
         Some(problem) => problem.into_response(),
     }

@@ -126,16 +126,16 @@ impl From<Problem> for Failure {
         };
         let mut headers = parts.headers;
         headers.remove(header::CONTENT_TYPE);
-        if status == StatusCode::SERVICE_UNAVAILABLE && !headers.contains_key(header::RETRY_AFTER) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
         Self { code, status, detail, event: None, headers: Box::new(headers) }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { code, status, detail, event, headers } = self;
+        let Self { code, status, detail, event, mut headers } = self;
+        if status == StatusCode::SERVICE_UNAVAILABLE && !headers.contains_key(header::RETRY_AFTER) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         let (_, text) = listed(code);
         let body = Body { text, code, event, ack_id: None, detail: Some(&detail) };
         (status, *headers, Json(body)).into_response()
