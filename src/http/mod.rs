@@ -4,6 +4,7 @@
 //! road as Kafka's batches), tables (`tier`, `table`).
 
 pub mod admin;
+mod advice;
 mod auth;
 mod buffered;
 mod confluent;

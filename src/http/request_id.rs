@@ -2,10 +2,14 @@
 //! UUIDv7; echoed on every answer.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
 /// The header that carries the id both ways.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// All but what RFC 3986 calls unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 tokio::task_local! {
     static CURRENT: String;
@@ -14,6 +18,16 @@ tokio::task_local! {
 /// The id of the request that runs in this task.
 pub fn current() -> Option<String> {
     CURRENT.try_with(Clone::clone).ok()
+}
+
+/// The same as a URI reference (RFC 9457, `instance`): what is no UUID is percent-encoded, so that
+/// nothing in it is taken for a part of one.
+pub(super) fn instance() -> Option<String> {
+    let id = current()?;
+    match Uuid::try_parse(&id) {
+        Ok(uuid) => Some(uuid.urn().to_string()),
+        Err(_) => Some(utf8_percent_encode(&id, RESERVED).to_string()),
+    }
 }
 
 /// The id of a request with these headers, and the value that echoes it.

@@ -172,7 +172,10 @@ impl Build<'_> {
         if full || entry.builder.size_bytes_with(&record) > limit {
             close(entry, partition, &mut self.result.batches)?;
             if entry.builder.size_bytes_with(&record) > limit {
-                let message = format!("the event is larger than max.message.bytes = {limit}");
+                let message = format!(
+                    "the event is larger than max.message.bytes = {limit}: send less in it, or \
+                     raise the option of the topic"
+                );
                 self.refuse(event, None, "too_large", message);
                 return Ok(());
             }
