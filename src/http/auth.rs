@@ -17,8 +17,8 @@ use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::tls::Certificate;
 use crate::http::{
-    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources,
-    streams,
+    Api, as_problem, confluent, credentials, head_size, hec, iceberg, keboola, otlp, request_id,
+    sources, streams,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -121,10 +121,12 @@ pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Respon
     let is_events = matches!(then, Then::Events(_));
     let dress = if is_events { None } else { keboola::Dress::of(method, path) };
     let asks_nobody = !is_events && (is_open(path) || has_own_secret(path));
-    let response = match dress.as_ref().and_then(keboola::Dress::preflight) {
-        Some(response) => response,
-        None if asks_nobody => run(api, request, then).await,
-        None => {
+    let preflight = dress.as_ref().and_then(keboola::Dress::preflight);
+    let response = match (preflight, head_size::check(&request)) {
+        (Some(response), _) => response,
+        (None, Err(problem)) => Box::pin(refuse(request, problem, api)).await,
+        (None, Ok(())) if asks_nobody => run(api, request, then).await,
+        (None, Ok(())) => {
             let certificate = request.extensions().get::<Certificate>();
             match identify(&api.auth, request.headers(), certificate).await {
                 Ok(principal) => {

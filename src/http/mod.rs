@@ -12,6 +12,7 @@ pub(crate) mod credentials;
 mod definitions;
 mod distinguished_name;
 mod front;
+mod head_size;
 mod hec;
 pub mod iceberg;
 pub mod ingest;

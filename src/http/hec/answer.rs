@@ -118,8 +118,10 @@ impl From<Problem> for Failure {
         let is_of_events = problem.code() == "invalid_events";
         let (parts, _) = problem.into_response().into_parts();
         let status = match code {
-            // What the token lacks, or the coding of the body.
-            6 | 7 if [403, 415, 422].contains(&parts.status.as_u16()) && !is_of_events => {
+            // What the token lacks, the coding of the body, or a head that is too long.
+            6 | 7
+                if [403, 414, 415, 422, 431].contains(&parts.status.as_u16()) && !is_of_events =>
+            {
                 parts.status
             }
             code => listed(code).0,
