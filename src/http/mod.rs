@@ -347,8 +347,11 @@ pub fn site(api: Api, iceberg: Router) -> Site {
         .merge(keboola::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
+        .route("/status/ready", get(probes::readyz))
+        .route("/version", get(probes::version))
         .route("/metrics", get(probes::metrics))
         .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::routes))
         .route("/problems", get(openapi::problems))
         .route("/", get(openapi::welcome))
         .method_not_allowed_fallback(async || {

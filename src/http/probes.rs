@@ -1,8 +1,10 @@
-//! `/healthz`, `/readyz`, `/metrics`.
+//! `/healthz`, `/readyz` (`/status/ready`), `/version`, `/metrics`.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
 
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
@@ -22,6 +24,11 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
         None => "ready\n".into_response(),
         Some(problem) => problem.into_response(),
     }
+}
+
+/// What answers here, and in which version.
+pub(super) async fn version() -> Json<Value> {
+    Json(json!({ "name": "floe", "version": env!("CARGO_PKG_VERSION") }))
 }
 
 /// Prometheus text. It names topics and tables, so it is not for everybody.
