@@ -23,7 +23,7 @@ use crate::http::ingest::prefer::Prefer;
 use crate::http::ingest::quarantine;
 use crate::http::ingest::rate::Sender;
 use crate::http::ingest::request::{self, Parameters};
-use crate::http::ingest::split::{self, Form};
+use crate::http::ingest::split::{self, Form, StoppedAt};
 use crate::http::ingest::urlencoded;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Api, request_id};
@@ -42,6 +42,8 @@ struct Head {
     principal: String,
     /// How the events are sent, if they are CloudEvents.
     mode: Option<Mode>,
+    /// A comma after the last event of an array is no mistake.
+    is_lenient_json: bool,
     /// The answer has no body.
     minimal: bool,
 }
@@ -120,8 +122,9 @@ async fn store(
     let (bytes, form) = match urlencoded::event(headers, &bytes) {
         Some(event) => (event, Form::Json),
         None => {
-            let form = request::form(headers, &bytes)?;
-            (bytes, form)
+            let form = request::form(headers, &bytes, request::EVENT_TYPES)?;
+            let is_lenient = form == Form::Json && head.is_lenient_json;
+            (bytes, if is_lenient { Form::Lenient } else { form })
         }
     };
     let minimal = head.minimal;
@@ -129,7 +132,15 @@ async fn store(
     if source.split.events.is_empty() && source.split.errors.is_empty() {
         return Err(empty());
     }
-    append(api, topic, source, share, (terms, minimal)).await
+    let stopped_at = source.split.stopped_at();
+    append(api, topic, source, share, (terms, Told { minimal, stopped_at })).await
+}
+
+/// What the answer says besides what was stored.
+struct Told {
+    /// It has no body.
+    minimal: bool,
+    stopped_at: Option<StoppedAt>,
 }
 
 async fn append(
@@ -137,11 +148,11 @@ async fn append(
     topic: &str,
     source: impl Source,
     share: Share,
-    (terms, minimal): (Terms, bool),
+    (terms, told): (Terms, Told),
 ) -> Result<Response, Problem> {
     let is_committed_asked = matches!(terms.ack, Ack::Committed(_));
     let stored = api.engine.append(topic, source, share, terms).await?;
-    Ok(answer(stored, is_committed_asked, minimal))
+    Ok(answer(stored, is_committed_asked, &told))
 }
 
 async fn store_cloud_events(
@@ -165,10 +176,11 @@ async fn store_cloud_events(
         Ok((CloudEvents::new(body, mode, placement, events_max), terms))
     };
     let (source, terms) = off_worker(size_bytes, take_apart).await?;
+    let told = Told { minimal, stopped_at: source.stopped_at() };
     if source.is_empty() {
-        return Ok(answer(Stored::nothing(topic), false, minimal));
+        return Ok(answer(Stored::nothing(topic), false, &told));
     }
-    append(api, topic, source, share, (terms, minimal)).await
+    append(api, topic, source, share, (terms, told)).await
 }
 
 fn head(
@@ -197,7 +209,8 @@ fn head(
         auth::may_write_events(api, caller, &quarantine::topic(topic)?)?;
     }
     let principal = caller.key().to_owned();
-    Ok(Head { terms, placement, identity, principal, mode, minimal: prefer.minimal })
+    let (is_lenient_json, minimal) = (parameters.is_lenient_json, prefer.minimal);
+    Ok(Head { terms, placement, identity, principal, mode, is_lenient_json, minimal })
 }
 
 /// Splits the body, and takes the fingerprint of the request if it has a key.
@@ -210,6 +223,7 @@ async fn take_apart(
     let events_max = api.options.events_max;
     let Head { mut terms, placement, identity, principal, .. } = head;
     off_worker(body.len(), move || {
+        // Leniency changes no event.
         let options = [u8::from(form == Form::Lines), terms.on_error as u8];
         terms.once = identity.once(&principal, || {
             let placed = placement.parts();
@@ -224,7 +238,7 @@ async fn take_apart(
 }
 
 /// 200, or 202 where the events are not known to be what was asked for: stored, or in the table.
-fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
+fn answer(stored: Stored, is_committed_asked: bool, told: &Told) -> Response {
     let is_late = is_committed_asked && stored.ack != Acked::Committed;
     let status = match stored.ack {
         Acked::Accepted => StatusCode::ACCEPTED,
@@ -234,9 +248,9 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     let ack_url = stored.ack_token.as_ref().map(|token| format!("/api/v1/acks/{token}"));
     // Only of a key: the answer is the first one's. A channel knows its token alone.
     let is_replayed = stored.duplicate && stored.write_id.is_some();
-    let mut response = match minimal {
+    let mut response = match told.minimal {
         true => status.into_response(),
-        false => Document::new(&stored, ack_url.as_deref()).into_response(status),
+        false => Document::new(&stored, ack_url.as_deref(), told).into_response(status),
     };
     let headers = response.headers_mut();
     if is_replayed {
@@ -266,6 +280,8 @@ struct Document<'s> {
     ack_url: Option<&'s str>,
     #[serde(skip_serializing_if = "<[EventError]>::is_empty")]
     errors: &'s [EventError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_at: Option<StoppedAt>,
 }
 
 impl<'s> Document<'s> {
@@ -278,7 +294,7 @@ impl<'s> Document<'s> {
         }
     }
 
-    fn new(stored: &'s Stored, ack_url: Option<&'s str>) -> Self {
+    fn new(stored: &'s Stored, ack_url: Option<&'s str>, told: &Told) -> Self {
         Self {
             accepted: stored.accepted,
             rejected: stored.rejected,
@@ -291,6 +307,7 @@ impl<'s> Document<'s> {
             duplicate: stored.duplicate,
             ack_url,
             errors: &stored.errors[..stored.errors.len().min(ERRORS_MAX)],
+            stopped_at: told.stopped_at,
         }
     }
 }

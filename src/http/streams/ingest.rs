@@ -104,7 +104,7 @@ async fn store(
     }
     let form = match door {
         Door::Array { .. } => None,
-        Door::Any => Some(request::form(headers, &bytes)?),
+        Door::Any => Some(request::form(headers, &bytes, request::JSON_TYPES)?),
     };
     let Head { stream, table, plan, identity, principal, .. } = head;
     let rules = contract::rules(options.table_contract);
