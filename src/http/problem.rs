@@ -1,5 +1,7 @@
 //! Errors of the native API as RFC 9457 `application/problem+json`.
 
+use std::num::NonZeroUsize;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -116,10 +118,11 @@ pub struct EventError {
 pub struct Problem {
     code: &'static str,
     detail: String,
-    retry_after_s: Option<u64>,
+    /// As small as it can be: every result with a problem in it is moved about.
+    retry_after_s: Option<u32>,
     errors: Vec<EventError>,
     rejected: Option<usize>,
-    max_bytes: Option<usize>,
+    max_bytes: Option<NonZeroUsize>,
     /// The connection cannot be used further (an unread body).
     close: bool,
     /// Instead of the listed one.
@@ -170,22 +173,22 @@ impl Problem {
     /// Tells when to try again, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after_s = Some(seconds);
+        self.retry_after_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
         self
     }
 
     /// Tells the limit that something is above, in bytes.
     #[must_use]
     pub(crate) fn at_most(mut self, bytes: usize) -> Self {
-        self.max_bytes = Some(bytes);
+        self.max_bytes = NonZeroUsize::new(bytes);
         self
     }
 
     /// Tells the limit of one event, where events are refused for nothing but that.
     #[must_use]
-    pub(crate) fn each_at_most(mut self, bytes: u32) -> Self {
+    pub(crate) fn each_at_most(self, bytes: u32) -> Self {
         if self.code == "too_large" && self.errors.iter().all(|error| error.code == "too_large") {
-            self.max_bytes = usize::try_from(bytes).ok();
+            return self.at_most(bytes as usize);
         }
         self
     }
@@ -261,12 +264,12 @@ impl Problem {
     /// When to try again, in seconds.
     pub(crate) fn retry_after_s(&self) -> Option<u64> {
         let is_asked = matches!(self.status(), 429 | 503);
-        self.retry_after_s.or(is_asked.then_some(RETRY_AFTER_S))
+        self.retry_after_s.map(u64::from).or(is_asked.then_some(RETRY_AFTER_S))
     }
 
     /// The limit that something is above, in bytes.
     pub(crate) fn max_bytes(&self) -> Option<usize> {
-        self.max_bytes
+        self.max_bytes.map(NonZeroUsize::get)
     }
 
     /// True if the connection ends after this answer.
@@ -307,7 +310,7 @@ impl IntoResponse for Problem {
             code: self.code,
             retryable,
             retry_after: self.retry_after_s(),
-            max_bytes: self.max_bytes,
+            max_bytes: self.max_bytes(),
             rejected: self.rejected,
             errors: &self.errors,
             request_id: request_id::current(),
