@@ -1,5 +1,6 @@
 //! The native ingest route as senders see it: methods, early refusals, bodies in pieces.
 
+mod answers;
 mod compat;
 mod connectors;
 mod drain;

@@ -298,6 +298,11 @@ impl Broker {
         &self.store
     }
 
+    /// Says from now on that it is not ready, and goes on serving.
+    pub fn leave(&self) {
+        self.api.leave();
+    }
+
     /// Stops within about `bound`: drains listeners, makes the last table commits, writes the
     /// durable end and a metadata snapshot. What is not in a table then stays in the log.
     pub async fn stop(self, bound: Duration) {

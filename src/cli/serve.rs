@@ -83,7 +83,15 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
         return Ok(());
     };
     announce(&broker, &config);
+    // Who was told to end before it was ready is in no load balancer.
+    let delay = if signals.came { Duration::ZERO } else { config.shutdown_delay };
     signals.wait().await;
+    if !delay.is_zero() {
+        tracing::info!(?delay, "will stop: not ready any more, but serving for shutdown.delay");
+        broker.leave();
+        signals.came = false;
+        let _ = tokio::time::timeout(delay, signals.wait()).await;
+    }
     tracing::info!("stopping: draining, then the last commit");
     stop(broker, &config).await;
     tracing::info!("stopped");

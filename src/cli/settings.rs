@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{Config, Error, Kind, OPTIONS, Settings};
+use crate::config::{self, Config, Error, Kind, OLDER, OPTIONS, Settings};
 use crate::schema::partition_spec;
 use crate::table::storage;
 use crate::topic::option_table;
@@ -34,7 +34,7 @@ pub(super) fn add_flags(mut command: Command) -> Command {
         command = command.arg(
             Arg::new(spec.key)
                 .long(flag(spec.key))
-                .visible_aliases(spec.key.strip_suffix(".file").map(flag))
+                .visible_aliases(other_flags(spec.key))
                 .value_name(value_name(spec.kind))
                 .action(if repeatable { ArgAction::Append } else { ArgAction::Set })
                 .help(format!("{}{default} [env: {}]", spec.doc, variable(spec.key)))
@@ -89,7 +89,7 @@ pub(super) fn config(matches: &ArgMatches) -> Result<Config, Error> {
         let (key, value) = pair
             .split_once('=')
             .ok_or_else(|| Error(format!("--set {pair:?} is refused: it must be KEY=VALUE")))?;
-        settings.insert(key.to_owned(), vec![value.to_owned()]);
+        settings.insert(config::current(key).to_owned(), vec![value.to_owned()]);
     }
     let topic_keys: Vec<&str> = topic_options().map(|option| option.0).collect();
     let mut config = Config::resolve(&settings, &topic_keys)?;
@@ -120,6 +120,12 @@ fn flag(key: &str) -> String {
     key.replace('.', "-")
 }
 
+/// `--definitions` for `definitions.file`, and the flags of older names.
+fn other_flags(key: &'static str) -> Vec<String> {
+    let older = OLDER.iter().filter(|(_, current)| *current == key).map(|(older, _)| flag(older));
+    key.strip_suffix(".file").map(flag).into_iter().chain(older).collect()
+}
+
 /// `--table-target-lag` for `table.target.lag.ms`.
 fn short_flag(key: &str) -> Vec<String> {
     let short = key.strip_suffix(".ms").or_else(|| key.strip_suffix(".bytes"));
@@ -137,6 +143,9 @@ fn key_of_variable(name: &str) -> Option<String> {
         if name == variable(key) || name == variable(short) {
             return Some(key.to_owned());
         }
+    }
+    if let Some((_, key)) = OLDER.iter().find(|(older, _)| name == variable(older)) {
+        return Some((*key).to_owned());
     }
     const STORAGE: &[&str] = &[
         "s3.endpoint",
@@ -185,8 +194,10 @@ fn file(path: &Path) -> Result<Settings, Error> {
     let mut settings = Settings::new();
     flatten("", &toml::Value::Table(table), &mut settings)
         .map_err(|error| Error(format!("{}: {error}", path.display())))?;
-    for (key, _) in nested() {
-        let Some(values) = settings.remove(&format!("{key}.{OWN_VALUE}")) else { continue };
+    let own = nested().map(|(key, _)| (format!("{key}.{OWN_VALUE}"), key));
+    let older = OLDER.iter().map(|(older, key)| ((*older).to_owned(), *key));
+    for (given, key) in own.chain(older) {
+        let Some(values) = settings.remove(&given) else { continue };
         if settings.insert(key.to_owned(), values).is_some() {
             return Err(Error(format!("{}: {key} is set twice", path.display())));
         }
@@ -295,6 +306,37 @@ mod tests {
         assert!(!file(&path).unwrap_err().0.contains("[data.dir]"));
         std::fs::write(&path, "\"data.dir\" = \"/x\"\ndata.dir.path = \"/y\"\n").unwrap();
         assert!(file(&path).unwrap_err().0.contains("data.dir is set twice"));
+    }
+
+    #[test]
+    fn a_key_counts_under_its_older_name_too() {
+        let flags = |args: &[&str]| {
+            let args = [&["serve"], args].concat();
+            let matches = add_flags(Command::new("serve")).try_get_matches_from(args).unwrap();
+            config(&matches).unwrap().catalog_names
+        };
+        let wanted = ["floe", "analytics", "lake"];
+        assert_eq!(flags(&["--catalog-alias=analytics", "--catalog-alias=lake"]), wanted);
+        let now = "--catalog-embedded-aliases";
+        assert_eq!(flags(&[now, "analytics", now, "lake"]), wanted);
+        for key in ["catalog.alias", "catalog.embedded.aliases"] {
+            assert_eq!(flags(&["--set", &format!("{key}=analytics")]), wanted[..2], "{key}");
+        }
+        for name in ["FLOE_CATALOG_ALIAS", "FLOE_CATALOG_EMBEDDED_ALIASES"] {
+            let key = key_of_variable(name);
+            assert_eq!(key.as_deref(), Some("catalog.embedded.aliases"), "{name}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floe.toml");
+        let now = "[catalog.embedded]\naliases = [\"analytics\", \"lake\"]\n";
+        let older = "[catalog]\nalias = [\"analytics\", \"lake\"]\n";
+        for text in [now, older] {
+            std::fs::write(&path, text).unwrap();
+            let config = Config::resolve(&file(&path).unwrap(), &[]).unwrap();
+            assert_eq!(config.catalog_names, wanted, "{text}");
+        }
+        std::fs::write(&path, format!("{older}{now}")).unwrap();
+        assert!(file(&path).unwrap_err().0.contains("aliases is set twice"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! the same thing under the same name: `kafka.listen` is `--kafka-listen`, `FLOE_KAFKA_LISTEN`
 //! and `listen` under `[kafka]`.
 
+mod catalog;
 mod definitions;
 mod options;
 mod security;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use crate::types::{RATE_REQUESTS_MAX, Rate};
 
 pub use definitions::{Declared, DeclaredTopic, DefinitionsFile, FILE_BYTES_MAX};
-pub use options::{Kind, OPTIONS, OptionSpec};
+pub use options::{Kind, OLDER, OPTIONS, OptionSpec, current};
 pub use security::{Oidc, Tls, check_issuer_url};
 
 /// Values by key as given; several for a repeatable key.
@@ -174,6 +175,8 @@ pub struct Config {
     pub storage: BTreeMap<String, String>,
     /// Properties handed out to clients of the catalog.
     pub catalog_client: BTreeMap<String, String>,
+    /// How long everything is served after a signal, before the shutdown begins.
+    pub shutdown_delay: Duration,
     /// Longest shutdown.
     pub shutdown_timeout: Duration,
     /// Topic options set for the whole server, canonical key to value.
@@ -270,6 +273,7 @@ impl Config {
             definitions: read.definitions()?,
             storage,
             catalog_client,
+            shutdown_delay: read.delay("shutdown.delay")?,
             shutdown_timeout: read.duration("shutdown.timeout")?,
             topic_defaults,
         })
@@ -407,18 +411,15 @@ impl Reader<'_> {
     }
 
     fn duration(&self, key: &str) -> Result<Duration, Error> {
-        self.parsed(key, |value| {
-            // Milliseconds are the unit of Kafka's options only; here a person would mean seconds.
-            if value.trim().bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err("it needs a unit, such as 250ms, 8s, 5m, 2h or 7d".to_owned());
-            }
-            let ms = units::parse_duration_ms(value)?;
-            u64::try_from(ms)
-                .ok()
-                .filter(|ms| *ms > 0)
-                .map(Duration::from_millis)
-                .ok_or_else(|| "it must be longer than nothing".to_owned())
+        self.parsed(key, |value| match delay(value)? {
+            Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+            longer => Ok(longer),
         })
+    }
+
+    /// A duration that may be nothing.
+    fn delay(&self, key: &str) -> Result<Duration, Error> {
+        self.parsed(key, delay)
     }
 
     fn address(&self, key: &str) -> Result<SocketAddr, Error> {
@@ -427,19 +428,6 @@ impl Reader<'_> {
 
     fn names(&self, key: &str) -> Vec<String> {
         self.settings.get(key).cloned().unwrap_or_default()
-    }
-
-    fn catalog_names(&self) -> Result<Vec<String>, Error> {
-        let mut names = vec!["floe".to_owned()];
-        for name in self.settings.get("catalog.alias").into_iter().flatten() {
-            let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-            if name.is_empty() || !name.bytes().all(legal) {
-                let allowed = "allowed are letters, digits, _ and -";
-                return Err(Error(format!("catalog.alias = {name:?} is refused: {allowed}")));
-            }
-            names.push(name.clone());
-        }
-        Ok(names)
     }
 
     fn kafka_listeners(&self) -> Result<Vec<KafkaListener>, Error> {
@@ -489,6 +477,15 @@ impl Reader<'_> {
     }
 }
 
+/// A duration with its unit: milliseconds are that of Kafka's options only; here a person would mean
+/// seconds.
+fn delay(value: &str) -> Result<Duration, String> {
+    if value.trim().bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("it needs a unit, such as 250ms, 8s, 5m, 2h or 7d".to_owned());
+    }
+    Ok(Duration::from_millis(units::parse_duration_ms(value)?.unsigned_abs()))
+}
+
 /// Splits `NAME=ADDRESS`; without a name it is `default`.
 fn named(value: &str) -> (&str, &str) {
     value.split_once('=').unwrap_or(("default", value))
@@ -528,6 +525,13 @@ mod tests {
         assert!(error.0.contains("shutdown.timeout") && error.0.contains("unit"), "{error}");
         let config = Config::resolve(&settings(&[("shutdown.timeout", "5s")]), &[]).unwrap();
         assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
+        assert_eq!(config.shutdown_delay, Duration::ZERO);
+        let config = Config::resolve(&settings(&[("shutdown.delay", "0s")]), &[]).unwrap();
+        assert_eq!(config.shutdown_delay, Duration::ZERO);
+        for (key, value) in [("shutdown.timeout", "0s"), ("shutdown.delay", "-1s")] {
+            let error = Config::resolve(&settings(&[(key, value)]), &[]).unwrap_err();
+            assert!(error.0.contains(key), "{error}");
+        }
     }
 
     #[test]

@@ -155,7 +155,7 @@ pub const OPTIONS: &[OptionSpec] = &[
          which /iceberg serves.",
     ),
     option(
-        "catalog.alias",
+        "catalog.embedded.aliases",
         Kind::Names,
         "",
         "Another name of the catalog in the first part of `catalog.namespace.table`, as event streams \
@@ -330,12 +330,27 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("store.write.buffer.bytes", Kind::Bytes, "16MiB", "Write buffer of the state store."),
     option("tier.memory.bytes", Kind::Bytes, "64MiB", "Memory for making table files."),
     option(
+        "shutdown.delay",
+        Kind::Duration,
+        "0s",
+        "How long after a signal to end everything is still served, while /readyz is 503, so that \
+         load balancers send no more; shutdown.timeout begins after it. A second signal ends it.",
+    ),
+    option(
         "shutdown.timeout",
         Kind::Duration,
         "8s",
         "Longest shutdown; requests in flight get an eighth of it.",
     ),
 ];
+
+/// Older names of keys, which still count, and what they are called now.
+pub const OLDER: &[(&str, &str)] = &[("catalog.alias", "catalog.embedded.aliases")];
+
+/// What a key is called now.
+pub fn current(key: &str) -> &str {
+    OLDER.iter().find(|(older, _)| *older == key).map_or(key, |(_, current)| current)
+}
 
 /// A key without a unit at its end: `table.target.lag.ms` is `table.target.lag`.
 pub(crate) fn without_unit(key: &str) -> &str {

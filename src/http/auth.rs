@@ -18,8 +18,8 @@ use crate::http::problem::Problem;
 use crate::http::query_token::QueryToken;
 use crate::http::tls::Certificate;
 use crate::http::{
-    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, query_token, request_id,
-    sources, strangers, streams,
+    Api, as_problem, confluent, credentials, head_size, hec, iceberg, keboola, otlp, query_token,
+    request_id, sources, strangers, streams,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -29,7 +29,10 @@ const OPEN: &[&str] = &[
     "/",
     "/healthz",
     "/readyz",
+    "/status/ready",
+    "/version",
     "/openapi.json",
+    "/docs",
     "/problems",
     "/oauth/token",
     "/iceberg/v1/oauth/tokens",
@@ -129,10 +132,12 @@ pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Respon
     let is_events = matches!(then, Then::Events(_));
     let dress = if is_events { None } else { keboola::Dress::of(method, path) };
     let asks_nobody = !is_events && (is_open(path) || has_own_secret(path));
-    let response = match dress.as_ref().and_then(keboola::Dress::preflight) {
-        Some(response) => response,
-        None if asks_nobody => run(api, request, then).await,
-        None => match identify(api, &mut request, &then).await {
+    let preflight = dress.as_ref().and_then(keboola::Dress::preflight);
+    let response = match (preflight, head_size::check(&request)) {
+        (Some(response), _) => response,
+        (None, Err(problem)) => Box::pin(refuse(request, problem, api)).await,
+        (None, Ok(())) if asks_nobody => run(api, request, then).await,
+        (None, Ok(())) => match identify(api, &mut request, &then).await {
             Ok(principal) => {
                 request.extensions_mut().insert(Caller(principal));
                 run(api, request, then).await

@@ -4,6 +4,7 @@
 //! road as Kafka's batches), tables (`tier`, `table`).
 
 pub mod admin;
+mod advice;
 mod auth;
 mod buffered;
 mod confluent;
@@ -11,6 +12,7 @@ pub(crate) mod credentials;
 mod definitions;
 mod distinguished_name;
 mod front;
+mod head_size;
 mod hec;
 pub mod iceberg;
 pub mod ingest;
@@ -170,6 +172,7 @@ pub struct Shared {
     trials: trial::Trials,
     pub(crate) catalog: Arc<dyn Catalog>,
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    leaving: AtomicBool,
     draining: AtomicBool,
     /// A file says what streams there are.
     has_defined_streams: AtomicBool,
@@ -188,7 +191,7 @@ impl Api {
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
-        let draining = AtomicBool::default();
+        let (leaving, draining) = (AtomicBool::default(), AtomicBool::default());
         let record_turns = Semaphore::new(RECORD_TURNS);
         let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Self(Arc::new(Shared {
@@ -204,6 +207,7 @@ impl Api {
             trials: trial::Trials::new(),
             catalog,
             metrics,
+            leaving,
             draining,
             has_defined_streams: AtomicBool::default(),
             record_turns,
@@ -226,6 +230,11 @@ impl Api {
         self.engine.spawn_chores(tasks);
     }
 
+    /// From now on `/readyz` is 503, so that load balancers send no more; what comes is still taken.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// From now on events are refused with 503, and `/readyz` says so.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -245,6 +254,13 @@ impl Api {
     /// Where the partitions of a topic end, by index.
     fn ends_of(&self, topic: &Topic) -> BTreeMap<i32, Offset> {
         self.log.ends(&topic.partitions)
+    }
+
+    /// Why nobody should send more: what probes are told.
+    fn unready(&self) -> Option<Problem> {
+        let is_leaving = self.leaving.load(Ordering::Relaxed);
+        let problem = || Problem::new("draining", "the server will shut down").retry_after(5);
+        self.not_ready().or_else(|| is_leaving.then(problem))
     }
 
     fn not_ready(&self) -> Option<Problem> {
@@ -352,8 +368,11 @@ pub fn site(api: Api, iceberg: Router) -> Site {
         .merge(keboola::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
+        .route("/status/ready", get(probes::readyz))
+        .route("/version", get(probes::version))
         .route("/metrics", get(probes::metrics))
         .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::routes))
         .route("/problems", get(openapi::problems))
         .route("/", get(openapi::welcome))
         .method_not_allowed_fallback(async || {

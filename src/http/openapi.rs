@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 
-use crate::http::Api;
 use crate::http::problem::PROBLEMS;
+use crate::http::{Api, advice};
 
 /// The description of every native route, OpenAPI 3.1.
 pub const DOCUMENT: &str = include_str!("openapi.json");
@@ -48,24 +48,30 @@ fn listed(document: &Value) -> String {
     format!("{about}<table>{rows}</table>")
 }
 
-/// Every problem type with its meaning; `type` URLs point here.
-pub(super) async fn problems() -> Html<String> {
+/// Every problem type with its cause and what to do; `type` URLs point here.
+pub(super) async fn problems() -> Html<&'static str> {
+    static PAGE: LazyLock<String> = LazyLock::new(described);
+    Html(&PAGE)
+}
+
+fn described() -> String {
     let mut rows = String::new();
     for (code, status, title, retryable) in PROBLEMS {
         let retry = if *retryable { "yes, after Retry-After" } else { "no" };
+        let (cause, remedy) = advice::of(code);
         let _ = writeln!(
             rows,
-            "<tr id=\"{code}\"><td><code>{code}</code></td><td>{status}</td><td>{title}</td>\
-             <td>{retry}</td></tr>"
+            "<tr id=\"{code}\"><td><a href=\"#{code}\"><code>{code}</code></a></td>\
+             <td>{status}</td><td><b>{title}.</b> {cause}</td><td>{remedy}</td><td>{retry}</td></tr>"
         );
     }
-    Html(page(
+    page(
         "Problems",
         &format!(
-            "<table><tr><th>code</th><th>status</th><th>meaning</th><th>try again</th></tr>\
-             {rows}</table>"
+            "<table><tr><th>code</th><th>status</th><th>meaning and cause</th>\
+             <th>what to do</th><th>try again</th></tr>{rows}</table>"
         ),
-    ))
+    )
 }
 
 pub(super) async fn welcome(State(api): State<Api>, headers: HeaderMap) -> Html<String> {
@@ -82,7 +88,7 @@ fn first_page(scheme: &str, headers: &HeaderMap) -> Html<String> {
     let links = "<ul><li><a href=\"/api/v1/topics\">topics</a></li>\
          <li><a href=\"/api/v1/tables\">tables</a></li>\
          <li><a href=\"/iceberg/v1/config\">Iceberg REST catalog</a></li>\
-         <li><a href=\"/v1/documentation/\">all routes</a>, \
+         <li><a href=\"/docs\">all routes</a>, \
          <a href=\"/openapi.json\">OpenAPI</a></li>\
          <li><a href=\"/problems\">problems</a></li>\
          <li><a href=\"/metrics\">metrics</a></li></ul>";
@@ -101,7 +107,7 @@ fn page(title: &str, body: &str) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
          <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;\
          padding:0 1rem}}pre{{background:#f4f4f4;padding:1rem;overflow:auto}}\
-         td,th{{text-align:left;padding:.2rem .8rem .2rem 0}}</style>\
+         td,th{{text-align:left;vertical-align:top;padding:.2rem .8rem .2rem 0}}</style>\
          <h1>{title}</h1>{body}</html>"
     )
 }
@@ -124,6 +130,18 @@ mod tests {
         assert!(!page("<script>").contains("<script>"));
         for fixed in ["8080", "9092"] {
             assert!(!page("h").contains(fixed) && !super::DOCUMENT.contains(fixed), "{fixed}");
+        }
+    }
+
+    #[test]
+    fn the_page_of_problems_has_an_address_a_cause_and_a_remedy_for_each() {
+        let page = super::described();
+        for (code, ..) in super::PROBLEMS {
+            let (cause, remedy) = super::advice::of(code);
+            let row = page.split(&format!("<tr id=\"{code}\">")).nth(1).unwrap();
+            let row = row.split("</tr>").next().unwrap();
+            assert!(row.contains(cause) && row.contains(remedy), "{code}: {row}");
+            assert!(!cause.contains(['<', '&']) && !remedy.contains(['<', '&']), "{code}");
         }
     }
 

@@ -1,8 +1,10 @@
-//! `/healthz`, `/readyz`, `/metrics`.
+//! `/healthz`, `/readyz` (`/status/ready`), `/version`, `/metrics`.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
 
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
@@ -14,13 +16,19 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 while events are taken; 503 while shutting down or without room. A catalog that is out
+/// 200 while events are taken; 503 while shutting down, before that for `shutdown.delay`, and without
+/// room. A catalog that is out
 /// of reach does not count: events are taken and kept.
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
-    match api.not_ready() {
+    match api.unready() {
         None => "ready\n".into_response(),
         Some(problem) => problem.into_response(),
     }
+}
+
+/// What answers here, and in which version.
+pub(super) async fn version() -> Json<Value> {
+    Json(json!({ "name": "floe", "version": env!("CARGO_PKG_VERSION") }))
 }
 
 /// Prometheus text. It names topics and tables, so it is not for everybody.

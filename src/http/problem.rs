@@ -1,5 +1,7 @@
 //! Errors of the native API as RFC 9457 `application/problem+json`.
 
+use std::num::NonZeroUsize;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -57,6 +59,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("precondition_failed", 412, "It is not in the version that the request names", false),
     ("too_large", 413, "The body or an event is too large", false),
     ("payload_too_large", 413, "The body or an event is too large", false),
+    ("uri_too_long", 414, "The path and its parameters are too long", false),
     ("unsupported_media_type", 415, "The content type or coding is not supported", false),
     ("invalid_events", 422, "Some events are refused; nothing was stored", false),
     ("unmappable_event", 422, "The mapping of the sink cannot fill a column", false),
@@ -91,6 +94,9 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("table_behind", 503, "The topic's table is too far behind; nothing was stored", true),
 ];
 
+/// When to try again what may succeed then and says nothing else: 429 and 503 always say it.
+const RETRY_AFTER_S: u64 = 5;
+
 /// One refused event of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventError {
@@ -112,9 +118,11 @@ pub struct EventError {
 pub struct Problem {
     code: &'static str,
     detail: String,
-    retry_after_s: Option<u64>,
+    /// As small as it can be: every result with a problem in it is moved about.
+    retry_after_s: Option<u32>,
     errors: Vec<EventError>,
     rejected: Option<usize>,
+    max_bytes: Option<NonZeroUsize>,
     /// The connection cannot be used further (an unread body).
     close: bool,
     /// Instead of the listed one.
@@ -129,10 +137,14 @@ struct Body<'p> {
     title: &'static str,
     status: u16,
     detail: &'p str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
     code: &'static str,
     retryable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<usize>,
     #[serde(skip_serializing_if = "<[EventError]>::is_empty")]
@@ -151,6 +163,7 @@ impl Problem {
             retry_after_s: None,
             errors: Vec::new(),
             rejected: None,
+            max_bytes: None,
             close: false,
             status: None,
             accept_patch: None,
@@ -160,7 +173,23 @@ impl Problem {
     /// Tells when to try again, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after_s = Some(seconds);
+        self.retry_after_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// Tells the limit that something is above, in bytes.
+    #[must_use]
+    pub(crate) fn at_most(mut self, bytes: usize) -> Self {
+        self.max_bytes = NonZeroUsize::new(bytes);
+        self
+    }
+
+    /// Tells the limit of one event, where events are refused for nothing but that.
+    #[must_use]
+    pub(crate) fn each_at_most(self, bytes: u32) -> Self {
+        if self.code == "too_large" && self.errors.iter().all(|error| error.code == "too_large") {
+            return self.at_most(bytes as usize);
+        }
         self
     }
 
@@ -234,7 +263,13 @@ impl Problem {
 
     /// When to try again, in seconds.
     pub(crate) fn retry_after_s(&self) -> Option<u64> {
-        self.retry_after_s
+        let is_asked = matches!(self.status(), 429 | 503);
+        self.retry_after_s.map(u64::from).or(is_asked.then_some(RETRY_AFTER_S))
+    }
+
+    /// The limit that something is above, in bytes.
+    pub(crate) fn max_bytes(&self) -> Option<usize> {
+        self.max_bytes.map(NonZeroUsize::get)
     }
 
     /// True if the connection ends after this answer.
@@ -271,9 +306,11 @@ impl IntoResponse for Problem {
             title,
             status,
             detail: &self.detail,
+            instance: request_id::instance(),
             code: self.code,
             retryable,
-            retry_after: self.retry_after_s,
+            retry_after: self.retry_after_s(),
+            max_bytes: self.max_bytes(),
             rejected: self.rejected,
             errors: &self.errors,
             request_id: request_id::current(),
@@ -284,7 +321,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, json);
-        if let Some(seconds) = self.retry_after_s {
+        if let Some(seconds) = self.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = self.challenge() {
@@ -300,5 +337,63 @@ impl IntoResponse for Problem {
             headers.insert(header::ACCEPT_ENCODING, codings);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use axum::http::HeaderMap;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::http::auth;
+
+    #[test]
+    fn every_429_and_503_says_when_to_come_back_in_every_form() {
+        let mut seen = 0;
+        for (code, ..) in PROBLEMS {
+            for path in [
+                "/api/v1/topics/t/events",
+                "/data-plane/n/event-stream/s/ingest",
+                "/topics/t",
+                "/v3/clusters/c/topics/t/records",
+                "/services/collector",
+                "/v0/events",
+                "/v1/logs",
+                "/iceberg/v1/namespaces",
+                "/v1/branches/1/sources",
+                "/stream/1/a/b",
+            ] {
+                let answer = auth::shaped(path, &HeaderMap::new(), Problem::new(code, "d"));
+                if !matches!(answer.status().as_u16(), 429 | 503) {
+                    continue;
+                }
+                let after = answer.headers().get(header::RETRY_AFTER);
+                let seconds = after.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+                assert!(seconds.is_some_and(|it| it > 0), "{code} on {path}: {after:?}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 100, "{seen}");
+        let asked = Problem::new("overloaded", "d").retry_after(7);
+        assert_eq!(asked.retry_after_s(), Some(7));
+        assert_eq!(Problem::new("outcome_unknown", "d").retry_after_s(), None);
+    }
+
+    #[tokio::test]
+    async fn a_problem_names_its_request_as_a_uri() {
+        let uuid = "019abc00-0000-7000-8000-000000000000";
+        for (id, wanted) in [
+            (uuid, format!("urn:uuid:{uuid}")),
+            ("r-1.a_b~", "r-1.a_b~".to_owned()),
+            ("a:b/c%<d>", "a%3Ab%2Fc%25%3Cd%3E".to_owned()),
+        ] {
+            let answer = async { Problem::new("bad_request", "d").into_response() };
+            let answer = request_id::within(HeaderValue::from_static(id), answer).await;
+            let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((&body["instance"], &body["request_id"]), (&wanted.into(), &id.into()));
+        }
     }
 }

@@ -2,10 +2,14 @@
 //! UUIDv7; echoed on every answer.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
 /// The header that carries the id both ways.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// All but what RFC 3986 calls unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 tokio::task_local! {
     /// As the header that echoes it: to clone one takes no memory.
@@ -21,6 +25,16 @@ pub fn current() -> Option<String> {
 pub(super) fn with<T>(look: impl FnOnce(Option<&str>) -> T) -> T {
     let id = CURRENT.try_with(Clone::clone).ok();
     look(id.as_ref().and_then(|id| id.to_str().ok()))
+}
+
+/// The same as a URI reference (RFC 9457, `instance`): what is no UUID is percent-encoded, so that
+/// nothing in it is taken for a part of one.
+pub(super) fn instance() -> Option<String> {
+    let id = current()?;
+    match Uuid::try_parse(&id) {
+        Ok(uuid) => Some(uuid.urn().to_string()),
+        Err(_) => Some(utf8_percent_encode(&id, RESERVED).to_string()),
+    }
 }
 
 /// The id of a request with these headers.

@@ -193,7 +193,7 @@ pub(super) fn check_shared(
         "{records} records with headers of {bytes} bytes each take more than {bytes_max} bytes: \
          send fewer events at once, or fewer headers"
     );
-    Err(Problem::new("too_large", detail))
+    Err(Problem::new("too_large", detail).at_most(bytes_max))
 }
 
 /// The records of a request, which have its headers in common.

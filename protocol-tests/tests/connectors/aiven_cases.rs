@@ -120,7 +120,7 @@ async fn an_event_stream_takes_the_batches_of_a_connector_into_its_table() {
     let stream = stream.json(&json!({"name": "s", "namespace": "ns"})).send().await.unwrap();
     assert_eq!(stream.status(), 201);
     guarded.floe.stop().await;
-    let flags = ["--num-partitions", "1", "--catalog-alias", "analytics"];
+    let flags = ["--num-partitions", "1", "--catalog-embedded-aliases", "analytics"];
     guarded.floe.restart_with(&flags).await;
 
     let config = a4(&guarded);

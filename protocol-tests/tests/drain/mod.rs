@@ -138,6 +138,30 @@ fn found(floe: &Floe, topic: &str) -> BTreeMap<(i32, i64), String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn before_it_ends_it_says_that_it_is_not_ready_and_takes_what_comes() {
+    let mut floe = Floe::start(&["--num-partitions=1", "--shutdown-delay=1h"]).await;
+    let client = reqwest::Client::new();
+    let ready = async || {
+        let answer = client.get(floe.url("/readyz")).send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+    };
+    let send = async || {
+        let url = floe.url("/api/v1/topics/late/events");
+        client.post(url).body("{}").send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((ready().await, send().await), ((200, false), 200));
+    floe.terminate();
+    eventually("503 of /readyz", async || (ready().await == (503, true)).then_some(())).await;
+    assert_eq!(send().await, 200, "{}", floe.log());
+    for (path, status) in [("/healthz", 200), ("/services/collector/health", 503)] {
+        let answer = client.get(floe.url(path)).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    // The second signal ends the delay.
+    assert_eq!(floe.stop().await, Some(0), "{}", floe.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn asked_to_end_under_load_it_loses_nothing_that_was_acknowledged() {
     let mut floe = Floe::start(&["--num-partitions=3"]).await;
     let source = source(&floe).await;

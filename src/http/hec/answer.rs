@@ -118,24 +118,26 @@ impl From<Problem> for Failure {
         let is_of_events = problem.code() == "invalid_events";
         let (parts, _) = problem.into_response().into_parts();
         let status = match code {
-            // What the token lacks, or the coding of the body.
-            6 | 7 if [403, 415, 422].contains(&parts.status.as_u16()) && !is_of_events => {
+            // What the token lacks, the coding of the body, or a head that is too long.
+            6 | 7
+                if [403, 414, 415, 422, 431].contains(&parts.status.as_u16()) && !is_of_events =>
+            {
                 parts.status
             }
             code => listed(code).0,
         };
         let mut headers = parts.headers;
         headers.remove(header::CONTENT_TYPE);
-        if status == StatusCode::SERVICE_UNAVAILABLE && !headers.contains_key(header::RETRY_AFTER) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
         Self { code, status, detail, event: None, headers: Box::new(headers) }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { code, status, detail, event, headers } = self;
+        let Self { code, status, detail, event, mut headers } = self;
+        if status == StatusCode::SERVICE_UNAVAILABLE && !headers.contains_key(header::RETRY_AFTER) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         let (_, text) = listed(code);
         let body = Body { text, code, event, ack_id: None, detail: Some(&detail) };
         (status, *headers, Json(body)).into_response()

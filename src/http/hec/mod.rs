@@ -81,7 +81,7 @@ async fn method_not_allowed() -> Response {
 }
 
 async fn health(State(api): State<Api>) -> Response {
-    match api.not_ready() {
+    match api.unready() {
         None => answer(17, None),
         Some(problem) if problem.code() == "draining" => refusal(problem),
         Some(problem) => Failure::new(18, problem.detail()).into_response(),

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -26,6 +26,7 @@ impl Failure {
         let kind = match code {
             StatusCode::UNAUTHORIZED => "NotAuthorizedException",
             StatusCode::FORBIDDEN => "ForbiddenException",
+            code if code.is_client_error() => "BadRequestException",
             _ => "ServiceUnavailableException",
         };
         Self::new(code, kind, message)
@@ -138,6 +139,27 @@ impl IntoResponse for Failure {
             tracing::warn!(code = code.as_u16(), kind, message, "catalog request failed");
         }
         let model = json!({ "message": message, "type": kind, "code": code.as_u16() });
-        (code, Json(json!({ "error": model }))).into_response()
+        let mut response = (code, Json(json!({ "error": model }))).into_response();
+        if code == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_says_when_to_come_back() {
+        for (error, waits) in [
+            (Error::Unavailable("d".to_owned()), true),
+            (Error::Storage("d".to_owned()), true),
+            (Error::Conflict("d".to_owned()), false),
+        ] {
+            let answer = Failure::from(error).into_response();
+            assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), waits, "{answer:?}");
+        }
     }
 }

@@ -175,7 +175,10 @@ impl Build<'_> {
         if full || !push(entry)? {
             close(entry, partition, &mut self.result.batches)?;
             if !push(entry)? {
-                let message = format!("the event is larger than max.message.bytes = {limit}");
+                let message = format!(
+                    "the event is larger than max.message.bytes = {limit}: send less in it, or \
+                     raise the option of the topic"
+                );
                 self.refuse(event, None, "too_large", message);
                 return Ok(());
             }

@@ -230,15 +230,16 @@ fn too_large(limit_bytes: usize) -> Problem {
     let detail = format!(
         "the body is larger than http.body.max.bytes = {limit_bytes}: send fewer events at once"
     );
-    Problem::new("too_large", detail)
+    Problem::new("too_large", detail).at_most(limit_bytes)
 }
 
 /// The limit was the route's own, not that of the server.
 pub(crate) fn over(limit_bytes: usize, problem: Problem) -> Problem {
-    if problem.code() != "too_large" {
+    if problem.max_bytes().is_none() {
         return problem;
     }
-    problem.detailed(format!("the body is larger than {limit_bytes} bytes, decompressed"))
+    let limit = format!("{limit_bytes} bytes, decompressed");
+    problem.detailed(format!("the body is larger than {limit}: send less at once"))
 }
 
 /// Reads all of a body, given what came of it already. Memory is not taken by the `declared` length

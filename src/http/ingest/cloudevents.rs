@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::http::ingest::event::{Event, Header, Source};
 use crate::http::ingest::place::Placement;
-use crate::http::ingest::split::{self, Form, Split};
+use crate::http::ingest::split::{self, Form, Split, StoppedAt};
 use crate::http::problem::{EventError, Problem};
 
 /// Attributes by name, as text.
@@ -206,7 +206,7 @@ pub(super) struct CloudEvents {
 impl CloudEvents {
     pub(super) fn new(body: Bytes, mode: Mode, placement: Placement, events_max: usize) -> Self {
         let mut split = match mode {
-            Mode::Binary(_) => Split { events: vec![(0, 0..body.len())], errors: Vec::new() },
+            Mode::Binary(_) => Split { events: vec![(0, 0..body.len())], ..Split::default() },
             _ => split::split(&body, Form::Json, events_max),
         };
         let is_array = body.trim_ascii_start().first() == Some(&b'[');
@@ -227,6 +227,11 @@ impl CloudEvents {
     /// True if there is nothing to store, and nothing wrong with that: an empty batch.
     pub(super) fn is_empty(&self) -> bool {
         self.split.events.is_empty() && self.split.errors.is_empty()
+    }
+
+    /// Where reading ended, if it did before the body.
+    pub(super) fn stopped_at(&self) -> Option<StoppedAt> {
+        self.split.stopped_at()
     }
 
     fn parsed(&self, json: &Bytes) -> Result<Parsed, Invalid> {

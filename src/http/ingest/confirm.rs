@@ -206,7 +206,10 @@ pub(super) fn problem(error: &AppendError) -> Problem {
             Problem::new("storage_full", reason.clone()).retry_after(5)
         }
         AppendError::Blocked(reason) => Problem::new("table_behind", reason.clone()).retry_after(5),
-        AppendError::TooLarge { .. } => Problem::new("too_large", error.to_string()),
+        AppendError::TooLarge { limit, .. } => {
+            let problem = Problem::new("too_large", format!("{error}: send fewer events at once"));
+            problem.at_most(usize::try_from(*limit).unwrap_or(usize::MAX))
+        }
         // The log ended while the batch was on its way.
         AppendError::Closed => Problem::new("outcome_unknown", error.to_string()),
         AppendError::UnknownPartition => Problem::new("unknown_topic", error.to_string()),

@@ -309,7 +309,7 @@ impl Engine {
         bad.increment(rejected as u64);
         let none_is_good = batches.accepted + batches.duplicates == 0 && keep.is_none();
         if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
-            return Err(refusal(batches.errors));
+            return Err(refusal(batches.errors).each_at_most(topic.options.max_message_bytes));
         }
         let kept = match keep {
             Some(keep) if !kept.is_empty() => {

@@ -8,7 +8,7 @@ const JAVA: &str = "it looks like a Java toString(): set request.body.format=jso
 const NO_ARRAY: &str = "events with commas between them need [ before and ] after all of them \
                         (batch.prefix and batch.suffix of connectors)";
 /// A sender that puts its separator behind each event.
-const LAST_COMMA: &str = "a comma must not follow the last event";
+const LAST_COMMA: &str = "a comma must not follow the last event; json=lenient takes it where events are sent to a topic";
 
 /// Longest name before the `=` of a map, bytes.
 const NAME_BYTES_MAX: usize = 256;

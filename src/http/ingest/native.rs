@@ -23,7 +23,7 @@ use crate::http::ingest::prefer::Prefer;
 use crate::http::ingest::quarantine;
 use crate::http::ingest::rate::Sender;
 use crate::http::ingest::request::{self, Parameters};
-use crate::http::ingest::split::{self, Form};
+use crate::http::ingest::split::{self, Form, StoppedAt};
 use crate::http::ingest::urlencoded;
 use crate::http::problem::Problem;
 use crate::http::{Api, request_id};
@@ -42,6 +42,8 @@ struct Head {
     principal: String,
     /// How the events are sent, if they are CloudEvents.
     mode: Option<Mode>,
+    /// A comma after the last event of an array is no mistake.
+    is_lenient_json: bool,
     /// The answer has no body.
     minimal: bool,
 }
@@ -120,8 +122,9 @@ async fn store(
     let (bytes, form) = match urlencoded::event(headers, &bytes) {
         Some(event) => (event, Form::Json),
         None => {
-            let form = request::form(headers, &bytes)?;
-            (bytes, form)
+            let form = request::form(headers, &bytes, request::EVENT_TYPES)?;
+            let is_lenient = form == Form::Json && head.is_lenient_json;
+            (bytes, if is_lenient { Form::Lenient } else { form })
         }
     };
     let minimal = head.minimal;
@@ -129,7 +132,15 @@ async fn store(
     if source.split.events.is_empty() && source.split.errors.is_empty() {
         return Err(empty());
     }
-    append(api, topic, source, share, (terms, minimal)).await
+    let stopped_at = source.split.stopped_at();
+    append(api, topic, source, share, (terms, Told { minimal, stopped_at })).await
+}
+
+/// What the answer says besides what was stored.
+struct Told {
+    /// It has no body.
+    minimal: bool,
+    stopped_at: Option<StoppedAt>,
 }
 
 fn append<'r>(
@@ -137,11 +148,11 @@ fn append<'r>(
     topic: &'r str,
     source: impl Source,
     share: Share,
-    (terms, minimal): (Terms, bool),
+    (terms, told): (Terms, Told),
 ) -> impl Future<Output = Result<Response, Problem>> + Send + 'r {
     let is_committed_asked = matches!(terms.ack, Ack::Committed(_));
     let stored = api.engine.append(topic, source, share, terms);
-    stored.map_ok(move |stored| answer(stored, is_committed_asked, minimal))
+    stored.map_ok(move |stored| answer(stored, is_committed_asked, &told))
 }
 
 async fn store_cloud_events(
@@ -165,10 +176,11 @@ async fn store_cloud_events(
         Ok((CloudEvents::new(body, mode, placement, events_max), terms))
     };
     let (source, terms) = off_worker(size_bytes, take_apart).await?;
+    let told = Told { minimal, stopped_at: source.stopped_at() };
     if source.is_empty() {
-        return Ok(answer(Stored::nothing(topic), false, minimal));
+        return Ok(answer(Stored::nothing(topic), false, &told));
     }
-    append(api, topic, source, share, (terms, minimal)).await
+    append(api, topic, source, share, (terms, told)).await
 }
 
 fn head(
@@ -197,7 +209,8 @@ fn head(
         auth::may_write_events(api, caller, &quarantine::topic(topic)?)?;
     }
     let principal = caller.key().to_owned();
-    Ok(Head { terms, placement, identity, principal, mode, minimal: prefer.minimal })
+    let (is_lenient_json, minimal) = (parameters.is_lenient_json, prefer.minimal);
+    Ok(Head { terms, placement, identity, principal, mode, is_lenient_json, minimal })
 }
 
 /// Splits the body, and takes the fingerprint of the request if it has a key.
@@ -210,6 +223,7 @@ fn take_apart(
     let events_max = api.options.events_max;
     let Head { mut terms, placement, identity, principal, .. } = head;
     off_worker(body.len(), move || {
+        // Leniency changes no event.
         let options = [u8::from(form == Form::Lines), terms.on_error as u8];
         terms.once = identity.once(&principal, || {
             let placed = placement.parts();
@@ -223,7 +237,7 @@ fn take_apart(
 }
 
 /// 200, or 202 where the events are not known to be what was asked for: stored, or in the table.
-fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
+fn answer(stored: Stored, is_committed_asked: bool, told: &Told) -> Response {
     let is_late = is_committed_asked && stored.ack != Acked::Committed;
     let status = match stored.ack {
         Acked::Accepted => StatusCode::ACCEPTED,
@@ -233,9 +247,9 @@ fn answer(stored: Stored, is_committed_asked: bool, minimal: bool) -> Response {
     let ack_url = stored.ack_token.as_ref().map(|token| format!("/api/v1/acks/{token}"));
     // Only of a key: the answer is the first one's. A channel knows its token alone.
     let is_replayed = stored.duplicate && stored.write_id.is_some();
-    let mut response = match minimal {
+    let mut response = match told.minimal {
         true => status.into_response(),
-        false => match request_id::with(|id| document(&stored, ack_url.as_deref(), id)) {
+        false => match request_id::with(|id| document(&stored, ack_url.as_deref(), id, told)) {
             Ok(body) => (status, [(header::CONTENT_TYPE, JSON)], body).into_response(),
             Err(error) => Problem::new("internal", error.to_string()).into_response(),
         },
@@ -258,6 +272,7 @@ fn document(
     stored: &Stored,
     ack_url: Option<&str>,
     request_id: Option<&str>,
+    told: &Told,
 ) -> Result<Vec<u8>, serde_json::Error> {
     fn put(to: &mut Vec<u8>, name: &str, value: &impl Serialize) -> Result<(), serde_json::Error> {
         to.extend_from_slice(name.as_bytes());
@@ -281,6 +296,9 @@ fn document(
     if !stored.errors.is_empty() {
         let listed = stored.errors.len().min(ERRORS_MAX);
         put(to, r#","errors":"#, &&stored.errors[..listed])?;
+    }
+    if let Some(stopped_at) = &told.stopped_at {
+        put(to, r#","stopped_at":"#, stopped_at)?;
     }
     body.push(b'}');
     Ok(body)
@@ -314,7 +332,10 @@ mod tests {
             ..Stored::nothing("orders")
         };
         let read = |body: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&body).unwrap();
-        let mut whole = read(document(&stored, Some("/api/v1/acks/x"), Some("a\"b")).unwrap());
+        let stopped_at = split::split(b"[1,{]", Form::Json, 9).stopped_at();
+        let told = Told { minimal: false, stopped_at };
+        let whole = document(&stored, Some("/api/v1/acks/x"), Some("a\"b"), &told);
+        let mut whole = read(whole.unwrap());
         let errors = whole.as_object_mut().unwrap().remove("errors").unwrap();
         assert_eq!(errors.as_array().unwrap().len(), ERRORS_MAX);
         assert_eq!(errors[0]["field"], "$.\"a\"");
@@ -322,12 +343,13 @@ mod tests {
             "accepted": 2, "rejected": 101, "duplicates": 0, "topic": "orders",
             "partitions": [{"partition": 2, "first_offset": 5, "last_offset": 6}],
             "ack": "durable", "write_id": Uuid::nil(), "request_id": "a\"b", "duplicate": false,
-            "ack_url": "/api/v1/acks/x",
+            "ack_url": "/api/v1/acks/x", "stopped_at": {"index": 1, "offset_bytes": 3},
         });
         assert_eq!(whole, wanted);
-        let short = read(document(&Stored::nothing("t"), None, None).unwrap());
+        let told = Told { minimal: false, stopped_at: None };
+        let short = read(document(&Stored::nothing("t"), None, None, &told).unwrap());
         let none = (&short["write_id"], &short["request_id"], &short["partitions"]);
         assert_eq!(none, (&json!(null), &json!(null), &json!([])));
-        assert!(short.get("ack_url").is_none() && short.get("errors").is_none());
+        assert!(["ack_url", "errors", "stopped_at"].iter().all(|name| short.get(name).is_none()));
     }
 }

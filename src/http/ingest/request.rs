@@ -30,6 +30,8 @@ pub(crate) struct Parameters {
     ack: Option<Ack>,
     /// The body is the key of a request that has no other.
     pub(super) is_body_key: bool,
+    /// A comma after the last event of an array is no mistake.
+    pub(super) is_lenient_json: bool,
     /// How long it waits for the table.
     wait: Option<Duration>,
     /// What becomes of valid events beside invalid ones; none is as the headers say.
@@ -79,6 +81,8 @@ impl Parameters {
             ("dedup_field", _) => self.id = Some(path(name, &value)?),
             ("dedup", "body") => self.is_body_key = true,
             ("dedup", text) => return Err(refused(name, text, "allowed is body")),
+            ("json", "lenient") => self.is_lenient_json = true,
+            ("json", text) => return Err(refused(name, text, "allowed is lenient")),
             ("on_error", "reject") => self.on_error = Some(OnError::Reject),
             ("on_error", "skip") => self.on_error = Some(OnError::Skip),
             ("on_error", "quarantine") => self.on_error = Some(OnError::Quarantine),
@@ -98,7 +102,8 @@ impl Parameters {
                 _ => return Err(refused(name, text, "seconds, from 0 to 25")),
             },
             _ => {
-                let known = "key, partition, timestamp, dedup, dedup_field, on_error, ack, wait";
+                let known =
+                    "key, partition, timestamp, dedup, dedup_field, json, on_error, ack, wait";
                 let detail = format!("parameter {name:?} is not known; there are {known}");
                 return Err(Problem::new("bad_request", detail));
             }
@@ -162,8 +167,21 @@ pub(super) fn check_partition(placement: &Placement, topic: &Topic) -> Result<()
     }
 }
 
-/// How the body is to be read; JSON is recognised where the content type says nothing.
-pub(crate) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
+/// What routes take that take JSON in any form.
+pub(crate) const JSON_TYPES: &str = "application/json (or text/plain, application/octet-stream or \
+     application/x-www-form-urlencoded with JSON in it), or one event per line as \
+     application/x-ndjson, application/ndjson, application/jsonl, application/json-lines or \
+     application/json-seq";
+/// What the native route takes.
+pub(super) const EVENT_TYPES: &str = "application/json (or text/plain or application/octet-stream \
+     with JSON in it); one event per line as application/x-ndjson, application/ndjson, \
+     application/jsonl, application/json-lines or application/json-seq; \
+     application/cloudevents+json or application/cloudevents-batch+json; a form as \
+     application/x-www-form-urlencoded";
+
+/// How the body is to be read; JSON is recognised where the content type says nothing. `accepted` is
+/// what the route takes, for who sends anything else.
+pub(crate) fn form(headers: &HeaderMap, body: &[u8], accepted: &str) -> Result<Form, Problem> {
     let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
     let essence = essence.map(str::to_ascii_lowercase);
@@ -171,28 +189,23 @@ pub(crate) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Problem> {
     let begins = start.map(|at| &body[at..]);
     // What was meant to be JSON gets the answer that broken JSON gets.
     let is_json = begins.is_none_or(|it| matches!(it[0], b'[' | b'{') || hint::is_java(it));
+    let unsupported = |what: &str| {
+        let detail = format!("{what}; send {accepted}");
+        Err(Problem::new("unsupported_media_type", detail))
+    };
     match essence.as_deref() {
         Some(lines) if split::is_lines(lines) => Ok(Form::Lines),
         Some("application/json") => Ok(Form::Json),
         None
         | Some(
             "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
-        ) if is_json => Ok(Form::Json),
-        None
-        | Some(
-            "" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded",
-        ) => Err(Problem::new(
-            "unsupported_media_type",
-            "the body does not begin with [ or { and no content type says what it is; \
-                 send application/json or application/x-ndjson",
-        )),
-        Some(other) => Err(Problem::new(
-            "unsupported_media_type",
-            format!(
-                "content type {other:?} is not supported; send application/json or \
-                 application/x-ndjson"
+        ) => match is_json {
+            true => Ok(Form::Json),
+            false => unsupported(
+                "the body does not begin with [ or { and no content type says what it is",
             ),
-        )),
+        },
+        Some(other) => unsupported(&format!("content type {other:?} is not supported")),
     }
 }
 
@@ -225,6 +238,7 @@ mod tests {
             ("timestamp", "$.", "$.time"),
             ("dedup_field", "id", "$.time"),
             ("dedup", "id", "allowed is body"),
+            ("json", "loose", "allowed is lenient"),
             ("on_error", "x", "reject, skip and quarantine"),
             ("ack", "x", "accepted, durable and committed"),
             ("wait", "26", "0 to 25"),
@@ -274,6 +288,30 @@ mod tests {
         assert!(placed(&[], &[("x-kafka-key", b"\xff")]).unwrap_err().contains("UTF-8"));
         for name in ["X-Kafka-Header-floe.id", "x-kafka-header-Floe.Write_Id"] {
             assert!(placed(&[], &[(name, b"1")]).unwrap_err().contains("reserved"), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_sends_what_is_not_taken_is_told_all_that_is() {
+        for (kind, body) in [("application/msgpack", "x"), ("avro/binary", "x"), ("", "text")] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
+            let refused = form(&headers, body.as_bytes(), EVENT_TYPES).unwrap_err();
+            assert_eq!(refused.code(), "unsupported_media_type");
+            for taken in [
+                "application/json",
+                "application/x-ndjson",
+                "application/ndjson",
+                "application/jsonl",
+                "application/json-lines",
+                "application/json-seq",
+                "application/cloudevents+json",
+                "application/cloudevents-batch+json",
+                "application/x-www-form-urlencoded",
+                "text/plain",
+                "application/octet-stream",
+            ] {
+                assert!(refused.detail().contains(taken), "{taken}: {}", refused.detail());
+            }
         }
     }
 }

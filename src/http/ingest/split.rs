@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::http::ingest::hint;
@@ -16,6 +17,8 @@ pub(crate) const DEPTH_MAX: usize = 64;
 pub(crate) enum Form {
     /// `[` starts an array, anything else is one or more concatenated values.
     Json,
+    /// The same, and a comma after the last value of the array is no mistake.
+    Lenient,
     /// One value per line; blank lines do not count.
     Lines,
 }
@@ -27,6 +30,23 @@ pub(crate) struct Split {
     pub(crate) events: Vec<(usize, Range<usize>)>,
     /// Invalid ones. After a syntax error outside of lines nothing that follows is trusted.
     pub(crate) errors: Vec<EventError>,
+    /// What follows the last of the errors was not looked at.
+    pub(crate) is_cut: bool,
+}
+
+/// Where reading ended before the body did: the first event that was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct StoppedAt {
+    index: usize,
+    offset_bytes: usize,
+}
+
+impl Split {
+    /// Where reading ended, if it did before the body.
+    pub(super) fn stopped_at(&self) -> Option<StoppedAt> {
+        let EventError { index, offset_bytes, .. } = *self.errors.last().filter(|_| self.is_cut)?;
+        Some(StoppedAt { index, offset_bytes })
+    }
 }
 
 /// True for a content type whose bodies are JSON by lines.
@@ -48,11 +68,15 @@ pub(crate) fn split(body: &[u8], form: Form, events_max: usize) -> Split {
     match simdutf8::compat::from_utf8(body) {
         Ok(text) => match form {
             Form::Lines => lines(text, events_max, &mut split),
-            Form::Json => json(text, events_max, &mut split),
+            Form::Json | Form::Lenient => {
+                json(text, form == Form::Lenient, events_max, &mut split);
+                split.is_cut = !split.errors.is_empty();
+            }
         },
         Err(error) => {
             let message = "the body is not UTF-8".to_owned();
             split.errors.push(syntax(0, error.valid_up_to(), message));
+            split.is_cut = true;
         }
     }
     split
@@ -75,6 +99,7 @@ fn lines(text: &str, events_max: usize, split: &mut Split) {
         let begin = value.as_ptr() as usize - text.as_ptr() as usize;
         if index == events_max {
             split.errors.push(too_many(index, begin, events_max));
+            split.is_cut = true;
             return;
         }
         match whole(value) {
@@ -115,7 +140,7 @@ fn too_many(index: usize, offset_bytes: usize, events_max: usize) -> EventError 
     EventError { index, offset_bytes, field: None, code: "too_many_events", message }
 }
 
-fn json(text: &str, events_max: usize, split: &mut Split) {
+fn json(text: &str, is_lenient: bool, events_max: usize, split: &mut Split) {
     let mut cursor = Cursor { text, at: 0 };
     cursor.skip_space();
     let array = cursor.take('[');
@@ -125,7 +150,6 @@ fn json(text: &str, events_max: usize, split: &mut Split) {
     }
     let mut index = 0;
     loop {
-        cursor.skip_space();
         if !array && cursor.at_end() {
             return;
         }
@@ -155,6 +179,10 @@ fn json(text: &str, events_max: usize, split: &mut Split) {
             if !cursor.take(',') {
                 split.errors.push(syntax(index, cursor.at, "expected `,` or `]`".to_owned()));
                 return;
+            }
+            cursor.skip_space();
+            if is_lenient && cursor.take(']') {
+                return cursor.expect_end(index, split);
             }
         }
     }
@@ -282,6 +310,37 @@ mod tests {
         assert_eq!(texts("[1] x", Form::Json).1, 1);
         assert_eq!(texts("[1 2]", Form::Json).1, 1);
         assert_eq!(texts("[1,]", Form::Json).1, 1);
+    }
+
+    #[test]
+    fn where_reading_ended_is_told() {
+        for (body, form, events_max, wanted) in [
+            ("[{\"a\":1},{\"b\":]", Form::Json, 9, Some((1, 9))),
+            ("{\"a\":1}\n{bad\n2", Form::Json, 9, Some((1, 8))),
+            ("[1] x", Form::Json, 9, Some((1, 4))),
+            ("[1,2,3]", Form::Json, 2, Some((2, 5))),
+            ("1\n2\n3", Form::Lines, 2, Some((2, 4))),
+            ("{\"a\":1}\n{bad\n2", Form::Lines, 9, None),
+            ("[1,2]", Form::Json, 9, None),
+        ] {
+            let at = split(body.as_bytes(), form, events_max).stopped_at();
+            assert_eq!(at.map(|at| (at.index, at.offset_bytes)), wanted, "{body}");
+        }
+        let text = split(b"[1,\"\xff\"]", Form::Lines, 9).stopped_at().unwrap();
+        assert_eq!((text.index, text.offset_bytes), (0, 4));
+    }
+
+    #[test]
+    fn a_comma_after_the_last_event_is_taken_where_that_is_asked_for() {
+        let one = vec!["{\"a\":1}".to_owned()];
+        for body in ["[{\"a\":1},]", " [ {\"a\":1} , ] ", "[{\"a\":1}]", "{\"a\":1}"] {
+            assert_eq!(texts(body, Form::Lenient), (one.clone(), 0), "{body}");
+        }
+        for body in ["[,]", "[1,,]", "[1,", "[1,] 2", "1,", "{\"a\":[1,]}"] {
+            assert_eq!(texts(body, Form::Lenient).1, 1, "{body}");
+        }
+        let full = split(b"[1,2,]", Form::Lenient, 2);
+        assert_eq!((full.events.len(), full.errors.len()), (2, 0));
     }
 
     #[test]

@@ -4,11 +4,13 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use crate::http::ingest::hint;
+
 /// Most fields of a form.
 const FIELDS_MAX: usize = 1_000;
 
 /// The event of a form; none if the body is none: another content type, or text without `=`, which
-/// `curl -d` sends under this type too, and JSON. A field that is there several times is an array.
+/// `curl -d` sends under this type too, JSON, and what Java prints. A field that is there several times is an array.
 pub(super) fn event(headers: &HeaderMap, body: &[u8]) -> Option<Bytes> {
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let essence = kind.split(';').next().unwrap_or_default().trim();
@@ -16,6 +18,10 @@ pub(super) fn event(headers: &HeaderMap, body: &[u8]) -> Option<Bytes> {
         return None;
     }
     let body = body.trim_ascii();
+    // `Struct{a=1}` would pass for a form of one field, and nobody would hear of the mistake.
+    if hint::is_java(body) {
+        return None;
+    }
     let is_field =
         |pair: &[u8]| pair.iter().position(|byte| *byte == b'=').is_some_and(|at| at > 0);
     let is_form = !matches!(body.first(), None | Some(b'{' | b'['))
@@ -57,6 +63,8 @@ mod tests {
             (form, "{\"a\":\"b=c\"}", None),
             (form, "[1]", None),
             (form, "some text", None),
+            (form, "Struct{a=1,b=x}", None),
+            (form, "Struct=1", Some(r#"{"Struct":"1"}"#)),
             (form, "a=1&b", None),
             (form, "=1", None),
             (form, "", None),

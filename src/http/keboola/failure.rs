@@ -179,7 +179,8 @@ impl IntoResponse for Failure {
         let (error, message) = (self.name.as_str(), self.message.as_str());
         let body = Body { status: self.status, error, message, exception };
         let mut response = (status, Json(body)).into_response();
-        if let Some(seconds) = self.retry_after_s {
+        let retry_after_s = self.retry_after_s.or(matches!(self.status, 429 | 503).then_some(5));
+        if let Some(seconds) = retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.closes {

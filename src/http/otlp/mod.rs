@@ -129,11 +129,9 @@ async fn read_body(
     let (limit, to) = (body_limit(api), api.engine.to(topic));
     let read = api.engine.read(from, Some(to), &parts.headers, body, limit).await;
     read.map_err(|problem| match problem.code() {
-        "too_large" => {
-            let detail =
-                format!("the body is larger than {limit} bytes, 5/4 of http.body.max.bytes");
-            Problem::new("too_large", detail)
-        }
+        "too_large" if problem.max_bytes().is_some() => problem.detailed(format!(
+            "the body is larger than {limit} bytes, 5/4 of http.body.max.bytes: send less at once"
+        )),
         _ => problem,
     })
 }

@@ -72,8 +72,9 @@ impl Refused {
     pub(super) fn told(self, headers: &HeaderMap) -> Response {
         let (code, detail) = (self.problem.code(), self.problem.detail().to_owned());
         let (title, retryable) = self.problem.listed();
+        let (retry_after, max_bytes) = (self.problem.retry_after_s(), self.problem.max_bytes());
         let (mut parts, _) = self.problem.into_response().into_parts();
-        let body = json!({
+        let mut body = json!({
             "type": format!("/problems#{code}"),
             "title": title,
             "status": parts.status.as_u16(),
@@ -85,6 +86,15 @@ impl Refused {
             "request_id": request_id::current(),
             "retryable": retryable,
         });
+        for (name, value) in [
+            ("instance", request_id::instance().map(Value::from)),
+            ("retry_after", retry_after.map(Value::from)),
+            ("max_bytes", max_bytes.map(Value::from)),
+        ] {
+            if let Some(value) = value {
+                body[name] = value;
+            }
+        }
         let kind =
             if takes_problems(headers) { "application/problem+json" } else { "application/json" };
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -254,8 +264,8 @@ mod tests {
         for (code, wanted, error, after) in [
             ("too_large", "payload_too_large", "PAYLOAD_TOO_LARGE", None),
             ("storage_full", "storage_unavailable", "SERVICE_UNAVAILABLE", Some("30")),
-            ("overloaded", "overloaded", "TOO_MANY_REQUESTS", None),
-            ("rate_limited", "rate_limited", "TOO_MANY_REQUESTS", None),
+            ("overloaded", "overloaded", "TOO_MANY_REQUESTS", Some("5")),
+            ("rate_limited", "rate_limited", "TOO_MANY_REQUESTS", Some("5")),
             ("internal", "internal", "INTERNAL_SERVER_ERROR", None),
             ("missing_token", "missing_token", "UNAUTHORIZED", None),
         ] {

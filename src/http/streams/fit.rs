@@ -61,7 +61,8 @@ pub(super) fn all(
     ranges: Vec<Range<usize>>,
     (plan, rules): (Arc<Plan>, Rules),
 ) -> Result<Checked, Refused> {
-    let split = split::Split { events: ranges.into_iter().enumerate().collect(), errors: vec![] };
+    let events = ranges.into_iter().enumerate().collect();
+    let split = split::Split { events, ..split::Split::default() };
     check((body, Form::Json), split, (plan, rules), OnError::Reject)
 }
 

@@ -229,7 +229,11 @@ fn content_type(headers: &HeaderMap) -> Result<bool, Problem> {
 
 /// Refuses a content type.
 pub(super) fn unsupported(kind: &str) -> Problem {
-    let detail = format!("content type {kind:?} is not supported: send application/json in UTF-8");
+    let detail = format!(
+        "content type {kind:?} is not supported: send application/json, text/plain or \
+         application/octet-stream in UTF-8, or application/x-www-form-urlencoded, each with an array \
+         of JSON in it"
+    );
     Problem::new("unsupported_media_type", detail)
 }
 

@@ -185,7 +185,8 @@ async fn take_apart(
     if is_form && bytes.trim_ascii_start().first() != Some(&b'[') {
         return Err(head::unsupported("application/x-www-form-urlencoded").into());
     }
-    let form = if is_array { None } else { Some(request::form(headers, &bytes)?) };
+    let form =
+        if is_array { None } else { Some(request::form(headers, &bytes, request::JSON_TYPES)?) };
     let shape = (plan, contract::rules(options.table_contract));
     let identity = identity.or_body(options.idempotency == Idempotency::Body);
     let (events_max, name, mut terms) = (api.options.events_max, behind.topic, said.terms);
