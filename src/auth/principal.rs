@@ -147,6 +147,12 @@ impl Principal {
         Box::new(move |table| principal.may(Operation::Write, Resource::Table(table)))
     }
 
+    /// Tells of a topic's name whether it may write to it.
+    pub fn may_write_topics(&self) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
+        let principal = self.clone();
+        Box::new(move |topic| principal.may(Operation::Write, Resource::Topic(topic)))
+    }
+
     pub(crate) fn check(&self, now_ms: i64) -> Result<(), Refusal> {
         let Some(identity) = self.identity() else { return Ok(()) };
         let is_over = identity.expires_ms.is_some_and(|at| at <= now_ms);

@@ -186,12 +186,13 @@ impl Rules {
         }
     }
 
-    /// True if nothing is allowed but to add to topics, tables and streams, or to make such: whoever
-    /// gets hold of the token reads nothing, and changes nothing that is there.
+    /// True if nothing is allowed but to send events to topics and streams, or to make such: whoever
+    /// gets hold of the token reads no record, and changes nothing that is there. Who may write to a
+    /// table may commit any snapshot of it, and is handed the credentials of its storage.
     pub fn only_write(&self) -> bool {
         let only_writes = |rule: &Rule| {
             matches!(rule.operation, Some(Operation::Write | Operation::Create))
-                && matches!(rule.target, Target::Names(..))
+                && matches!(rule.target, Target::Names(Kind::Topic | Kind::Stream, _))
         };
         !self.rules.is_empty() && self.rules.iter().all(only_writes)
     }
@@ -387,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_token_that_only_writes_has_no_other_rule() {
-        let writing = ["write:topic:a", "create:topic:*", "write:stream:s", "write:table:n.*"];
+        let writing = ["write:topic:a", "create:topic:*", "write:stream:s", "create:stream:*"];
         assert!(rules(&writing).only_write());
         assert!(!rules(&[]).only_write(), "no rule is everything");
         for wider in [
@@ -395,7 +396,10 @@ mod tests {
             "all:topic:a",
             "read:topic:a",
             "describe:topic:a",
-            "alter:table:n.t",
+            "write:table:n.t",
+            "write:table:n.*",
+            "create:table:n.t",
+            "alter:topic:a",
             "delete:stream:s",
             "write:cluster",
             "create:cluster",

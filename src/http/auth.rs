@@ -23,6 +23,7 @@ use crate::http::{
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
+use crate::topic::rights::MayWrite;
 
 /// Paths that need no token: probes, what describes the server, and where tokens come from.
 const OPEN: &[&str] = &[
@@ -78,6 +79,11 @@ impl Caller {
             (None, Some(stranger)) => &stranger.origin,
             (None, None) => "",
         }
+    }
+
+    /// What a topic may lead to if they say so.
+    pub(crate) fn may_write(&self) -> MayWrite {
+        MayWrite { tables: self.0.may_write_tables(), topics: self.0.may_write_topics() }
     }
 
     /// What is kept of who changes something.
@@ -266,7 +272,8 @@ async fn answered(path: &str, answer: impl Future<Output = Response>) -> Respons
 async fn refuse(request: Request, problem: Problem, api: &Api) -> Response {
     let (parts, rest) = request.into_parts();
     let limit = api.options.body_max_bytes;
-    // Who comes while the server goes away should come back, whoever it is.
+    // Who comes while the server goes away should come back, whoever it is; what is there, and what
+    // was terminated, is told to those alone who may know.
     let closed = streams::closed(api, parts.uri.path()).or_else(|| api.draining());
     let problem = body::refuse(&parts.headers, rest, limit, closed.unwrap_or(problem)).await;
     shaped(parts.uri.path(), &parts.headers, problem)

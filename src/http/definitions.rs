@@ -24,7 +24,7 @@ use crate::source::{self, SOURCES_MAX};
 use crate::store::history::Edit;
 use crate::stream::{NewStream, STREAMS_MAX};
 use crate::topic::option_value::definition;
-use crate::topic::{Editor, NewTopic, OptionEdit, Topic, any_table};
+use crate::topic::{Editor, NewTopic, OptionEdit, Topic};
 use crate::types::Expected;
 
 /// A file as it was read.
@@ -192,7 +192,7 @@ impl Api {
             let given = options.into_iter().filter_map(|(key, value)| Some((key, value?)));
             let (name, partitions) = (name.to_owned(), wish.partitions);
             let new = NewTopic { name, partitions, overrides: given.collect() };
-            let checked = self.topics.create_for(new.clone(), true, any_table()).await;
+            let checked = self.topics.create(new.clone(), true).await;
             plan.partitions += checked.map_err(|error| error.to_string())?.partitions.len();
             plan.made.push(new);
             return Ok(());
@@ -328,7 +328,7 @@ impl Api {
             error.to_string()
         }
         for new in plan.made {
-            self.topics.create_for(new, false, any_table()).await.map_err(failed)?;
+            self.topics.create(new, false).await.map_err(failed)?;
         }
         for (name, edits, grown) in plan.altered {
             if !edits.is_empty() {
@@ -375,7 +375,7 @@ impl Api {
 
     fn editor(&self) -> Editor {
         let log = self.log.clone();
-        Editor { may_write: any_table(), ends: Box::new(move |partitions| log.ends(partitions)) }
+        Editor { ends: Box::new(move |partitions| log.ends(partitions)), ..Editor::server() }
     }
 }
 

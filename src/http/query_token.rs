@@ -22,7 +22,7 @@ use crate::http::{Api, auth, credentials};
 const NAME: &str = "token";
 
 /// The token that stood in the URL of a request. It is not to be printed.
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(super) struct QueryToken {
     token: String,
     is_twice: bool,
@@ -116,7 +116,7 @@ pub(super) async fn identify(
         let name = principal.name();
         let detail = format!(
             "token {name:?} is not taken from a URL, where others may read it, because it may do more \
-             than write: all its rules must be write or create, of topics, tables or streams"
+             than write events: all its rules must be write or create, of topics or streams"
         );
         return Err(Problem::new("forbidden", detail));
     }

@@ -31,6 +31,8 @@ pub(super) async fn admit(
         return Err(auth::missing());
     };
     cors::check(request)?;
+    // The stream may list other origins.
+    cors::check_listed(request, &topic.options.cors_origins)?;
     if request.headers().contains_key("x-channel") {
         let detail = "X-Channel needs a token: a channel belongs to all who send to the topic, and \
                       whoever likes could bring it forward";
@@ -75,5 +77,5 @@ async fn open(
 /// True if something stands where a token would, though it can be none: whoever sent it means to be
 /// known.
 fn is_half_sent(headers: &HeaderMap) -> bool {
-    headers.get(header::AUTHORIZATION).is_some_and(|value| !value.is_empty())
+    headers.get_all(header::AUTHORIZATION).iter().any(|value| !value.is_empty())
 }

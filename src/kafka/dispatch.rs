@@ -26,6 +26,7 @@ use crate::log::Log;
 use crate::runtime::metrics as names;
 use crate::runtime::{ByteBudget, Clock};
 use crate::topic::Topics;
+use crate::topic::rights::MayWrite;
 
 /// The parts of the broker that the wire talks to; cheap to clone.
 #[derive(Clone)]
@@ -98,6 +99,12 @@ impl Context {
             return Ok(());
         }
         self.check_topic(Operation::Create, name)
+    }
+
+    /// What a topic may lead to if they say so.
+    pub(crate) fn may_write(&self) -> MayWrite {
+        let principal = &self.principal;
+        MayWrite { tables: principal.may_write_tables(), topics: principal.may_write_topics() }
     }
 
     /// Checks the right to do `operation` to the cluster.

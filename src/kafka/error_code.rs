@@ -145,7 +145,9 @@ impl From<&topic::Error> for ErrorCode {
             topic::Error::InvalidPartitions(_) => Self::InvalidPartitions,
             topic::Error::InvalidConfig(_) => Self::InvalidConfig,
             topic::Error::PolicyViolation(_) | topic::Error::Kept(_) => Self::PolicyViolation,
-            topic::Error::TableForbidden(_) => Self::TopicAuthorizationFailed,
+            topic::Error::TableForbidden(_) | topic::Error::TopicForbidden(_) => {
+                Self::TopicAuthorizationFailed
+            }
             topic::Error::Store(_) => Self::KafkaStorageError,
         }
     }

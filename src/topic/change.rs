@@ -16,7 +16,8 @@ use crate::topic::option_value;
 use crate::topic::options::{self, Overrides, TableMode, TopicOptions};
 use crate::topic::public;
 use crate::topic::registry::{self, Registry};
-use crate::topic::{Editor, Error, Inner, MayWriteTable, NewTopic, OptionEdit, Topic};
+use crate::topic::rights::{self, MayWrite};
+use crate::topic::{Editor, Error, Inner, NewTopic, OptionEdit, Topic};
 use crate::types::{PartitionId, TopicId, TopicName};
 
 /// Partition numbers made durable ahead; what is left at a stop is never used.
@@ -61,8 +62,8 @@ impl Exclusive {
     pub(crate) async fn create(
         mut self,
         new: NewTopic,
-        validate_only: bool,
-        may_write: &MayWriteTable,
+        (validate_only, is_checked): (bool, bool),
+        may_write: &MayWrite,
     ) -> Result<Arc<Topic>, Error> {
         let name = TopicName::parse(&new.name)?;
         if self.registry().get(name.as_str()).is_some() {
@@ -77,7 +78,10 @@ impl Exclusive {
         })?;
         self.inner.check_limits(1, count)?;
         let overrides = self.inner.normalised(&new.overrides)?;
-        let options = self.inner.resolved(name.as_str(), &overrides, None)?;
+        let options = match is_checked {
+            false => self.inner.resolved(name.as_str(), &overrides, None)?,
+            true => TopicOptions::resolve(name.as_str(), &overrides, &self.inner.settings.server)?,
+        };
         let mut topic = Topic {
             name,
             id: TopicId(Uuid::new_v4()),
@@ -87,7 +91,7 @@ impl Exclusive {
             created_ms: self.inner.clock.now_ms(),
             table_resumed: BTreeMap::new(),
         };
-        check_contract(None, &topic, may_write)?;
+        self.inner.check_rights(None, &topic, may_write)?;
         if validate_only {
             return Ok(Arc::new(topic));
         }
@@ -97,6 +101,7 @@ impl Exclusive {
         self.commit(change, |registry| registry.put(Arc::clone(&topic))).await?;
         tracing::info!(topic = %topic.name, id = %topic.id, partitions = count, "topic created");
         warn_of_compaction(&topic);
+        public::warn(&topic, self.inner.settings.senders_have_rate);
         Ok(topic)
     }
 
@@ -194,7 +199,7 @@ impl Exclusive {
             topic.table_resumed = (editor.ends)(&topic.partitions);
         }
         let topic = Arc::new(topic);
-        check_contract(Some(old), &topic, &editor.may_write)?;
+        self.inner.check_rights(Some(old), &topic, &editor.may_write)?;
         if !validate_only {
             let change = registry::put(Change::new(), &topic)?;
             self.commit(change, |registry| registry.put(Arc::clone(&topic))).await?;
@@ -280,6 +285,16 @@ impl Inner {
         Ok(options)
     }
 
+    fn check_rights(
+        &self,
+        old: Option<&Topic>,
+        new: &Topic,
+        may_write: &MayWrite,
+    ) -> Result<(), Error> {
+        let known = (self.settings.senders_have_rate, self.sink_tables.get());
+        rights::check(old, new, may_write, known)
+    }
+
     /// Drops index and producer entries of a draining topic in small changes; can be repeated.
     pub(crate) async fn empty(self: Arc<Self>, id: TopicId) -> Result<(), Error> {
         let Some(entry) = self.registry.read().draining_of(id).cloned() else {
@@ -323,31 +338,6 @@ impl Inner {
         let done = done.map_err(|error| store::Error::Failed(format!("reading state: {error}")))?;
         Ok(done?)
     }
-}
-
-/// A topic that begins to write to a table of others, or to take there what anybody sends, needs
-/// who asks to be allowed to.
-fn check_contract(
-    old: Option<&Topic>,
-    topic: &Topic,
-    may_write: &MayWriteTable,
-) -> Result<(), Error> {
-    match topic.contract_table() {
-        Some(table) if begins(old, topic, &table) => {
-            if may_write(&table) {
-                Ok(())
-            } else {
-                Err(Error::TableForbidden(table))
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
-fn begins(old: Option<&Topic>, topic: &Topic, table: &str) -> bool {
-    let was_public = old.is_some_and(|old| old.options.public);
-    let had = old.and_then(Topic::contract_table);
-    had.as_deref() != Some(table) || (topic.options.public && !was_public)
 }
 
 fn warn_of_compaction(topic: &Topic) {

@@ -4,7 +4,7 @@
 //! (`log`), tables (`tier`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -23,10 +23,12 @@ pub mod public;
 
 mod change;
 mod registry;
+pub mod rights;
 
 use change::{Exclusive, Ids};
 use options::{OptionView, Overrides};
 use registry::Registry;
+use rights::{MayWrite, SinkTables};
 
 /// Name of the tasks that change topics.
 const CHANGE: &str = "topic-change";
@@ -60,16 +62,13 @@ impl Topic {
     }
 }
 
-/// Whether who asks may have a topic write to this table, which others made.
-pub type MayWriteTable = Box<dyn Fn(&str) -> bool + Send + Sync>;
-
 /// Where the log ends, by partition index.
 pub type LogEnds = Box<dyn Fn(&[PartitionId]) -> BTreeMap<i32, Offset> + Send + Sync>;
 
 /// Who edits options, and what it takes to do so.
 pub struct Editor {
-    /// Which tables they may bind a topic to.
-    pub may_write: MayWriteTable,
+    /// What they may write to.
+    pub may_write: MayWrite,
     /// Asked when a table is switched on.
     pub ends: LogEnds,
 }
@@ -77,13 +76,8 @@ pub struct Editor {
 impl Editor {
     /// The server itself, of a log that is not asked.
     pub fn server() -> Self {
-        Self { may_write: any_table(), ends: Box::new(|_| BTreeMap::new()) }
+        Self { may_write: MayWrite::everything(), ends: Box::new(|_| BTreeMap::new()) }
     }
-}
-
-/// Everybody may: who asks is the server itself, or somebody who was checked.
-pub fn any_table() -> MayWriteTable {
-    Box::new(|_| true)
 }
 
 /// A wish for a new topic.
@@ -129,6 +123,9 @@ pub enum Error {
     /// Who asks may not write to the table that the topic would write to.
     #[error("the topic would write to table {0}: that needs the rule write:table:{0}")]
     TableForbidden(String),
+    /// Who asks may not send to the topic that anybody could send to.
+    #[error("who opens topic {0} to whoever likes (topic.public) needs the rule write:topic:{0}")]
+    TopicForbidden(TopicName),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
@@ -192,6 +189,8 @@ struct Inner {
     registry: RwLock<Registry>,
     /// Names of topics that are not deleted.
     kept: RwLock<BTreeSet<String>>,
+    /// Where sinks write to, once that is known.
+    sink_tables: OnceLock<SinkTables>,
     /// Serialises all changes; held until they are durable.
     ids: Arc<tokio::sync::Mutex<Ids>>,
     version: watch::Sender<u64>,
@@ -215,9 +214,10 @@ impl Topics {
         let registry = Registry::load(&store, &settings.server)?;
         registry.list().iter().for_each(|topic| public::warn(topic, settings.senders_have_rate));
         let registry = RwLock::new(registry);
-        let (ids, kept) = (Arc::default(), RwLock::default());
+        let (ids, kept, sink_tables) = (Arc::default(), RwLock::default(), OnceLock::new());
         let version = watch::Sender::new(0);
-        let inner = Inner { store, settings, clock, tasks, registry, kept, ids, version };
+        let inner =
+            Inner { store, settings, clock, tasks, registry, kept, sink_tables, ids, version };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -269,6 +269,11 @@ impl Topics {
         *self.inner.kept.write() = names;
     }
 
+    /// Asks this where the sinks of a topic write to, from now on; only the first one counts.
+    pub fn ask_sinks(&self, tables: SinkTables) {
+        let _ = self.inner.sink_tables.set(tables);
+    }
+
     /// Checks that there may be so many more topics, and so many more partitions of all together.
     ///
     /// # Errors
@@ -277,7 +282,7 @@ impl Topics {
         self.inner.check_limits(topics, partitions)
     }
 
-    /// The options of a topic that would be made with `overrides`.
+    /// The options of a topic that has `overrides`; whether it may be public is not asked.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`].
@@ -288,9 +293,19 @@ impl Topics {
     ) -> Result<options::TopicOptions, Error> {
         let settings = &self.inner.settings;
         let overrides = self.inner.normalised(overrides)?;
-        let options = options::TopicOptions::resolve(name, &overrides, &settings.server)?;
-        public::check(&options, None, settings.senders_have_rate)?;
-        Ok(options)
+        options::TopicOptions::resolve(name, &overrides, &settings.server)
+    }
+
+    /// Checks that what becomes public has a rate, and what is keeps it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn check_public(
+        &self,
+        new: &options::TopicOptions,
+        old: Option<&options::TopicOptions>,
+    ) -> Result<(), Error> {
+        public::check(new, old, self.inner.settings.senders_have_rate)
     }
 
     /// Makes a topic; durable when it returns. With `validate_only` it only checks, and the
@@ -299,7 +314,7 @@ impl Topics {
     /// # Errors
     /// See [`Error`].
     pub async fn create(&self, new: NewTopic, validate_only: bool) -> Result<Arc<Topic>, Error> {
-        self.create_for(new, validate_only, any_table()).await
+        self.create_for(new, validate_only, MayWrite::everything()).await
     }
 
     /// [`Topics::create`] for somebody.
@@ -310,10 +325,24 @@ impl Topics {
         &self,
         new: NewTopic,
         validate_only: bool,
-        may_write: MayWriteTable,
+        may_write: MayWrite,
     ) -> Result<Arc<Topic>, Error> {
-        self.serial(move |inner| async move { inner.create(new, validate_only, &may_write).await })
-            .await
+        let create = move |inner: Exclusive| async move {
+            inner.create(new, (validate_only, false), &may_write).await
+        };
+        self.serial(create).await
+    }
+
+    /// Makes a topic behind what has its options already. If it is public without a rate, because the
+    /// server lost its own since, it is made, and closed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_behind(&self, new: NewTopic) -> Result<Arc<Topic>, Error> {
+        let create = move |inner: Exclusive| async move {
+            inner.create(new, (false, true), &MayWrite::everything()).await
+        };
+        self.serial(create).await
     }
 
     /// Hides the topic at once; tiering and the log finish with it later (rules 6.2).

@@ -41,6 +41,18 @@ pub(crate) fn check(
     Err(option_value::invalid(KEY, "true", allowed))
 }
 
+/// True if a topic with these options takes what anybody sends, and did not before.
+pub(crate) fn is_opened(
+    old: Option<&TopicOptions>,
+    new: &TopicOptions,
+    senders_have_rate: bool,
+) -> bool {
+    let was_shut = |old: &TopicOptions| !old.public || is_unbounded(old, senders_have_rate);
+    let takes_all = new.public && !is_unbounded(new, senders_have_rate);
+    let is_said = new.public && old.is_none_or(|old| !old.public);
+    is_said || takes_all && old.is_none_or(was_shut)
+}
+
 /// Refuses it for all topics of a server: each is to be opened by itself.
 ///
 /// # Errors
@@ -98,6 +110,25 @@ mod tests {
                 let text = error.to_string();
                 assert!(text.contains("topic.rate.requests") && text.contains(KEY), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_topic_is_opened_by_the_option_and_by_the_rate_that_it_lacked() {
+        let (closed, bare, rated) = (options(false, 0), options(true, 0), options(true, 5));
+        for (old, new, senders_have_rate, is_so) in [
+            (None, &closed, true, false),
+            (None, &rated, false, true),
+            (None, &bare, false, true),
+            (Some(&closed), &rated, false, true),
+            (Some(&bare), &rated, false, true),
+            (Some(&bare), &rated, true, false),
+            (Some(&bare), &bare, false, false),
+            (Some(&rated), &bare, true, false),
+            (Some(&rated), &closed, false, false),
+        ] {
+            let opened = is_opened(old, new, senders_have_rate);
+            assert_eq!(opened, is_so, "{old:?} {new:?} {senders_have_rate}");
         }
     }
 

@@ -377,7 +377,12 @@ async fn a_topic_is_public_only_while_it_has_a_rate() {
     for validate_only in [true, false] {
         assert!(is_refused(topics.create(new("a", 1, &[public]), validate_only).await));
     }
-    assert!(topics.resolve("a", &map(&[public])).is_err());
+    let bare = topics.resolve("a", &map(&[public])).unwrap();
+    assert!(topics.check_public(&bare, None).is_err());
+    assert!(topics.check_public(&bare, Some(&bare)).is_ok(), "it lost its rate before");
+    // What others made public so is made, and closed.
+    let behind = topics.create_behind(new("b", 1, &[public])).await.unwrap();
+    assert!(behind.options.public && !topics.is_open(&behind));
     let rate = ("topic.rate.requests", "5");
     let topic = topics.create(new("a", 1, &[public, rate]), false).await.unwrap();
     assert!(topics.is_open(&topic));
@@ -416,7 +421,9 @@ async fn a_table_of_others_is_opened_by_who_may_write_to_it() {
     topics.create(new("a", 1, &contract), false).await.unwrap();
     let edit = async |key: &str, value: &str, may_write: bool| {
         let edits = vec![OptionEdit::Set(key.to_owned(), value.to_owned())];
-        let editor = Editor { may_write: Box::new(move |_| may_write), ..Editor::server() };
+        let tables = Box::new(move |_: &str| may_write);
+        let may_write = MayWrite { tables, ..MayWrite::everything() };
+        let editor = Editor { may_write, ..Editor::server() };
         topics.edit_for("a", edits, false, editor).await
     };
     assert!(edit("retention.ms", "8", false).await.is_ok());
@@ -425,6 +432,33 @@ async fn a_table_of_others_is_opened_by_who_may_write_to_it() {
     assert!(edit("topic.public", "true", true).await.is_ok());
     assert!(edit("retention.ms", "9", false).await.is_ok());
     assert!(edit("topic.public", "false", false).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_topic_is_opened_by_who_may_send_to_it_and_to_the_tables_of_its_sinks() {
+    let rig = Rig::new();
+    let topics = open(&rig);
+    let rated = topics.create(new("a", 1, &[("topic.rate.requests", "5")]), false).await.unwrap();
+    let id = rated.id;
+    topics.ask_sinks(Box::new(move |of| if of == id { vec!["n.s".to_owned()] } else { vec![] }));
+    let may = |topic: &'static str, table: &'static str| MayWrite {
+        topics: Box::new(move |name| name == topic),
+        tables: Box::new(move |name| name == table),
+    };
+    let edit = async |value: &str, may_write: MayWrite| {
+        let edits = vec![OptionEdit::Set("topic.public".to_owned(), value.to_owned())];
+        topics.edit_for("a", edits, false, Editor { may_write, ..Editor::server() }).await
+    };
+    let name = rated.name.clone();
+    assert_eq!(edit("true", may("b", "n.s")).await, Err(Error::TopicForbidden(name)));
+    let of_sink = Err(Error::TableForbidden("n.s".to_owned()));
+    assert_eq!(edit("true", may("a", "n.t")).await, of_sink);
+    assert!(edit("true", may("a", "n.s")).await.is_ok());
+    assert!(edit("false", may("", "")).await.is_ok(), "who may alter it closes it");
+    let wish = new("b", 1, &[("topic.public", "true"), ("topic.rate.requests", "5")]);
+    let made = topics.create_for(wish.clone(), false, may("a", "")).await;
+    assert!(matches!(made, Err(Error::TopicForbidden(_))), "{made:?}");
+    assert!(topics.create_for(wish, false, may("b", "")).await.is_ok());
 }
 
 #[tokio::test]

@@ -300,6 +300,7 @@ impl Wal {
         let (done, sealed) = oneshot::channel();
         let command = Command::Roll { min_age_ms, done };
         self.queue.send(command).await.map_err(|_| Error::Closed)?;
+        self.shared.turn.queued(0, true);
         sealed.await.map_err(|_| Error::Closed)
     }
 
@@ -316,6 +317,7 @@ impl Wal {
         if !matches!(sent, Ok(true)) {
             self.files.stop();
         }
+        self.shared.turn.queued(0, true);
         let mut running = self.shared.running.lock();
         while *running > 0 {
             self.shared.ended.wait(&mut running);
@@ -329,6 +331,7 @@ impl Wal {
     pub async fn sync(&self) -> Result<(), Error> {
         let (done, synced) = oneshot::channel();
         self.queue.send(Command::Sync { done }).await.map_err(|_| Error::Closed)?;
+        self.shared.turn.queued(0, true);
         synced.await.map_err(|_| Error::Closed)
     }
 

@@ -67,7 +67,7 @@ impl Turn {
         }
     }
 
-    /// Counts a request that was queued.
+    /// Counts a request that was queued; of no bytes it is a command, which somebody waits for.
     pub(crate) fn queued(&self, bytes: u64, is_awaited: bool) {
         if is_awaited {
             fence(Ordering::SeqCst);
@@ -184,6 +184,12 @@ mod tests {
         is_asleep();
         assert!(!gathers.is_finished());
         turn.queued(1, false);
+        gathers.join().unwrap();
+        // A command has no bytes, and waits for nothing either.
+        let gathers = start();
+        is_asleep();
+        queued.store(true, Ordering::Release);
+        turn.queued(0, true);
         gathers.join().unwrap();
         // What was queued before the wait ends it.
         queued.store(true, Ordering::Release);

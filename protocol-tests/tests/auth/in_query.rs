@@ -150,8 +150,12 @@ async fn streams_take_it_too() {
     let wish = Some(json!({ "name": "shop", "namespace": "prod" }));
     let admin = Some(guarded.admin.as_str());
     assert_eq!(guarded.ask(Method::POST, "/api/v1/streams", admin, wish).await.0, 201);
+    // Who may write to a table may commit to it: that is more than to send events.
     let rules = ["write:stream:shop", "write:table:events.sales"];
-    let writer = guarded.token("writer", &rules).await;
+    let wide = guarded.token("wide", &rules).await;
+    let path = format!("/api/v1/streams/shop/events?token={wide}&table=floe.events.sales");
+    assert_eq!(told(post(&guarded, &path)).await.0, 403);
+    let writer = guarded.token("writer", &["write:stream:shop", "write:topic:shop.*"]).await;
     for path in ["/api/v1/streams/shop/events", "/data-plane/prod/event-stream/shop/ingest"] {
         let path = format!("{path}?token={writer}&table=floe.events.sales");
         let request = guarded.request(Method::POST, &path, None).body("[{\"id\":1}]");

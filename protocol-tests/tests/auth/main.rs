@@ -10,6 +10,7 @@ mod kafka;
 mod public;
 mod senders;
 mod services;
+mod strangers;
 mod streams;
 
 use std::path::Path;

@@ -17,20 +17,20 @@ use super::kafka;
 use super::streams::make_table;
 use crate::{Guarded, floe};
 
-const OPEN: &str = "/api/v1/topics/open/events";
+pub(super) const OPEN: &str = "/api/v1/topics/open/events";
 
-async fn topic(guarded: &Guarded, name: &str, options: Value) -> (u16, Value) {
+pub(super) async fn topic(guarded: &Guarded, name: &str, options: Value) -> (u16, Value) {
     let wish = json!({ "name": name, "partitions": 1, "options": options });
     guarded.ask(Method::POST, "/api/v1/topics", Some(&guarded.admin), Some(wish)).await
 }
 
-async fn alter(guarded: &Guarded, name: &str, options: Value) -> (u16, Value) {
+pub(super) async fn alter(guarded: &Guarded, name: &str, options: Value) -> (u16, Value) {
     let (path, wish) = (format!("/api/v1/topics/{name}"), json!({ "options": options }));
     guarded.ask(Method::PATCH, &path, Some(&guarded.admin), Some(wish)).await
 }
 
 /// A server with the topics `open`, which is public, and `closed`.
-async fn guarded() -> Guarded {
+pub(super) async fn guarded() -> Guarded {
     let guarded = Guarded::start(&[]).await;
     let public = json!({ "topic.public": true, "topic.rate.requests": 1_000 });
     assert_eq!(topic(&guarded, "open", public).await.0, 201);
@@ -39,18 +39,18 @@ async fn guarded() -> Guarded {
 }
 
 /// Status and body of an answer.
-async fn told(request: RequestBuilder) -> (u16, Value) {
+pub(super) async fn told(request: RequestBuilder) -> (u16, Value) {
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();
     (status, answer.json().await.unwrap_or_default())
 }
 
-fn assert_code((status, answer): &(u16, Value), wanted: (u16, &str), what: &str) {
+pub(super) fn assert_code((status, answer): &(u16, Value), wanted: (u16, &str), what: &str) {
     assert_eq!((*status, answer["code"].as_str()), (wanted.0, Some(wanted.1)), "{what}: {answer}");
 }
 
 /// How many records a topic has.
-async fn records(guarded: &Guarded, topic: &str) -> u64 {
+pub(super) async fn records(guarded: &Guarded, topic: &str) -> u64 {
     let path = format!("/api/v1/topics/{topic}");
     let (_, shown) = guarded.ask(Method::GET, &path, Some(&guarded.admin), None).await;
     let partitions = shown["partitions"].as_array().unwrap();
@@ -78,7 +78,8 @@ async fn a_public_topic_takes_events_without_a_token_and_gives_nothing() {
         let answer = told(send(OPEN).header(header, value)).await;
         assert_code(&answer, (401, "invalid_token"), header);
     }
-    let odd = told(send(OPEN).header("authorization", "Negotiate abc")).await;
+    let odd = send(OPEN).header("authorization", "").header("authorization", "Negotiate abc");
+    let odd = told(odd).await;
     assert_code(&odd, (401, "missing_token"), "a credential that can be none");
     for (method, path) in [
         (Method::PUT, OPEN),
@@ -143,7 +144,7 @@ async fn alter_over_kafka(guarded: &Guarded, rate: &'static str) -> i16 {
 }
 
 /// What comes on a connection until `wanted` is there.
-async fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
+pub(super) async fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
     let mut came = Vec::<u8>::new();
     while !String::from_utf8_lossy(&came).contains(wanted)
         && stream.read_buf(&mut came).await.unwrap() > 0
@@ -151,18 +152,24 @@ async fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
     String::from_utf8_lossy(&came).into_owned()
 }
 
+/// A connection with a request whose body of so many bytes is waited for.
+pub(super) async fn half_sent(guarded: &Guarded, path: &str, bytes: usize) -> TcpStream {
+    let address = guarded.floe.http_address();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nexpect: 100-continue\r\n\
+         connection: close\r\ncontent-length: {bytes}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut stream, "100 Continue").await;
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_goes_while_the_body_comes_is_neither_made_nor_another() {
     let guarded = guarded().await;
     for is_made_again in [false, true] {
-        let address = guarded.floe.http_address();
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        let head = format!(
-            "POST {OPEN} HTTP/1.1\r\nhost: {address}\r\nexpect: 100-continue\r\n\
-             connection: close\r\ncontent-length: 2\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        read_until(&mut stream, "100 Continue").await;
+        let mut stream = half_sent(&guarded, OPEN, 2).await;
         let admin = Some(guarded.admin.as_str());
         let path = "/api/v1/topics/open";
         assert_eq!(guarded.ask(Method::DELETE, path, admin, None).await.0, 204);
@@ -352,6 +359,18 @@ async fn a_public_stream_leads_to_tables_whose_topics_are_open() {
     let put = guarded.request(Method::PUT, iomete, None).header("table", sales);
     assert_code(&told(put.body("[]")).await, (401, "missing_token"), "only POST");
     assert_eq!(records(&guarded, "shop.events.sales").await, 4);
+    // Both the stream and the topic must list the origin of a page.
+    let page = "https://a.example";
+    let stream_lists = Some(json!({ "options": { "topic.cors.origins": page } }));
+    assert_eq!(guarded.ask(Method::PATCH, path, admin, stream_lists).await.0, 200);
+    let of_page = async || {
+        let request = guarded.request(Method::POST, iomete, None).header("origin", page);
+        told(request.header("table", sales).body("[{\"id\":1}]")).await
+    };
+    assert_eq!(of_page().await.0, 200);
+    let other = json!({ "topic.cors.origins": "https://b.example" });
+    assert_eq!(alter(&guarded, "shop.events.sales", other).await.0, 200);
+    assert_code(&of_page().await, (403, "foreign_origin"), "the topic lists another");
     // Made by whoever has a token, it is open as the stream says.
     assert_eq!(send(iomete, "floe.events.later", admin).await.0, 200);
     assert_eq!(send(iomete, "floe.events.later", None).await.0, 200);

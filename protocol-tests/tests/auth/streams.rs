@@ -94,7 +94,11 @@ async fn every_check_comes_before_all_that_follow_it() {
     let unknown = "floe_abcdefghij_0123456789012345678901234567890123456789";
 
     switch(&guarded, "terminate").await;
-    let (status, code, retry, body) = refused(send(&guarded, SHOP, &wrong).await).await;
+    // Whoever shows no token is not told what there is.
+    let (status, code, ..) = refused(send(&guarded, SHOP, &wrong).await).await;
+    assert_eq!((status, code.as_str()), (401, "missing_token"));
+    let known = Sent { token: Some(&weak), ..wrong.clone() };
+    let (status, code, retry, body) = refused(send(&guarded, SHOP, &known).await).await;
     assert_eq!((status, code.as_str(), retry.as_deref()), (503, "stream_stopped", Some("30")));
     assert_eq!(body["error"], "SERVICE_UNAVAILABLE");
     switch(&guarded, "start").await;

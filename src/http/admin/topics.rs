@@ -40,7 +40,7 @@ pub(in crate::http) fn problem(error: &topic::Error) -> Problem {
         topic::Error::Exists(_) => "exists",
         topic::Error::Unknown(_) | topic::Error::UnknownId(_) => "unknown_topic",
         topic::Error::Kept(_) => "read_only",
-        topic::Error::TableForbidden(_) => "forbidden",
+        topic::Error::TableForbidden(_) | topic::Error::TopicForbidden(_) => "forbidden",
         topic::Error::Store(_) => "internal",
         _ => "invalid_topic",
     };
@@ -94,8 +94,7 @@ pub(in crate::http) async fn create(
         }
     }
     let new = NewTopic { name: wish.name, partitions: wish.partitions, overrides };
-    let may_write = caller.0.may_write_tables();
-    let topic = api.topics.create_for(new, false, may_write).await;
+    let topic = api.topics.create_for(new, false, caller.may_write()).await;
     let topic = topic.map_err(|error| problem(&error))?;
     Ok((StatusCode::CREATED, Json(detail(&api, &topic))))
 }
@@ -133,7 +132,7 @@ pub(in crate::http) async fn alter(
     if !edits.is_empty() {
         let log = api.log.clone();
         let editor = Editor {
-            may_write: caller.0.may_write_tables(),
+            may_write: caller.may_write(),
             ends: Box::new(move |partitions| log.ends(partitions)),
         };
         let edited = api.topics.edit_for(&name, edits, false, editor).await;

@@ -235,10 +235,8 @@ fn too_large(limit_bytes: usize) -> Problem {
 
 /// The limit was the route's own, not that of the server.
 pub(crate) fn over(limit_bytes: usize, problem: Problem) -> Problem {
-    if problem.max_bytes().is_none() {
-        return problem;
-    }
-    let limit = format!("{limit_bytes} bytes, decompressed");
+    let Some(max_bytes) = problem.max_bytes() else { return problem };
+    let limit = format!("{} bytes, decompressed", limit_bytes.min(max_bytes));
     problem.detailed(format!("the body is larger than {limit}: send less at once"))
 }
 

@@ -79,6 +79,15 @@ pub(in crate::http) fn check(request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Refuses a request from a page that is not among `listed`.
+///
+/// # Errors
+/// `foreign_origin`.
+pub(in crate::http) fn check_listed(request: &Request, listed: &[String]) -> Result<(), Problem> {
+    let mut origins = request.headers().get_all(header::ORIGIN).iter();
+    if origins.all(|origin| allowed(listed, origin).is_some()) { Ok(()) } else { Err(foreign()) }
+}
+
 fn foreign() -> Problem {
     let detail = "the topic does not list this origin, see topic.cors.origins";
     Problem::new("foreign_origin", detail)

@@ -22,6 +22,7 @@ use crate::http::ingest::keys::{Keys, Marked};
 use crate::http::ingest::place::Identified;
 use crate::http::ingest::quarantine::Keep;
 use crate::http::ingest::rate::Limits;
+use crate::http::ingest::stranger;
 use crate::http::ingest::topic_fields::Placed;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Options, unknown_topic};
@@ -50,6 +51,8 @@ pub(crate) struct Engine {
     pub(super) options: Arc<Options>,
     pub(super) limits: Arc<Limits>,
     memory: BodyMemory,
+    /// That of bodies of strangers.
+    pub(super) memory_of_strangers: BodyMemory,
     keys: Keys,
     ids: EventIds,
     clock: Clock,
@@ -89,12 +92,25 @@ impl Engine {
         clock: Clock,
     ) -> Self {
         let memory = BodyMemory::new(options.in_bytes, options.inflation_max);
+        let memory_of_strangers = stranger::memory(options.in_bytes, options.inflation_max);
         let keys = Keys::new(store.clone(), clock.clone(), options.once);
         let ids = EventIds::new(store, clock.clone(), options.ids);
         let counts = Counts::new();
         let of_new_topic = topics.resolve("topic", &Overrides::new()).unwrap_or_default();
         let limits = Arc::new(Limits::new(options.rate, &of_new_topic));
-        Self { log, topics, tiering, options, limits, memory, keys, ids, clock, counts }
+        Self {
+            log,
+            topics,
+            tiering,
+            options,
+            limits,
+            memory,
+            memory_of_strangers,
+            keys,
+            ids,
+            clock,
+            counts,
+        }
     }
 
     /// Reads back what is remembered of requests. Blocks; before the first one.
@@ -192,7 +208,7 @@ impl Engine {
         terms: Terms,
     ) -> impl Future<Output = Result<Stored, Problem>> + Send + 's {
         let checked = |known: Option<Arc<Topic>>| {
-            terms.check_topic(known.as_deref())?;
+            terms.check_topic(&self.topics, known.as_deref())?;
             Ok(known)
         };
         match self.topic(topic).and_then(checked) {
@@ -204,7 +220,8 @@ impl Engine {
     /// [`Self::append`] to this topic, not to another that has its name by now.
     ///
     /// # Errors
-    /// As [`Self::append`]; `unknown_topic` if it was deleted.
+    /// As [`Self::append`]; `unknown_topic` if it was deleted, `missing_token` if a stranger sends
+    /// and it was closed.
     pub(crate) async fn append_to(
         &self,
         topic: Arc<Topic>,
@@ -213,6 +230,9 @@ impl Engine {
         terms: Terms,
     ) -> Result<Stored, Problem> {
         let name = topic.name.clone();
+        if terms.stranger.is_some() {
+            terms.check_topic(&self.topics, self.topics.get(name.as_str()).as_deref())?;
+        }
         self.store((name.as_str(), Some(topic)), source, hold, terms).await
     }
 

@@ -1,7 +1,8 @@
 //! Events that count once by an id in them: which ids were stored within a window of time.
 //!
-//! Owns: the window in memory, bounded in ids; who waits for whom. Does not own: how ids become
-//! state ([`crate::store::once`]), where an id lies in an event (the routes).
+//! Owns: the window in memory, bounded in ids, with a part of its own for whoever sends no token; who
+//! waits for whom. Does not own: how ids become state ([`crate::store::once`]), where an id lies in
+//! an event (the routes).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,8 +23,19 @@ const FORGET_MAX: usize = 1_000;
 pub struct IdLimits {
     /// An id is known for so long, milliseconds.
     pub window_ms: i64,
-    /// Most ids that are known; of more the oldest are forgotten. About 60 bytes each.
+    /// Most ids that are known; of more the oldest are forgotten. About 60 bytes each. Those of
+    /// strangers have a part of it on top.
     pub ids_max: usize,
+}
+
+/// Ids of strangers have this share of all, on top: they push out each other's alone.
+const STRANGERS_SHARE: usize = 8;
+/// What tells ids of strangers from others, in what they are known by, so that a restart knows it too.
+const OF_STRANGER: u128 = 1;
+
+/// Marks what an id is known by as that of a stranger, or not.
+pub(super) fn marked(hash: u128, is_stranger: bool) -> u128 {
+    (hash & !OF_STRANGER) | if is_stranger { OF_STRANGER } else { 0 }
 }
 
 /// The ids of one frame.
@@ -41,15 +53,45 @@ enum Entry {
     Stored,
 }
 
-/// The rules over plain state.
+/// Frames whose ids are bounded together.
 #[derive(Debug)]
-struct Window {
-    limits: IdLimits,
-    known: HashMap<u128, Entry>,
+struct Frames {
+    ids_max: usize,
     /// By time of append.
     frames: VecDeque<IdFrame>,
     /// Ids of all frames.
     stored: usize,
+}
+
+impl Frames {
+    fn new(ids_max: usize) -> Self {
+        Self { ids_max, frames: VecDeque::new(), stored: 0 }
+    }
+
+    fn add(&mut self, frame: IdFrame) {
+        self.stored += frame.ids.len();
+        let at = self.frames.partition_point(|other| other.append_ms <= frame.append_ms);
+        self.frames.insert(at, frame);
+    }
+
+    /// Takes out the oldest, if it is as old as this or there are too many.
+    fn pop(&mut self, oldest_ms: i64) -> Option<IdFrame> {
+        let is_full = self.stored > self.ids_max;
+        let gone = self.frames.pop_front_if(|it| it.append_ms <= oldest_ms || is_full)?;
+        self.stored -= gone.ids.len();
+        Some(gone)
+    }
+}
+
+/// The rules over plain state.
+#[derive(Debug)]
+struct Window {
+    window_ms: i64,
+    known: HashMap<u128, Entry>,
+    /// Of senders that are known,
+    named: Frames,
+    /// and of strangers.
+    strangers: Frames,
     /// Frames that the store still has.
     gone: Vec<(PartitionId, Offset)>,
 }
@@ -66,21 +108,19 @@ enum Taken {
 
 impl Window {
     fn new(limits: IdLimits) -> Self {
-        let (known, frames, gone) = (HashMap::new(), VecDeque::new(), Vec::new());
-        Self { limits, known, frames, stored: 0, gone }
+        let (known, gone) = (HashMap::new(), Vec::new());
+        let named = Frames::new(limits.ids_max);
+        let strangers = Frames::new(limits.ids_max.div_ceil(STRANGERS_SHARE));
+        Self { window_ms: limits.window_ms, known, named, strangers, gone }
     }
 
     fn forget(&mut self, now_ms: i64) {
-        let oldest_ms = now_ms - self.limits.window_ms;
-        while let Some(first) = self.frames.front()
-            && (first.append_ms <= oldest_ms || self.stored > self.limits.ids_max)
-        {
-            self.stored -= first.ids.len();
-            self.gone.push((first.partition, first.base_offset));
-            for id in &first.ids {
+        let oldest_ms = now_ms - self.window_ms;
+        while let Some(gone) = self.named.pop(oldest_ms).or_else(|| self.strangers.pop(oldest_ms)) {
+            self.gone.push((gone.partition, gone.base_offset));
+            for id in &gone.ids {
                 self.known.remove(id);
             }
-            self.frames.pop_front();
         }
     }
 
@@ -102,9 +142,10 @@ impl Window {
 
     fn add(&mut self, frame: IdFrame) {
         self.known.extend(frame.ids.iter().map(|id| (*id, Entry::Stored)));
-        self.stored += frame.ids.len();
-        let at = self.frames.partition_point(|other| other.append_ms <= frame.append_ms);
-        self.frames.insert(at, frame);
+        // All ids of a frame came with one request.
+        let is_strangers = frame.ids.first().is_some_and(|id| id & OF_STRANGER != 0);
+        let frames = if is_strangers { &mut self.strangers } else { &mut self.named };
+        frames.add(frame);
     }
 
     fn release(&mut self, ids: &[u128]) {
@@ -248,13 +289,31 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten_when_there_are_too_many() {
         let mut window = window(4);
+        let id = |number: i64| marked(number as u128 * 2, false);
         for at in 0..10 {
-            window.add(frame(at, at, &[at as u128 * 2, at as u128 * 2 + 1]));
+            window.add(frame(at, at, &[id(at * 2), id(at * 2 + 1)]));
         }
         window.forget(10);
-        assert_eq!((window.stored, window.known.len(), window.frames.len()), (4, 4, 2));
+        let named = &window.named;
+        assert_eq!((named.stored, window.known.len(), named.frames.len()), (4, 4, 2));
         assert_eq!(window.gone.len(), 8);
-        assert_eq!(window.take(&[19, 0], 10), Taken::Fresh(vec![0]));
+        assert_eq!(window.take(&[id(19), id(0)], 10), Taken::Fresh(vec![0]));
+    }
+
+    #[test]
+    fn ids_of_strangers_push_out_no_others() {
+        let mut window = window(16);
+        let known = marked(7, false);
+        window.add(frame(0, 0, &[known]));
+        for at in 1..=100 {
+            window.add(frame(at, at, &[marked(at as u128 * 2, true)]));
+            window.forget(50);
+        }
+        assert_eq!((window.named.stored, window.strangers.stored), (1, 2));
+        assert_eq!(window.known.len(), 3);
+        let last = marked(200, true);
+        assert_eq!(window.take(&[known, last, marked(2, true)], 60), Taken::Fresh(vec![0, 1]));
+        assert_ne!(marked(6, true), marked(6, false), "the same id is another of each");
     }
 
     proptest! {

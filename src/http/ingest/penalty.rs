@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::http::credentials;
+use crate::http::query_token::QueryToken;
 
 /// The same refusal so often,
 const FREE: u32 = 20;
@@ -93,7 +94,8 @@ impl PenaltyBox {
         let names = [header::AUTHORIZATION.as_str(), "token", "x-api-key"];
         let value = |name| request.headers().get(name).map(HeaderValue::as_bytes);
         let credentials = credentials::are_sent(request.headers()).then(|| names.map(value));
-        self.hasher.hash_one((peer, credentials, request.uri().path()))
+        let in_query = request.extensions().get::<QueryToken>();
+        self.hasher.hash_one((peer, credentials, in_query, request.uri().path()))
     }
 }
 

@@ -340,7 +340,7 @@ pub(super) async fn topic(api: &Api, caller: &Caller, name: &str) -> Result<Arc<
     }
     let overrides = [("table.mode".to_owned(), "off".to_owned())].into();
     let new = NewTopic { name: name.to_owned(), partitions: None, overrides };
-    let made = api.topics.create_for(new, false, caller.0.may_write_tables()).await;
+    let made = api.topics.create_for(new, false, caller.may_write()).await;
     made.map_err(|error| Failure::of_problem(&admin::topics::problem(&error)))
 }
 

@@ -13,7 +13,7 @@ use super::fit::{self, Checked};
 use super::head::{self, Behind, Door, Head};
 use super::name::{DIRECT, TableName};
 use super::said::{Pairs, Said};
-use super::{array, manage};
+use super::{array, manage, open};
 use crate::http::Api;
 use crate::http::auth::{self, Caller};
 use crate::http::ingest;
@@ -164,6 +164,9 @@ async fn store(
         return Err(engine::refusal(events.into_refused()).into());
     }
     if !events.is_empty() {
+        if terms.stranger.is_some() && !open::is_open(api, &stream) {
+            return Err(auth::missing().into());
+        }
         let topic = target.made(api).await?;
         accepted.stored =
             Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
@@ -270,7 +273,7 @@ impl Target {
             Self::New(new) => new,
         };
         let name = new.name.clone();
-        match api.topics.create(new, false).await {
+        match api.topics.create_behind(new).await {
             // Somebody else's first events made it meanwhile.
             Err(topic::Error::Exists(_)) => api.topics.get(&name).ok_or_else(|| {
                 Problem::new("outcome_unknown", "the topic of the stream comes and goes")

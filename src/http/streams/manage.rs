@@ -99,9 +99,9 @@ pub(in crate::http) async fn create(
     caller.check(Operation::Create, Resource::Stream(&wish.name))?;
     api.may_define_streams(&caller, false)?;
     let options = options(wish.options)?;
-    check(&api, &options)?;
+    check(&api, &options, None)?;
     if public::is_set(&options) {
-        open::check_opener(&caller)?;
+        open::check_opener(&caller, &wish.name)?;
     }
     let new = NewStream { name: wish.name, namespace: wish.namespace, tags: wish.tags, options };
     let made = api.doors.streams.create(new).await.map_err(|error| problem(&error))?;
@@ -109,11 +109,19 @@ pub(in crate::http) async fn create(
     Ok((StatusCode::CREATED, Json(shown(&api, &made))))
 }
 
-/// Whether topics can have these options.
-pub(super) fn check(api: &Api, options: &BTreeMap<String, String>) -> Result<(), Problem> {
-    let sample = bound(options, "s.n.t", "n", "t");
-    let checked = api.topics.resolve(&sample.name, &sample.overrides);
-    checked.map(drop).map_err(|error| invalid(error.to_string()))
+/// Whether topics can have these options, where they had `old` ones.
+pub(super) fn check(
+    api: &Api,
+    options: &BTreeMap<String, String>,
+    old: Option<&BTreeMap<String, String>>,
+) -> Result<(), Problem> {
+    let resolve = |options| {
+        let sample = bound(options, "s.n.t", "n", "t");
+        api.topics.resolve(&sample.name, &sample.overrides)
+    };
+    let old = old.and_then(|old| resolve(old).ok());
+    let checked = resolve(options).and_then(|new| api.topics.check_public(&new, old.as_ref()));
+    checked.map_err(|error| invalid(error.to_string()))
 }
 
 /// Plain values as text; keys that the stream sets itself are refused.
@@ -191,9 +199,9 @@ pub(in crate::http) async fn alter(
     let stream = existing(&api, &name)?;
     let mut options = stream.options.clone();
     edit.apply_to(&mut options);
-    check(&api, &options)?;
+    check(&api, &options, Some(&stream.options))?;
     if edit.options.contains_key(public::KEY) && public::is_set(&options) {
-        open::check_opener(&caller)?;
+        open::check_opener(&caller, &name)?;
     }
     let changes: Vec<OptionEdit> = edit.options.clone().into_iter().map(of_topic).collect();
     // A refusal must come before any part of the wish is done.

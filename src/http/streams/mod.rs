@@ -142,8 +142,8 @@ pub(super) fn refusal(problem: Problem, headers: &HeaderMap) -> Response {
 
 /// What comes before the question who sends the request: the route is closed to everybody.
 pub(super) fn closed(api: &Api, path: &str) -> Option<Problem> {
-    let (_, stream) = names(path)?;
-    head::closed(api, stream)
+    let problem = if is_route(path) { api.not_ready() } else { None };
+    problem.map(Problem::closing)
 }
 
 #[cfg(test)]

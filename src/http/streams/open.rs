@@ -35,15 +35,28 @@ pub(in crate::http) fn open_topic(
     (leads_there && api.topics.is_open(&topic)).then_some(topic)
 }
 
-/// Whoever makes a stream public must be allowed to write to every table, since senders name them.
+/// True if strangers still may send to the stream of that name.
+pub(super) fn is_open(api: &Api, stream: &str) -> bool {
+    let stream = api.doors.streams.get(stream);
+    stream.is_some_and(|stream| stream.running && public::is_set(&stream.options))
+}
+
+/// Whoever makes a stream public must be allowed to send to it, and to write to every table, since
+/// senders name them, and to every topic behind it, since each is open by its own name too.
 ///
 /// # Errors
 /// `forbidden`.
-pub(super) fn check_opener(caller: &Caller) -> Result<(), Problem> {
-    if caller.0.may_every(Operation::Write, Kind::Table, "") {
+pub(super) fn check_opener(caller: &Caller, stream: &str) -> Result<(), Problem> {
+    caller.check(Operation::Write, Resource::Stream(stream))?;
+    let topics = format!("{stream}.");
+    let lacks = |kind, beginning: &str| !caller.0.may_every(Operation::Write, kind, beginning);
+    let why = if lacks(Kind::Table, "") {
+        caller.refusal_text(Operation::Write, Resource::Table("*"))
+    } else if lacks(Kind::Topic, &topics) {
+        caller.refusal_text(Operation::Write, Resource::Topic(&format!("{topics}*")))
+    } else {
         return Ok(());
-    }
-    let why = caller.refusal_text(Operation::Write, Resource::Table("*"));
+    };
     let detail = format!("a public stream leads to any table (topic.public), and {why}");
     Err(Problem::new("forbidden", detail))
 }

@@ -50,7 +50,8 @@ struct Wish {
 pub(in crate::http) fn wish(api: &Api, name: &str, value: Value) -> Result<NewStream, Problem> {
     let wish: Wish = precondition::wish_of(value, &SHOWN_ONLY, "invalid_stream")?;
     let options = manage::options(wish.options)?;
-    manage::check(api, &options)?;
+    let old = api.doors.streams.get(name);
+    manage::check(api, &options, old.as_ref().map(|old| &old.options))?;
     Ok(NewStream { name: name.to_owned(), namespace: wish.namespace, tags: wish.tags, options })
 }
 
@@ -74,7 +75,7 @@ pub(in crate::http) async fn put(
         let wish = wish(&api, &name, parse(&body)?)?;
         let was_public = api.doors.streams.get(&name).is_some_and(|it| public::is_set(&it.options));
         if public::is_set(&wish.options) && !was_public {
-            open::check_opener(&caller)?;
+            open::check_opener(&caller, &name)?;
         }
         // What it may do was asked of what is there now.
         let expected = match (&callers, is_there) {

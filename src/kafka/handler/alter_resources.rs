@@ -70,7 +70,7 @@ async fn one(
     let (topics, name) = (&context.deps.topics, &resource.name);
     let log = context.deps.log.clone();
     let editor = Editor {
-        may_write: context.principal.may_write_tables(),
+        may_write: context.may_write(),
         ends: Box::new(move |partitions| log.ends(partitions)),
     };
     match edit? {

@@ -68,7 +68,7 @@ async fn one(
         Ok(new) => new,
         Err(error) => return failed(&wanted, error),
     };
-    let may_write = context.principal.may_write_tables();
+    let may_write = context.may_write();
     match context.deps.topics.create_for(new, validate_only, may_write).await {
         Ok(topic) => {
             let options = if tells_options { options(context, &topic) } else { Vec::new() };

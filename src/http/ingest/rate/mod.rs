@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use crate::http::auth::Caller;
 use crate::http::ingest::body::{self, Decoded};
 use crate::http::ingest::engine::Engine;
+use crate::http::ingest::stranger;
 use crate::http::problem::Problem;
 use crate::runtime::metrics;
 use crate::topic::options::TopicOptions;
@@ -57,10 +58,12 @@ enum Whose {
     Sender,
     Address,
     Topic,
+    /// A topic, of what strangers send to it: they never keep out who has a token.
+    TopicOfStrangers,
 }
 
 impl Whose {
-    const ALL: [Self; 3] = [Self::Sender, Self::Address, Self::Topic];
+    const ALL: [Self; 4] = [Self::Sender, Self::Address, Self::Topic, Self::TopicOfStrangers];
 }
 
 /// Who sends a request. Whoever shows nothing is known by the address.
@@ -68,6 +71,7 @@ impl Whose {
 pub(crate) struct Sender<'s> {
     name: &'s str,
     own: OwnRate,
+    is_stranger: bool,
 }
 
 impl<'s> Sender<'s> {
@@ -75,12 +79,17 @@ impl<'s> Sender<'s> {
     pub(crate) fn of(caller: &'s Caller) -> Self {
         let own = caller.0.token().map_or_else(OwnRate::default, |token| token.rate);
         let name = caller.0.token().map_or("", |token| token.name.as_str());
-        Self { name, own }
+        Self { name, own, is_stranger: caller.0.as_stranger().is_some() }
     }
 
     /// Whoever knows the secret of this source or webhook.
     pub(crate) fn named(name: &'s str) -> Self {
-        Self { name, own: OwnRate::default() }
+        Self { name, own: OwnRate::default(), is_stranger: false }
+    }
+
+    /// Whose limits a topic has for what this one sends.
+    fn topics(self) -> Whose {
+        if self.is_stranger { Whose::TopicOfStrangers } else { Whose::Topic }
     }
 }
 
@@ -136,7 +145,7 @@ impl Holder {
     fn limits(&self) -> [Limit; 2] {
         match self.whose {
             Whose::Sender | Whose::Address => [Limit::Requests, Limit::Bytes],
-            Whose::Topic => [Limit::TopicRequests, Limit::TopicBytes],
+            Whose::Topic | Whose::TopicOfStrangers => [Limit::TopicRequests, Limit::TopicBytes],
         }
     }
 
@@ -190,7 +199,7 @@ pub(in crate::http::ingest) struct Limits {
     /// What topics have that are not there yet: a rate and a status.
     of_new_topic: (Rate, u16),
     /// By [`Whose`].
-    holders: [RwLock<Holders>; 3],
+    holders: [RwLock<Holders>; 4],
     hasher: RandomState,
 }
 
@@ -368,8 +377,9 @@ impl Engine {
         let of_sender = from.and_then(|(sender, bytes)| {
             self.limits.of_sender(sender).map(|holder| Want { holder, bytes })
         });
+        let whose = from.map_or(Whose::Topic, |(sender, _)| sender.topics());
         let of_topics = to.iter().filter_map(|(to, bytes)| {
-            let holder = self.limits.holder(Whose::Topic, to.topic, to.rate)?;
+            let holder = self.limits.holder(whose, to.topic, to.rate)?;
             Some(Want { holder, bytes: *bytes })
         });
         let wants = of_sender.into_iter().chain(of_topics).collect();
@@ -390,8 +400,16 @@ impl Engine {
         body: Body,
         limit_bytes: usize,
     ) -> Result<Decoded, Problem> {
-        // What is announced beyond the limit will not be read.
-        let declared = body::declared(headers).map(|bytes| bytes.min(limit_bytes) as u64);
+        let (limit_bytes, memory) = match from.is_stranger {
+            true => {
+                let rate_bytes = to.map_or(0, |to| to.rate.bytes);
+                (stranger::body_max(limit_bytes, rate_bytes), &self.memory_of_strangers)
+            }
+            false => (limit_bytes, self.memory()),
+        };
+        // What is announced beyond the limit will not be read; what a stranger announces says nothing.
+        let declared = body::declared(headers).filter(|_| !from.is_stranger);
+        let declared = declared.map(|bytes| bytes.min(limit_bytes) as u64);
         let bytes = declared.unwrap_or(UNKNOWN_BYTES);
         let topics = to.map(|to| (to, bytes));
         let body = match self.take(Some((from, bytes)), topics.as_slice()) {
@@ -402,8 +420,12 @@ impl Engine {
             }
             Err(problem) => return Err(body::refuse(headers, body, limit_bytes, problem).await),
         };
-        let read = body::read(headers, body, limit_bytes, self.memory()).await;
-        read.map_err(|problem| problem.overloaded_as(to.map_or(429, |to| to.status)))
+        let read = body::read(headers, body, limit_bytes, memory).await;
+        let bounded = |problem| match from.is_stranger {
+            true => body::over(limit_bytes, problem),
+            false => problem,
+        };
+        read.map_err(|problem| bounded(problem).overloaded_as(to.map_or(429, |to| to.status)))
     }
 }
 

@@ -58,6 +58,10 @@ fn senders_do_not_disturb_each_other_and_neither_do_topics() {
     assert!(detail.contains("100 bytes") && detail.contains("topic.rate.bytes"), "{detail}");
     assert_eq!(wait_s, 30, "never longer");
     assert_eq!(ask(of_topic(&limits, "b", rate, 1)), Ok(()));
+    let stranger = Sender { is_stranger: true, ..Sender::named("") };
+    let of_strangers = limits.holder(stranger.topics(), "a", rate).unwrap();
+    let wants = vec![Want { holder: of_strangers, bytes: 1 }];
+    assert_eq!(ask(wants), Ok(()), "strangers have one of their own");
 }
 
 #[test]
@@ -90,7 +94,7 @@ fn a_rate_of_its_own_goes_first() {
     let (limits, _) = limits(1, 0);
     let own = |requests| {
         let own = OwnRate { requests, bytes: None };
-        let holder = limits.of_sender(Sender { name: "a", own });
+        let holder = limits.of_sender(Sender { own, ..Sender::named("a") });
         ask(holder.map(|holder| Want { holder, bytes: 1 }).into_iter().collect()).is_ok()
     };
     assert_eq!([own(Some(2)), own(Some(2)), own(Some(2))], [true, true, false]);
