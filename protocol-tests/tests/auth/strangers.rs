@@ -50,9 +50,10 @@ async fn strangers_take_no_more_than_they_send_and_nothing_from_who_has_a_token(
     for _ in 0..6 {
         waiting.push(half_sent(&guarded, OPEN, 65_536).await);
     }
+    let event = |bytes: usize| json!({ "text": "x".repeat(bytes) }).to_string();
     let send = async |token: Option<&str>, bytes: usize| {
         let request = guarded.request(Method::POST, OPEN, token);
-        told(request.body(format!("\"{}\"", "x".repeat(bytes)))).await
+        told(request.body(event(bytes))).await
     };
     assert_eq!(send(None, 10).await.0, 200);
     let large = send(None, 70_000).await;
@@ -74,7 +75,7 @@ async fn strangers_take_no_more_than_they_send_and_nothing_from_who_has_a_token(
         assert_eq!(send(other, 1).await.0, 200);
         tokio::time::sleep(Duration::from_millis(1_100)).await;
     }
-    let body = format!("\"{}\"", "x".repeat(1 << 20));
+    let body = event(1 << 20);
     let request = guarded.request(Method::POST, OPEN, None).body(body.clone());
     assert_code(&told(request).await, (413, "too_large"), "1 MiB at most");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
