@@ -6,6 +6,7 @@
 //! and `listen` under `[kafka]`.
 
 mod definitions;
+mod network;
 mod options;
 mod security;
 pub mod units;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::types::{RATE_REQUESTS_MAX, Rate};
 
 pub use definitions::{Declared, DeclaredTopic, DefinitionsFile, FILE_BYTES_MAX};
+pub use network::Network;
 pub use options::{Kind, OPTIONS, OptionSpec};
 pub use security::{Oidc, Tls, check_issuer_url};
 
@@ -79,6 +81,8 @@ pub struct Config {
     pub http_tls: Option<Tls>,
     /// JWTs count; none: they do not.
     pub oidc: Option<Oidc>,
+    /// Proxies that are believed who sent what they pass on.
+    pub trusted_proxies: Vec<Network>,
     /// Requests without credentials may do everything, from other machines too (rules 8.2).
     pub anonymous_allowed: bool,
     /// How long an access token holds, at most as long as the token that it was made with.
@@ -107,6 +111,8 @@ pub struct Config {
     pub http_events_max: usize,
     /// Memory for HTTP bodies, bytes.
     pub http_in_bytes: usize,
+    /// How many of them one sender may hold, bytes; none is half of them.
+    pub http_in_sender_bytes: Option<usize>,
     /// How many times what was sent an HTTP body of more than 1 MiB may be, decompressed.
     pub http_inflation_max: usize,
     /// Most open HTTP connections.
@@ -221,6 +227,7 @@ impl Config {
             http_listen: read.address("http.listen")?,
             http_tls: read.tls()?,
             oidc: read.oidc()?,
+            trusted_proxies: read.networks("http.trusted.proxies")?,
             anonymous_allowed: read.one_of("auth.anonymous")? == "allow",
             access_token_lifetime: read.duration("auth.access.token.lifetime")?,
             num_partitions: read.number("num.partitions", 1, 100_000)?,
@@ -235,6 +242,7 @@ impl Config {
             http_body_max_bytes: read.size("http.body.max.bytes", 1024)?,
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
+            http_in_sender_bytes: read.optional_size("http.in.sender.bytes", 64 << 10)?,
             http_inflation_max: read.number("http.inflation.max", 1, u32::MAX)? as usize,
             sns_topics: read.names("webhook.sns.topic"),
             sns_endpoints: read.names("webhook.sns.endpoint"),
@@ -391,6 +399,10 @@ impl Reader<'_> {
         usize::try_from(bytes).map_err(|_| Error(format!("{key} = {bytes} is too large")))
     }
 
+    fn optional_size(&self, key: &str, min: u64) -> Result<Option<usize>, Error> {
+        self.optional_text(key).map(|_| self.size(key, min)).transpose()
+    }
+
     fn optional_bytes(&self, key: &str) -> Result<Option<u64>, Error> {
         match self.optional_text(key) {
             None => Ok(None),
@@ -424,6 +436,14 @@ impl Reader<'_> {
 
     fn names(&self, key: &str) -> Vec<String> {
         self.settings.get(key).cloned().unwrap_or_default()
+    }
+
+    fn networks(&self, key: &str) -> Result<Vec<Network>, Error> {
+        let parse = |value: &String| {
+            let refused = |allowed| Error(format!("{key} = {value:?} is refused: {allowed}"));
+            Network::parse(value).map_err(refused)
+        };
+        self.settings.get(key).into_iter().flatten().map(parse).collect()
     }
 
     fn catalog_names(&self) -> Result<Vec<String>, Error> {
@@ -535,6 +555,7 @@ mod tests {
             ("auth.anonymous", "perhaps"),
             ("kafka.idle.timeout", "soon"),
             ("num.partitions", "0"),
+            ("http.trusted.proxies", "10.0.0.0/99"),
         ] {
             let error = Config::resolve(&settings(&[(key, value)]), &[]).unwrap_err();
             assert!(error.0.contains(key) && error.0.contains(value), "{error}");

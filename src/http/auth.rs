@@ -17,8 +17,8 @@ use crate::http::ingest::{body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::tls::Certificate;
 use crate::http::{
-    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, request_id, sources,
-    streams,
+    Api, as_problem, confluent, credentials, hec, iceberg, keboola, otlp, refusals, request_id,
+    sources, streams,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -128,8 +128,11 @@ pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Respon
             let certificate = request.extensions().get::<Certificate>();
             match identify(&api.auth, request.headers(), certificate).await {
                 Ok(principal) => {
+                    let sender = principal.clone();
                     request.extensions_mut().insert(Caller(principal));
-                    run(api, request, then).await
+                    let mut response = run(api, request, then).await;
+                    refusals::name_sender(sender, &mut response);
+                    response
                 }
                 Err(problem) => Box::pin(refuse(request, problem, api)).await,
             }

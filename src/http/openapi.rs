@@ -3,12 +3,11 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 
-use crate::http::Api;
+use crate::http::forwarded::Reached;
 use crate::http::problem::PROBLEMS;
 
 /// The description of every native route, OpenAPI 3.1.
@@ -68,8 +67,8 @@ pub(super) async fn problems() -> Html<String> {
     ))
 }
 
-pub(super) async fn welcome(State(api): State<Api>, headers: HeaderMap) -> Html<String> {
-    first_page(if api.options.is_tls { "https" } else { "http" }, &headers)
+pub(super) async fn welcome(reached: Reached, headers: HeaderMap) -> Html<String> {
+    first_page(reached.scheme, &headers)
 }
 
 fn first_page(scheme: &str, headers: &HeaderMap) -> Html<String> {

@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::http::refusals::Reason;
 use crate::http::request_id;
 
 /// Every problem there is: code, status, title, whether a later try may succeed.
@@ -83,6 +84,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
         "Whoever asked for a confirmation did not take it; nothing was stored",
         true,
     ),
+    ("starting", 503, "The server starts; nothing was stored", true),
     ("draining", 503, "The server is shutting down; nothing was stored", true),
     ("storage_full", 503, "Storage is full; nothing was stored", true),
     ("storage_unavailable", 503, "Storage is full; nothing was stored", true),
@@ -281,6 +283,7 @@ impl IntoResponse for Problem {
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, bytes).into_response();
+        Reason::mark(self.code, &mut response);
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, json);

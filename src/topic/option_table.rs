@@ -438,6 +438,14 @@ pub const OPTIONS: &[OptionDef] = &[
          0 is without limit.",
     ),
     row(
+        "topic.trace.headers",
+        Kind::Boolean,
+        "false",
+        Effect::Active,
+        "Whether an event over HTTP has record headers with the id of its request (x-request-id) \
+         and its traceparent, if the request had one.",
+    ),
+    row(
         "redpanda.iceberg.delete",
         Kind::Choice(&["false"]),
         "false",

@@ -130,6 +130,8 @@ pub struct TopicOptions {
     pub dedup_field: Option<String>,
     /// `table.contract.id.field`: path of what an event over HTTP has as id, with `$.`.
     pub contract_id_field: Option<String>,
+    /// `topic.trace.headers`: events over HTTP say which request they came by.
+    pub trace_headers: bool,
     /// `topic.idempotency`.
     pub idempotency: Idempotency,
     /// `topic.overload.status`: what too much in flight is answered with over HTTP.
@@ -171,6 +173,7 @@ impl Default for TopicOptions {
             delete_drain_max_ms: 3_600_000,
             dedup_field: None,
             contract_id_field: None,
+            trace_headers: false,
             idempotency: Idempotency::Optional,
             overload_status: 429,
             cors_origins: Vec::new(),
@@ -311,6 +314,7 @@ impl TopicOptions {
                 "body" => Some(Idempotency::Body),
                 _ => None,
             })?,
+            trace_headers: layers.word("topic.trace.headers", |word| word.parse().ok())?,
             overload_status: layers.word("topic.overload.status", |word| word.parse().ok())?,
             cors_origins: option_value::list(layers.raw("topic.cors.origins").0)
                 .map(str::to_owned)

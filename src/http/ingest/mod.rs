@@ -19,6 +19,7 @@ mod claim;
 mod cloudevents;
 mod confirm;
 mod cors;
+mod counts;
 pub(crate) mod engine;
 pub(crate) mod event;
 mod event_ids;
@@ -34,8 +35,10 @@ mod prefer;
 pub(super) mod quarantine;
 pub(crate) mod rate;
 pub(crate) mod request;
+mod senders;
 pub(crate) mod split;
 pub(super) mod tinybird;
+mod traced;
 mod urlencoded;
 
 use std::time::Duration;

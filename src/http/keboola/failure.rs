@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::http::admin;
 use crate::http::problem::Problem;
+use crate::http::refusals::Reason;
 use crate::http::request_id;
 use crate::sink;
 use crate::source;
@@ -179,6 +180,7 @@ impl IntoResponse for Failure {
         let (error, message) = (self.name.as_str(), self.message.as_str());
         let body = Body { status: self.status, error, message, exception };
         let mut response = (status, Json(body)).into_response();
+        Reason::mark(self.name.clone(), &mut response);
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
