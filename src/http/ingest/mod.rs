@@ -33,6 +33,7 @@ mod penalty;
 mod place;
 mod prefer;
 pub(super) mod quarantine;
+mod quotas;
 pub(crate) mod rate;
 pub(crate) mod request;
 mod senders;
