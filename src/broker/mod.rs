@@ -350,7 +350,10 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         body_max_bytes: config.http_body_max_bytes,
         events_max: config.http_events_max,
         in_bytes: config.http_in_bytes,
-        in_sender_bytes: config.http_in_sender_bytes.unwrap_or(config.http_in_bytes / 2),
+        // What is left is enough for others to begin with; they take turns for the rest.
+        in_sender_bytes: config
+            .http_in_sender_bytes
+            .unwrap_or(config.http_in_bytes - config.http_in_bytes / 8),
         inflation_max: config.http_inflation_max,
         auto_create_topics: config.auto_create_topics,
         once: http::OnceLimits {

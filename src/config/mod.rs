@@ -111,7 +111,7 @@ pub struct Config {
     pub http_events_max: usize,
     /// Memory for HTTP bodies, bytes.
     pub http_in_bytes: usize,
-    /// How many of them one sender may hold, bytes; none is half of them.
+    /// How many of them one sender may hold, bytes; none is all but an eighth.
     pub http_in_sender_bytes: Option<usize>,
     /// How many times what was sent an HTTP body of more than 1 MiB may be, decompressed.
     pub http_inflation_max: usize,

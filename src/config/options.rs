@@ -188,7 +188,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         Kind::Bytes,
         "",
         "How much of it one sender may hold: a token, a source, a webhook, or an address that sends no \
-         token; one body alone may always be larger. Default: half of it.",
+         token; one body alone may always be larger. Default: seven eighths of it.",
     ),
     option(
         "http.inflation.max",

@@ -48,7 +48,7 @@ fn is_refusal(status: StatusCode) -> bool {
 
 /// All refusals; bounded by the codes there are.
 #[derive(Default)]
-pub(super) struct Refusals(RwLock<HashMap<Cow<'static, str>, Arc<Known>>>);
+pub(super) struct Refusals(RwLock<HashMap<String, Arc<Known>>>);
 
 struct Known {
     counter: Counter,
@@ -106,15 +106,15 @@ impl Refusals {
         }
     }
 
-    fn known(&self, code: &Cow<'static, str>) -> Arc<Known> {
+    fn known(&self, code: &str) -> Arc<Known> {
         if let Some(known) = self.0.read().get(code) {
             return Arc::clone(known);
         }
         let new = || {
-            let counter = metrics::counter!(names::HTTP_REFUSALS, "code" => code.to_string());
+            let counter = metrics::counter!(names::HTTP_REFUSALS, "code" => code.to_owned());
             Arc::new(Known { counter, warned: Mutex::default() })
         };
-        Arc::clone(self.0.write().entry(code.clone()).or_insert_with(new))
+        Arc::clone(self.0.write().entry(code.to_owned()).or_insert_with(new))
     }
 }
 

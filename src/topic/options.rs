@@ -308,12 +308,7 @@ impl TopicOptions {
             delete_drain_max_ms: layers.number("topic.delete.drain.max.ms")?,
             dedup_field: layers.path("topic.dedup.field"),
             contract_id_field: layers.path("table.contract.id.field"),
-            idempotency: layers.word("topic.idempotency", |word| match word {
-                "optional" => Some(Idempotency::Optional),
-                "required" => Some(Idempotency::Required),
-                "body" => Some(Idempotency::Body),
-                _ => None,
-            })?,
+            idempotency: layers.word("topic.idempotency", Idempotency::of)?,
             trace_headers: layers.word("topic.trace.headers", |word| word.parse().ok())?,
             overload_status: layers.word("topic.overload.status", |word| word.parse().ok())?,
             cors_origins: option_value::list(layers.raw("topic.cors.origins").0)

@@ -123,8 +123,8 @@ async fn records_say_which_request_they_came_by_where_their_topic_wants_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_sender_does_not_hold_the_memory_that_others_need() {
-    let flags = ["--http-in-bytes", "1MiB", "--http-trusted-proxies", "127.0.0.1"];
-    let floe = Floe::start(&flags).await;
+    let share = ["--http-in-bytes", "1MiB", "--http-in-sender-bytes", "512KiB"];
+    let floe = Floe::start(&[&share[..], &["--http-trusted-proxies", "127.0.0.1"]].concat()).await;
     assert_eq!(post(&floe, EVENTS, &[], "{}".to_owned()).await.status(), 200);
     let head = format!(
         "POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.1\r\n\

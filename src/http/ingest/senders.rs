@@ -10,6 +10,10 @@ use parking_lot::Mutex;
 
 use crate::runtime::{ByteBudget, BytePermit};
 
+/// What is held is counted in whole ones of these, bytes: a budget rounds up each part that is taken,
+/// and the last would not fit.
+const GRAIN_BYTES: usize = 4 << 10;
+
 /// Senders that hold something; cheap to clone. No more than there are bodies under way.
 #[derive(Clone)]
 pub(super) struct Senders {
@@ -35,8 +39,9 @@ pub(super) struct Purse {
 }
 
 impl Senders {
-    /// Each may hold `each_bytes`.
+    /// Each may hold `each_bytes`, rounded up.
     pub(super) fn new(each_bytes: usize) -> Self {
+        let each_bytes = each_bytes.next_multiple_of(GRAIN_BYTES);
         Self { each_bytes, holding: Arc::default() }
     }
 
@@ -73,7 +78,8 @@ impl Purse {
 
     /// What has to be taken for a body of `bytes` in all.
     fn missing(&self, bytes: usize) -> usize {
-        bytes.min(self.senders.each_bytes).saturating_sub(self.bytes)
+        let whole = bytes.div_ceil(GRAIN_BYTES).saturating_mul(GRAIN_BYTES);
+        whole.min(self.senders.each_bytes).saturating_sub(self.bytes)
     }
 
     /// Makes sure that `bytes` are held in all; false if its sender holds too much else.
@@ -134,19 +140,19 @@ mod tests {
 
     #[test]
     fn a_sender_has_its_share_and_others_have_theirs() {
-        let senders = Senders::new(1_024);
+        let senders = Senders::new(100_000);
         let mut first = senders.purse(1);
-        assert!(first.grow_to(700) && first.grow_to(600));
+        assert!(first.grow_to(70_001) && first.grow_to(60_000));
         let mut second = senders.purse(1);
-        assert!(!second.grow_to(500));
-        assert!(second.refusal(500).unwrap().0.contains("http.in.sender.bytes = 1024"));
+        assert!(!second.grow_to(50_001));
+        assert!(second.refusal(50_001).unwrap().0.contains("http.in.sender.bytes = 102400"));
         assert!(first.is_wanted(), "another body of its sender goes without");
         let mut other = senders.purse(2);
-        assert!(other.grow_to(1_024) && other.refusal(9_999).is_none());
+        assert!(other.grow_to(100_000) && other.refusal(999_999).is_none());
         drop(first);
-        assert!(second.grow_to(500));
+        assert!(second.grow_to(50_001));
         // One alone is never too large for its sender.
-        assert!(second.grow_to(9_999));
+        assert!(second.grow_to(70_003) && second.grow_to(999_999));
         assert_eq!(senders.holding.lock().len(), 2);
         drop((second, other));
         assert!(senders.holding.lock().is_empty(), "nothing is kept of who holds nothing");
@@ -156,15 +162,15 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_free_is_waited_for() {
-        let senders = Senders::new(1_024);
+        let senders = Senders::new(100_000);
         let (mut first, mut second) = (senders.purse(1), senders.purse(1));
-        first.wait_for(1_000).await;
+        first.wait_for(99_999).await;
         tokio::select! {
             biased;
-            () = second.wait_for(1_000) => panic!("it is not free"),
+            () = second.wait_for(99_999) => panic!("it is not free"),
             () = tokio::task::yield_now() => drop(first),
         }
-        second.wait_for(1_000).await;
-        assert_eq!(second.bytes, 1_000);
+        second.wait_for(99_999).await;
+        assert_eq!(second.bytes, 102_400);
     }
 }
