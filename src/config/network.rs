@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::{Error, Reader};
+
 /// All addresses that begin with the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
@@ -43,6 +45,17 @@ impl Network {
             (IpAddr::V6(own), IpAddr::V6(other)) => !differ(own.to_bits(), other.to_bits(), 128),
             _ => false,
         }
+    }
+}
+
+impl Reader<'_> {
+    /// The networks that a repeatable key names.
+    pub(super) fn networks(&self, key: &str) -> Result<Vec<Network>, Error> {
+        let parse = |value: &String| {
+            let refused = |allowed| Error(format!("{key} = {value:?} is refused: {allowed}"));
+            Network::parse(value).map_err(refused)
+        };
+        self.settings.get(key).into_iter().flatten().map(parse).collect()
     }
 }
 

@@ -138,7 +138,7 @@ async fn one_sender_does_not_hold_the_memory_that_others_need() {
         let _ = half.write_all(&vec![b' '; 400_000]).await;
         halves.push(half);
     }
-    let body = format!("\"{}\"", "x".repeat(400_000));
+    let body = format!("{{\"p\":\"{}\"}}", "x".repeat(400_000));
     let of = |sender| [("x-forwarded-for", sender)];
     let own = post(&floe, EVENTS, &of("203.0.113.1"), body.clone()).await;
     assert_eq!(own.status(), 429);
