@@ -3,13 +3,13 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 
+use crate::http::advice;
+use crate::http::forwarded::Reached;
 use crate::http::problem::PROBLEMS;
-use crate::http::{Api, advice};
 
 /// The description of every native route, OpenAPI 3.1.
 pub const DOCUMENT: &str = include_str!("openapi.json");
@@ -74,8 +74,8 @@ fn described() -> String {
     )
 }
 
-pub(super) async fn welcome(State(api): State<Api>, headers: HeaderMap) -> Html<String> {
-    first_page(if api.options.is_tls { "https" } else { "http" }, &headers)
+pub(super) async fn welcome(reached: Reached, headers: HeaderMap) -> Html<String> {
+    first_page(reached.scheme, &headers)
 }
 
 fn first_page(scheme: &str, headers: &HeaderMap) -> Html<String> {

@@ -114,7 +114,10 @@ fn is_counted(request: &Request) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
+    use crate::http::query_token;
 
     #[test]
     fn the_same_refusal_waits_longer_each_time_and_others_do_not() {
@@ -141,6 +144,20 @@ mod tests {
             senders.refused(key, now);
             assert!(senders.0.len() <= SENDERS_MAX);
         }
+    }
+
+    #[test]
+    fn a_token_in_the_url_tells_senders_apart() {
+        let all = PenaltyBox::default();
+        let key = |query: &str| {
+            let request = Request::post(format!("/api/v1/topics/t/events{query}"));
+            let mut request = request.body(Body::empty()).unwrap();
+            query_token::take(&mut request);
+            all.key(&request)
+        };
+        assert_eq!(key("?token=a&key=k"), key("?token=a"));
+        assert_ne!(key("?token=a"), key("?token=b"));
+        assert_ne!(key("?token=a"), key(""));
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Terms {
     ///
     /// # Errors
     /// `missing_token`.
-    pub(super) fn check_topic(
+    pub(crate) fn check_topic(
         &self,
         topics: &Topics,
         known: Option<&Topic>,

@@ -164,10 +164,8 @@ async fn store(
         return Err(engine::refusal(events.into_refused()).into());
     }
     if !events.is_empty() {
-        if terms.stranger.is_some() && !open::is_open(api, &stream) {
-            return Err(auth::missing().into());
-        }
         let topic = target.made(api).await?;
+        open::check_again(api, &terms, &stream, topic.name.as_str())?;
         accepted.stored =
             Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
         count(&stream, nulled);

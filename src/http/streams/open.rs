@@ -9,7 +9,8 @@ use url::form_urlencoded;
 use super::name::TableName;
 use crate::auth::{Kind, Operation, Resource};
 use crate::http::Api;
-use crate::http::auth::Caller;
+use crate::http::auth::{self, Caller};
+use crate::http::ingest::event::Terms;
 use crate::http::problem::Problem;
 use crate::topic::{Topic, public};
 
@@ -35,10 +36,24 @@ pub(in crate::http) fn open_topic(
     (leads_there && api.topics.is_open(&topic)).then_some(topic)
 }
 
-/// True if strangers still may send to the stream of that name.
-pub(super) fn is_open(api: &Api, stream: &str) -> bool {
+/// Keeps a stranger out of what was closed, terminated or deleted while the body came.
+///
+/// # Errors
+/// `missing_token`.
+pub(super) fn check_again(
+    api: &Api,
+    terms: &Terms,
+    stream: &str,
+    topic: &str,
+) -> Result<(), Problem> {
+    if terms.stranger.is_none() {
+        return Ok(());
+    }
     let stream = api.doors.streams.get(stream);
-    stream.is_some_and(|stream| stream.running && public::is_set(&stream.options))
+    if !stream.is_some_and(|stream| stream.running && public::is_set(&stream.options)) {
+        return Err(auth::missing());
+    }
+    terms.check_topic(&api.topics, api.topics.get(topic).as_deref())
 }
 
 /// Whoever makes a stream public must be allowed to send to it, and to write to every table, since

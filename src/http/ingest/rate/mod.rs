@@ -27,7 +27,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::http::auth::Caller;
-use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::body::{self, BodyMemory, Decoded, Share};
 use crate::http::ingest::engine::Engine;
 use crate::http::ingest::stranger;
 use crate::http::problem::Problem;
@@ -345,6 +345,20 @@ impl Taken {
 }
 
 impl Engine {
+    /// The memory of a body of this sender; whoever shows nothing is known by the address.
+    pub(crate) fn share_of(&self, sender: Sender<'_>) -> Share {
+        let key = match sender.name {
+            "" => self.limits.hasher.hash_one((Whose::Address, told::peer().map(network))),
+            name => self.limits.hasher.hash_one((Whose::Sender, name)),
+        };
+        self.memory_of(sender).share_of(key)
+    }
+
+    /// The memory that bodies of this sender are held in.
+    fn memory_of(&self, sender: Sender<'_>) -> &BodyMemory {
+        if sender.is_stranger { &self.strangers } else { self.memory() }
+    }
+
     /// The topic that a request is for, which its first event may have to make.
     pub(crate) fn to<'t>(&self, topic: &'t str) -> To<'t> {
         match self.topics.get(topic) {
@@ -400,12 +414,9 @@ impl Engine {
         body: Body,
         limit_bytes: usize,
     ) -> Result<Decoded, Problem> {
-        let (limit_bytes, memory) = match from.is_stranger {
-            true => {
-                let rate_bytes = to.map_or(0, |to| to.rate.bytes);
-                (stranger::body_max(limit_bytes, rate_bytes), &self.memory_of_strangers)
-            }
-            false => (limit_bytes, self.memory()),
+        let limit_bytes = match from.is_stranger {
+            true => stranger::body_max(limit_bytes, to.map_or(0, |to| to.rate.bytes)),
+            false => limit_bytes,
         };
         // What is announced beyond the limit will not be read; what a stranger announces says nothing.
         let declared = body::declared(headers).filter(|_| !from.is_stranger);
@@ -420,7 +431,8 @@ impl Engine {
             }
             Err(problem) => return Err(body::refuse(headers, body, limit_bytes, problem).await),
         };
-        let read = body::read(headers, body, limit_bytes, memory).await;
+        let read = (self.memory_of(from), self.share_of(from));
+        let read = body::read_into(headers, body, limit_bytes, read).await;
         let bounded = |problem| match from.is_stranger {
             true => body::over(limit_bytes, problem),
             false => problem,
