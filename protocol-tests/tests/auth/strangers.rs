@@ -75,7 +75,7 @@ async fn strangers_take_no_more_than_they_send_and_nothing_from_who_has_a_token(
         assert_eq!(send(other, 1).await.0, 200);
         tokio::time::sleep(Duration::from_millis(1_100)).await;
     }
-    let body = event(1 << 20);
+    let body = format!("[{}]", vec![event(100_000); 11].join(","));
     let request = guarded.request(Method::POST, OPEN, None).body(body.clone());
     assert_code(&told(request).await, (413, "too_large"), "1 MiB at most");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
