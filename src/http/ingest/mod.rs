@@ -35,6 +35,8 @@ pub(super) mod quarantine;
 pub(crate) mod rate;
 pub(crate) mod request;
 pub(crate) mod split;
+#[cfg(test)]
+mod split_tests;
 mod stranger;
 pub(super) mod tinybird;
 mod urlencoded;
