@@ -25,6 +25,8 @@ mod event_ids;
 mod hint;
 pub(crate) mod identity;
 pub(crate) mod keys;
+#[cfg(test)]
+mod late_tests;
 mod native;
 mod new_ids;
 mod once;
