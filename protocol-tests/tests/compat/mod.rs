@@ -2,6 +2,7 @@
 
 mod cloudevents;
 mod confluent;
+mod contract;
 mod hec;
 mod otlp;
 mod rates;
