@@ -53,6 +53,10 @@ impl Site {
         Self { front, routes: routes.layer(layer) }
     }
 
+    pub(super) fn api(&self) -> &Api {
+        &self.front.0.api
+    }
+
     /// The answer to a request.
     pub(super) async fn answer(self, mut request: Request) -> Response {
         query_token::take(&mut request);
