@@ -25,7 +25,6 @@ use crate::log::Log;
 use crate::runtime::files::{Disk, FileSystem};
 use crate::runtime::tasks::OnFatal;
 use crate::runtime::{Clock, FailPoints, Tasks};
-use crate::sink::Sink;
 use crate::store::Store;
 use crate::table::catalog::Catalog;
 use crate::table::sink;
@@ -154,9 +153,6 @@ impl Broker {
         let recovered = recovery::open(config, &components, &tasks).await?;
         let Recovered { store, wal, log, topics, auth, streams, sinks, sources } = recovered;
         check_exposed(config, auth.is_set_up())?;
-        let of_sinks = sinks.clone();
-        let tables = move |sink: &Arc<Sink>| sink.wish.table.display();
-        topics.ask_sinks(Box::new(move |id| of_sinks.of_topic(id).iter().map(tables).collect()));
         let auth = trusting(auth, config);
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
         let Chosen { catalog, reach, routes } =

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::log::{Log, LogOpening, LogOptions, LogParts};
 use crate::runtime::Tasks;
 use crate::schema::partition_spec;
-use crate::sink::Sinks;
+use crate::sink::{Sink, Sinks};
 use crate::source::Sources;
 use crate::store::{Change, Limits, OpenOptions, Opened, Opening, Store};
 use crate::stream::Streams;
@@ -93,6 +93,9 @@ pub(super) async fn open(
         .map_err(|error| Error::new("streams", error))?;
     let sinks = Sinks::open(store.clone(), components.clock.clone(), tasks.clone())
         .map_err(|error| Error::new("sinks", error))?;
+    let of_sinks = sinks.clone();
+    let tables = |sink: &Arc<Sink>| sink.wish.table.display();
+    topics.ask_sinks(Box::new(move |id| of_sinks.of_topic(id).iter().map(tables).collect()));
     let sources = Sources::open(store.clone(), components.clock.clone(), tasks.clone())
         .map_err(|error| Error::new("sources", error))?;
     let log = opening.attach(wal.clone(), topics.clone());

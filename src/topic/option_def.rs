@@ -78,3 +78,14 @@ impl OptionDef {
         self.key.starts_with("redpanda.")
     }
 }
+
+/// A row of the table of options.
+pub(crate) const fn row(
+    key: &'static str,
+    kind: Kind,
+    default: &'static str,
+    effect: Effect,
+    doc: &'static str,
+) -> OptionDef {
+    OptionDef { key, kind, default, effect, doc }
+}

@@ -4,7 +4,7 @@
 //! Owns: the rows. Does not own: what a row is (`option_def`), reading values
 //! (`option_value`), resolving them (`options`).
 
-use crate::topic::option_def::{Effect, Kind, OptionDef};
+use crate::topic::option_def::{Effect, Kind, OptionDef, row};
 use crate::types::RATE_REQUESTS_MAX;
 
 const I32: i64 = i32::MAX as i64;
@@ -18,16 +18,6 @@ const ONE_BROKER: Effect = Effect::None("there is one broker");
 const AS_SENT: Effect = Effect::None("batches are stored as the producer sent them");
 const NO_REMOTE: Effect = Effect::None("there is no remote storage but the table");
 const ONE_FORMAT: Effect = Effect::None("there is one format on disk");
-
-const fn row(
-    key: &'static str,
-    kind: Kind,
-    default: &'static str,
-    effect: Effect,
-    doc: &'static str,
-) -> OptionDef {
-    OptionDef { key, kind, default, effect, doc }
-}
 
 /// All options, by key (bounds and defaults of Kafka's:
 /// `org.apache.kafka.storage.internals.log.LogConfig`).
