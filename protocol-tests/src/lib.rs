@@ -217,6 +217,7 @@ impl Floe {
         loop {
             if let Ok(response) = reqwest::get(self.url(path)).await
                 && response.status().is_success()
+                && (path == "/readyz" || self.has_started().await)
             {
                 return true;
             }
@@ -228,6 +229,12 @@ impl Floe {
             assert!(Instant::now() < deadline, "no {path}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// True if it answers, if only that it takes no records.
+    async fn has_started(&self) -> bool {
+        let Ok(answer) = reqwest::get(self.url("/readyz")).await else { return false };
+        answer.text().await.is_ok_and(|text| !text.contains("\"starting\""))
     }
 
     /// What the server printed.

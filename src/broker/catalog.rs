@@ -13,7 +13,9 @@ use crate::runtime::Tasks;
 use crate::store::Store;
 use crate::table;
 use crate::table::catalog::rest;
-use crate::table::catalog::{self, Catalog, EmbeddedCatalog, RestCatalog, embedded};
+use crate::table::catalog::{
+    self, Catalog, EmbeddedCatalog, Reach, RestCatalog, Watched, embedded,
+};
 use crate::table::storage;
 
 /// Longest wait for one answer of a catalog of others.
@@ -22,7 +24,16 @@ const CALL_MAX: Duration = Duration::from_secs(30);
 /// The catalog that tiering commits to, and what `/iceberg` answers.
 pub(super) struct Chosen {
     pub(super) catalog: Arc<dyn Catalog>,
+    /// Whether it answers tiering and the routes.
+    pub(super) reach: Reach,
     pub(super) routes: Router,
+}
+
+impl Chosen {
+    fn new(catalog: Arc<dyn Catalog>, routes: Router, components: &Components) -> Self {
+        let watched = Watched::new(catalog, components.clock.clone());
+        Self { reach: watched.reach(), catalog: Arc::new(watched), routes }
+    }
 }
 
 /// Builds the catalog that `config` names.
@@ -71,7 +82,7 @@ fn own(
     let client_properties = config.catalog_client.clone();
     let options = http::iceberg::Options { client_properties, ..http::iceberg::Options::default() };
     let routes = http::iceberg::router(embedded.clone(), options);
-    Ok(Chosen { catalog: Arc::new(embedded), routes })
+    Ok(Chosen::new(Arc::new(embedded), routes, components))
 }
 
 fn remote(uri: &str, config: &Config, components: &Components) -> Result<Chosen, Error> {
@@ -90,7 +101,7 @@ fn remote(uri: &str, config: &Config, components: &Components) -> Result<Chosen,
         file_io,
     };
     let catalog = RestCatalog::new(options).map_err(failed)?;
-    Ok(Chosen { catalog: Arc::new(catalog), routes: http::iceberg::elsewhere(uri) })
+    Ok(Chosen::new(Arc::new(catalog), http::iceberg::elsewhere(uri), components))
 }
 
 fn properties(config: &Config) -> HashMap<String, String> {

@@ -1,19 +1,19 @@
 //! The composition root: builds every part, starts them in order, stops them in order.
 //!
-//! Start: sockets, recovery of log and state, topics, write-ahead log, catalog, tiering, then
-//! listeners accept. Stop: listeners drain, tiering commits what it can, the log writes its
+//! Start: sockets, HTTP that says so (503), recovery of log and state, topics, write-ahead log,
+//! catalog, tiering, then listeners accept. Stop: listeners drain, tiering commits what it can, the log writes its
 //! marker, the store its snapshot.
 
 mod catalog;
 mod offline;
 mod recovery;
+mod volume;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -145,14 +145,18 @@ impl Broker {
             check_exposed(config, false)?;
         }
         let definitions = read_definitions(config).await?;
-        let sockets = bind(config).await?;
+        let Sockets { kafka, kafka_addresses, http, http_address, http_tls } = bind(config).await?;
         let tasks = Tasks::new(Arc::clone(&components.on_fatal));
+        // A start that fails lets go of the port.
+        let listening = CancellationToken::new().drop_guard();
+        let entry = open_http(config, (http, http_tls), &tasks, listening.token().clone());
         let recovered = recovery::open(config, &components, &tasks).await?;
         let Recovered { store, wal, log, topics, auth, streams, sinks, sources } = recovered;
         check_exposed(config, auth.is_set_up())?;
         let auth = trusting(auth, config);
         let cluster_id = store.cluster_id().await.map_err(|e| Error::new("cluster id", e))?;
-        let Chosen { catalog, routes } = catalog::choose(config, &components, &store, &tasks)?;
+        let Chosen { catalog, reach, routes } =
+            catalog::choose(config, &components, &store, &tasks)?;
         let space = components.files.space(&config.data_dir).map_err(|e| Error::new("disk", e))?;
         let tiering = Tiering::start(
             tier::Parts {
@@ -179,21 +183,18 @@ impl Broker {
             sinks,
             sources,
             catalog: Arc::clone(&catalog),
+            reach,
             store: store.clone(),
+            files: Arc::clone(&components.files),
             clock: components.clock.clone(),
             metrics: components.metrics.clone(),
         };
-        let api = http::Api::new(parts, http_options(config, cluster_id.clone()));
-        api.load().await.map_err(|e| Error::new("what is remembered of HTTP requests", e))?;
-        api.spawn_chores(&tasks);
-        if let Some(definitions) = definitions {
-            let defined = api.define(&definitions).await;
-            defined.map_err(|error| Error::new("definitions", error))?;
-        }
+        let options = http_options(config, cluster_id.clone());
+        let api = open_api(parts, options, &tasks, definitions).await?;
         let broker = Self {
             data_dir: config.data_dir.clone(),
-            kafka: sockets.kafka_addresses.clone(),
-            http: sockets.http_address,
+            kafka: kafka_addresses,
+            http: http_address,
             api,
             log,
             topics,
@@ -203,19 +204,19 @@ impl Broker {
             store,
             wal,
             tasks,
-            listeners_stop: CancellationToken::new(),
+            listeners_stop: listening.disarm(),
         };
-        broker.accept(config, &components.clock, cluster_id, routes, sockets);
+        broker.accept_kafka(config, &components.clock, cluster_id, kafka);
+        entry.open(http::site(broker.api.clone(), routes));
         Ok(broker)
     }
 
-    fn accept(
+    fn accept_kafka(
         &self,
         config: &Config,
         clock: &Clock,
         cluster_id: String,
-        catalog_routes: Router,
-        sockets: Sockets,
+        listeners: Vec<kafka::Listener>,
     ) {
         let none = Overrides::new();
         let topic_defaults =
@@ -236,21 +237,7 @@ impl Broker {
         let (log, topics, auth) = (self.log.clone(), self.topics.clone(), self.auth.clone());
         let deps = kafka::Deps::new(log, topics, auth, clock.clone(), options);
         let stop = self.listeners_stop.clone();
-        kafka::KafkaServer::new(deps, self.tasks.clone(), stop.clone()).serve(sockets.kafka);
-        let site = http::site(self.api.clone(), catalog_routes);
-        if let Some(tls) = &sockets.http_tls {
-            tls.spawn_chores(&self.tasks);
-        }
-        let serve = http::serve(
-            sockets.http,
-            site,
-            sockets.http_tls,
-            config.http_connections_max,
-            self.tasks.clone(),
-            stop,
-            config.shutdown_timeout / 8,
-        );
-        self.tasks.spawn("http accept", serve);
+        kafka::KafkaServer::new(deps, self.tasks.clone(), stop).serve(listeners);
     }
 
     /// Listener names with the addresses they are bound to.
@@ -325,6 +312,23 @@ impl Broker {
     }
 }
 
+/// The HTTP side with what it remembers, and with what the definitions say.
+async fn open_api(
+    parts: http::Parts,
+    options: http::Options,
+    tasks: &Tasks,
+    definitions: Option<http::Definitions>,
+) -> Result<http::Api, Error> {
+    let api = http::Api::new(parts, options);
+    api.load().await.map_err(|e| Error::new("what is remembered of HTTP requests", e))?;
+    api.spawn_chores(tasks);
+    if let Some(definitions) = definitions {
+        let defined = api.define(&definitions).await;
+        defined.map_err(|error| Error::new("definitions", error))?;
+    }
+    Ok(api)
+}
+
 fn tier_options(
     config: &Config,
     components: &Components,
@@ -343,10 +347,18 @@ fn tier_options(
 }
 
 fn http_options(config: &Config, cluster_id: String) -> http::Options {
+    let volume_warning = volume::warning(&config.data_dir);
+    if let Some(warning) = &volume_warning {
+        tracing::warn!("{warning}");
+    }
     http::Options {
         body_max_bytes: config.http_body_max_bytes,
         events_max: config.http_events_max,
         in_bytes: config.http_in_bytes,
+        // What is left is enough for others to begin with; they take turns for the rest.
+        in_sender_bytes: config
+            .http_in_sender_bytes
+            .unwrap_or(config.http_in_bytes - config.http_in_bytes / 8),
         inflation_max: config.http_inflation_max,
         auto_create_topics: config.auto_create_topics,
         once: http::OnceLimits {
@@ -374,6 +386,8 @@ fn http_options(config: &Config, cluster_id: String) -> http::Options {
         keboola_project: config.keboola_project,
         keboola_branch: config.keboola_branch,
         definitions: config.definitions.as_ref().map(|file| file.path.clone()),
+        data_dir: config.data_dir.clone(),
+        volume_warning,
     }
 }
 
@@ -406,6 +420,30 @@ fn check_exposed(config: &Config, is_set_up: bool) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Answers over HTTP from now on, that the server starts until the entry is opened to its site.
+fn open_http(
+    config: &Config,
+    (socket, tls): (TcpListener, Option<Arc<http::Tls>>),
+    tasks: &Tasks,
+    stop: CancellationToken,
+) -> http::Entry {
+    let entry = http::Entry::new(http::Proxies::new(config.trusted_proxies.clone()));
+    if let Some(tls) = &tls {
+        tls.spawn_chores(tasks);
+    }
+    let serve = http::serve(
+        socket,
+        entry.clone(),
+        tls,
+        config.http_connections_max,
+        tasks.clone(),
+        stop,
+        config.shutdown_timeout / 8,
+    );
+    tasks.spawn("http accept", serve);
+    entry
 }
 
 async fn bind(config: &Config) -> Result<Sockets, Error> {

@@ -7,6 +7,8 @@
 
 mod catalog;
 mod definitions;
+mod listeners;
+mod network;
 mod options;
 mod security;
 pub mod units;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use crate::types::{RATE_REQUESTS_MAX, Rate};
 
 pub use definitions::{Declared, DeclaredTopic, DefinitionsFile, FILE_BYTES_MAX};
+pub use network::Network;
 pub use options::{Kind, OLDER, OPTIONS, OptionSpec, current};
 pub use security::{Oidc, Tls, check_issuer_url};
 
@@ -80,6 +83,8 @@ pub struct Config {
     pub http_tls: Option<Tls>,
     /// JWTs count; none: they do not.
     pub oidc: Option<Oidc>,
+    /// Proxies that are believed who sent what they pass on.
+    pub trusted_proxies: Vec<Network>,
     /// Requests without credentials may do everything, from other machines too (rules 8.2).
     pub anonymous_allowed: bool,
     /// How long an access token holds, at most as long as the token that it was made with.
@@ -108,6 +113,8 @@ pub struct Config {
     pub http_events_max: usize,
     /// Memory for HTTP bodies, bytes.
     pub http_in_bytes: usize,
+    /// How many of them one sender may hold, bytes; none is all but an eighth.
+    pub http_in_sender_bytes: Option<usize>,
     /// How many times what was sent an HTTP body of more than 1 MiB may be, decompressed.
     pub http_inflation_max: usize,
     /// Most open HTTP connections.
@@ -226,6 +233,7 @@ impl Config {
             http_listen: read.address("http.listen")?,
             http_tls: read.tls()?,
             oidc: read.oidc()?,
+            trusted_proxies: read.networks("http.trusted.proxies")?,
             anonymous_allowed: read.one_of("auth.anonymous")? == "allow",
             access_token_lifetime: read.duration("auth.access.token.lifetime")?,
             num_partitions: read.number("num.partitions", 1, 100_000)?,
@@ -240,6 +248,7 @@ impl Config {
             http_body_max_bytes: read.size("http.body.max.bytes", 1024)?,
             http_events_max: read.size("http.events.max", 1)?,
             http_in_bytes: read.size("http.in.bytes", 1 << 20)?,
+            http_in_sender_bytes: read.optional_size("http.in.sender.bytes", 64 << 10)?,
             http_inflation_max: read.number("http.inflation.max", 1, u32::MAX)? as usize,
             sns_topics: read.names("webhook.sns.topic"),
             sns_endpoints: read.names("webhook.sns.endpoint"),
@@ -398,6 +407,10 @@ impl Reader<'_> {
         usize::try_from(bytes).map_err(|_| Error(format!("{key} = {bytes} is too large")))
     }
 
+    fn optional_size(&self, key: &str, min: u64) -> Result<Option<usize>, Error> {
+        self.optional_text(key).map(|_| self.size(key, min)).transpose()
+    }
+
     fn optional_bytes(&self, key: &str) -> Result<Option<u64>, Error> {
         match self.optional_text(key) {
             None => Ok(None),
@@ -429,52 +442,6 @@ impl Reader<'_> {
     fn names(&self, key: &str) -> Vec<String> {
         self.settings.get(key).cloned().unwrap_or_default()
     }
-
-    fn kafka_listeners(&self) -> Result<Vec<KafkaListener>, Error> {
-        let key = "kafka.listen";
-        let default = vec![self.text(key)];
-        let given = self.settings.get(key).filter(|values| !values.is_empty()).unwrap_or(&default);
-        let mut advertised = BTreeMap::new();
-        for value in self.settings.get("kafka.advertise").into_iter().flatten() {
-            let (name, address) = named(value);
-            let pair = units::parse_host_port(address).map_err(|allowed| {
-                Error(format!("kafka.advertise = {value:?} is refused: {allowed}"))
-            })?;
-            if advertised.insert(name.to_owned(), pair).is_some() {
-                return Err(Error(format!(
-                    "kafka.advertise = {value:?} is refused: {name:?} has an address already"
-                )));
-            }
-        }
-        let mut listeners: Vec<KafkaListener> = Vec::new();
-        for value in given {
-            let (name, address) = named(value);
-            if name.is_empty() {
-                return Err(Error(format!(
-                    "{key} = {value:?} is refused: the name before = is empty"
-                )));
-            }
-            let bind = units::parse_address(address)
-                .map_err(|allowed| Error(format!("{key} = {value:?} is refused: {allowed}")))?;
-            if listeners.iter().any(|listener| listener.name == name) {
-                return Err(Error(format!(
-                    "{key} = {value:?} is refused: two listeners are named {name:?}; \
-                     give each a name: NAME=ADDRESS"
-                )));
-            }
-            let advertise = advertised.remove(name);
-            listeners.push(KafkaListener { name: name.to_owned(), bind, advertise });
-        }
-        if let Some((name, _)) = advertised.first_key_value() {
-            let names: Vec<&str> = listeners.iter().map(|one| one.name.as_str()).collect();
-            return Err(Error(format!(
-                "kafka.advertise names {name:?}, but no listener has that name: it must be \
-                 NAME=HOST:PORT, the names are {}",
-                names.join(", ")
-            )));
-        }
-        Ok(listeners)
-    }
 }
 
 /// A duration with its unit: milliseconds are that of Kafka's options only; here a person would mean
@@ -484,11 +451,6 @@ fn delay(value: &str) -> Result<Duration, String> {
         return Err("it needs a unit, such as 250ms, 8s, 5m, 2h or 7d".to_owned());
     }
     Ok(Duration::from_millis(units::parse_duration_ms(value)?.unsigned_abs()))
-}
-
-/// Splits `NAME=ADDRESS`; without a name it is `default`.
-fn named(value: &str) -> (&str, &str) {
-    value.split_once('=').unwrap_or(("default", value))
 }
 
 #[cfg(test)]
@@ -542,6 +504,7 @@ mod tests {
             ("auth.anonymous", "perhaps"),
             ("kafka.idle.timeout", "soon"),
             ("num.partitions", "0"),
+            ("http.trusted.proxies", "10.0.0.0/99"),
         ] {
             let error = Config::resolve(&settings(&[(key, value)]), &[]).unwrap_err();
             assert!(error.0.contains(key) && error.0.contains(value), "{error}");

@@ -129,6 +129,13 @@ pub const OPTIONS: &[OptionSpec] = &[
         "PEM file with authorities: a client certificate of theirs counts as the token that was made \
          with --certificate. Default: clients are asked for none.",
     ),
+    option(
+        "http.trusted.proxies",
+        Kind::Names,
+        "",
+        "Address or network (10.0.0.0/8) of a proxy; repeatable. X-Forwarded-For or Forwarded of a \
+         request from there tell who sent it, X-Forwarded-Proto how. Default: nobody is believed.",
+    ),
     option("num.partitions", Kind::Number, "4", "Partitions of a topic made without a number."),
     option(
         "auto.create.topics.enable",
@@ -176,6 +183,13 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("http.body.max.bytes", Kind::Bytes, "16MiB", "Largest HTTP body, decompressed."),
     option("http.events.max", Kind::Number, "100000", "Most events in one HTTP request."),
     option("http.in.bytes", Kind::Bytes, "32MiB", "Memory for HTTP bodies."),
+    option(
+        "http.in.sender.bytes",
+        Kind::Bytes,
+        "",
+        "How much of it one sender may hold: a token, a source, a webhook, or an address that sends no \
+         token; one body alone may always be larger. Default: seven eighths of it.",
+    ),
     option(
         "http.inflation.max",
         Kind::Number,
@@ -234,7 +248,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         "http.idempotency.max",
         Kind::Number,
         "1000000",
-        "Most idempotency keys that are remembered; of more the oldest are forgotten.",
+        "Most idempotency keys that are remembered; of more the oldest of whoever has most are \
+         forgotten.",
     ),
     option(
         "http.channel.age",

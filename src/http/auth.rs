@@ -19,7 +19,7 @@ use crate::http::query_token::QueryToken;
 use crate::http::tls::Certificate;
 use crate::http::{
     Api, as_problem, confluent, credentials, head_size, hec, iceberg, keboola, otlp, query_token,
-    request_id, sources, strangers, streams, ui,
+    refusals, request_id, sources, strangers, streams, ui,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -139,8 +139,11 @@ pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Respon
         (None, Ok(())) if asks_nobody => run(api, request, then).await,
         (None, Ok(())) => match identify(api, &mut request, &then).await {
             Ok(principal) => {
+                let sender = principal.clone();
                 request.extensions_mut().insert(Caller(principal));
-                run(api, request, then).await
+                let mut response = run(api, request, then).await;
+                refusals::name_sender(sender, &mut response);
+                response
             }
             Err(problem) => Box::pin(refuse(request, problem, api)).await,
         },

@@ -9,7 +9,9 @@ use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 
+use crate::http::auth::Caller;
 use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::rate::Sender;
 use crate::http::{Api, auth};
 
 /// Largest body of a route that manages something, in bytes.
@@ -32,7 +34,11 @@ pub(super) async fn layer(
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();
-    match body::read(&parts.headers, body, bytes_max, api.engine.memory()).await {
+    let share = match parts.extensions.get::<Caller>() {
+        Some(caller) => api.engine.share_of(Sender::of(caller)),
+        None => api.engine.share_of(Sender::named("")),
+    };
+    match body::read_into(&parts.headers, body, bytes_max, (api.engine.memory(), share)).await {
         Ok(Decoded { bytes, share, .. }) => {
             parts.headers.remove(header::CONTENT_ENCODING);
             let response = next.run(Request::from_parts(parts, bytes.into())).await;

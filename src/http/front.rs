@@ -24,6 +24,7 @@ use parking_lot::RwLock;
 use tower::ServiceExt;
 
 use crate::http::ingest::{self, Page, PenaltyBox, rate};
+use crate::http::refusals::Refusals;
 use crate::http::{Api, auth, origin, query_token, request_id};
 use crate::runtime::metrics as names;
 
@@ -35,6 +36,7 @@ struct Parts {
     api: Api,
     penalties: PenaltyBox,
     requests: Requests,
+    refusals: Refusals,
 }
 
 /// All that answers; cheap to clone, as every connection and request does.
@@ -48,7 +50,8 @@ impl Site {
     /// `routes` behind what every request passes.
     pub(super) fn new(api: Api, routes: Router) -> Self {
         let (penalties, requests) = (PenaltyBox::default(), Requests::default());
-        let front = Front(Arc::new(Parts { api, penalties, requests }));
+        let refusals = Refusals::default();
+        let front = Front(Arc::new(Parts { api, penalties, requests, refusals }));
         let layer = middleware::from_fn_with_state(front.clone(), layer);
         Self { front, routes: routes.layer(layer) }
     }
@@ -105,13 +108,15 @@ async fn layer(State(front): State<Front>, request: Request, next: Next) -> Resp
 
 impl Front {
     async fn identified(&self, route: &str, request: Request, then: Then) -> Response {
-        let id = request_id::of(request.headers());
+        let known = request_id::of(request.headers());
+        let id = known.id.clone();
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
         // Boxed, as in `Then`: these wrap it.
         let answer = rate::within(peer, Box::pin(self.0.answer(request, then)));
-        let mut response = request_id::within(id.clone(), answer).await;
+        let mut response = request_id::within(known, answer).await;
         self.0.requests.count(route, response.status());
+        self.0.refusals.note(route, &response, &id);
         response.headers_mut().insert(request_id::HEADER, id);
         response
     }

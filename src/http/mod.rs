@@ -11,6 +11,7 @@ mod confluent;
 pub(crate) mod credentials;
 mod definitions;
 mod distinguished_name;
+mod forwarded;
 mod front;
 mod head_size;
 mod hec;
@@ -27,9 +28,12 @@ pub mod problem;
 mod quarantine;
 mod query_token;
 mod records;
+mod refusals;
 pub mod request_id;
 mod server;
 mod sources;
+mod starting;
+mod status;
 mod strangers;
 mod streams;
 mod tls;
@@ -50,24 +54,28 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::config::Flush;
 use crate::log::Log;
+use crate::runtime::files::FileSystem;
 use crate::runtime::{Clock, Tasks};
 use crate::sink::{Sink, Sinks};
 use crate::source::Sources;
 use crate::store::{self, Store};
 use crate::stream::Streams;
-use crate::table::catalog::Catalog;
+use crate::table::catalog::{Catalog, Reach};
 use crate::tier::Tiering;
 use crate::topic::{Topic, Topics};
 use crate::types::{Offset, Rate};
 
 pub use definitions::Definitions;
+pub use forwarded::Proxies;
 pub use front::Site;
 pub use ingest::{IdLimits, OnceLimits};
 pub use server::serve;
+pub use starting::Entry;
 pub use tls::Tls;
 pub use webhooks::Sns;
 
@@ -87,6 +95,8 @@ pub struct Options {
     pub events_max: usize,
     /// Memory for bodies, bytes.
     pub in_bytes: usize,
+    /// How many of them one sender may hold.
+    pub in_sender_bytes: usize,
     /// How many times what was sent a body of more than 1 MiB may be, decompressed.
     pub inflation_max: usize,
     /// A topic that is not there is made by its first event.
@@ -119,6 +129,10 @@ pub struct Options {
     pub keboola_branch: u64,
     /// The file that says what sinks and sources there are; none: requests say it.
     pub definitions: Option<PathBuf>,
+    /// The folder that holds everything.
+    pub data_dir: PathBuf,
+    /// What to tell where it has no volume of its own.
+    pub volume_warning: Option<String>,
 }
 
 /// The parts of the broker that the routes talk to.
@@ -139,8 +153,12 @@ pub struct Parts {
     pub sources: Sources,
     /// The catalog of all tables.
     pub catalog: Arc<dyn Catalog>,
+    /// Whether it answers.
+    pub reach: Reach,
     /// The state.
     pub store: Store,
+    /// Where durable files lie.
+    pub files: Arc<dyn FileSystem>,
     /// Wall-clock time.
     pub clock: Clock,
     /// Renders what is scraped, if metrics are collected.
@@ -181,13 +199,18 @@ pub struct Shared {
     pub(crate) record_turns: Semaphore,
     /// Of requests that follow records as they come.
     pub(crate) tails: Arc<Semaphore>,
+    reach: Reach,
+    files: Arc<dyn FileSystem>,
+    /// When it began to answer: wall-clock milliseconds, and what the time since is counted from.
+    started: (i64, Instant),
 }
 
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts, options: Options) -> Self {
         let Parts { log, topics, tiering, auth, streams, sinks, sources, .. } = parts;
-        let Parts { catalog, store, clock, metrics, .. } = parts;
+        let Parts { catalog, reach, store, files, clock, metrics, .. } = parts;
+        let started = (clock.now_ms(), Instant::now());
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
         let engine = ingest::Engine::new(of_log, of_topics, tiering.clone(), store, limits, clock);
@@ -213,6 +236,9 @@ impl Api {
             has_defined_streams: AtomicBool::default(),
             record_turns,
             tails,
+            reach,
+            files,
+            started,
         }))
     }
 
@@ -372,6 +398,7 @@ pub fn site(api: Api, iceberg: Router) -> Site {
         .route("/status/ready", get(probes::readyz))
         .route("/version", get(probes::version))
         .route("/metrics", get(probes::metrics))
+        .route("/api/v1/status", get(status::status))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::routes))
         .route("/problems", get(openapi::problems))

@@ -7,8 +7,8 @@ use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 
-use crate::http::problem::PROBLEMS;
 use crate::http::advice;
+use crate::http::problem::PROBLEMS;
 
 /// The description of every native route, OpenAPI 3.1.
 pub const DOCUMENT: &str = include_str!("openapi.json");

@@ -10,6 +10,7 @@ use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
+use crate::runtime::metrics as names;
 
 /// 200 while the process turns.
 pub(super) async fn healthz() -> &'static str {
@@ -39,6 +40,8 @@ pub(super) async fn metrics(State(api): State<Api>, caller: Caller) -> Response 
     let Some(render) = &api.metrics else {
         return Problem::new("not_found", "metrics are not collected").into_response();
     };
+    let in_flight = api.engine.memory().used_bytes();
+    ::metrics::gauge!(names::HTTP_IN_FLIGHT_BYTES).set(in_flight as f64);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (StatusCode::OK, kind, render()).into_response()
 }

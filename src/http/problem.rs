@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::http::refusals::Reason;
 use crate::http::request_id;
 
 /// Every problem there is: code, status, title, whether a later try may succeed.
@@ -86,6 +87,7 @@ pub const PROBLEMS: &[(&str, u16, &str, bool)] = &[
         "Whoever asked for a confirmation did not take it; nothing was stored",
         true,
     ),
+    ("starting", 503, "The server starts; nothing was stored", true),
     ("draining", 503, "The server is shutting down; nothing was stored", true),
     ("storage_full", 503, "Storage is full; nothing was stored", true),
     ("storage_unavailable", 503, "Storage is full; nothing was stored", true),
@@ -318,6 +320,7 @@ impl IntoResponse for Problem {
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, bytes).into_response();
+        Reason::mark(self.code, &mut response);
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, json);
@@ -384,13 +387,18 @@ mod tests {
     #[tokio::test]
     async fn a_problem_names_its_request_as_a_uri() {
         let uuid = "019abc00-0000-7000-8000-000000000000";
+        let known = |id| {
+            request_id::of(
+                &[(request_id::HEADER, HeaderValue::from_static(id))].into_iter().collect(),
+            )
+        };
         for (id, wanted) in [
             (uuid, format!("urn:uuid:{uuid}")),
             ("r-1.a_b~", "r-1.a_b~".to_owned()),
             ("a:b/c%<d>", "a%3Ab%2Fc%25%3Cd%3E".to_owned()),
         ] {
             let answer = async { Problem::new("bad_request", "d").into_response() };
-            let answer = request_id::within(HeaderValue::from_static(id), answer).await;
+            let answer = request_id::within(known(id), answer).await;
             let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
             let body: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!((&body["instance"], &body["request_id"]), (&wanted.into(), &id.into()));

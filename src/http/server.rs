@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
-use crate::http::front::Site;
+use crate::http::starting::Entry;
 use crate::http::tls::{Certificate, Tls};
 use crate::runtime::Tasks;
 
@@ -27,11 +27,11 @@ use crate::runtime::Tasks;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request line and headers, bytes.
 const HEADER_BYTES_MAX: usize = 24 << 10;
-/// Serves `site` on `listener`, over TLS where `tls` is given, until `stop` fires, then drains: requests in flight get
+/// Serves what comes in by `entry` on `listener`, over TLS where `tls` is given, until `stop` fires, then drains: requests in flight get
 /// `drain_max`, and what is open after that is closed.
 pub async fn serve(
     listener: TcpListener,
-    site: Site,
+    entry: Entry,
     tls: Option<Arc<Tls>>,
     connections_max: usize,
     tasks: Tasks,
@@ -60,17 +60,17 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let (site, cut) = (site.clone(), cut.clone());
+        let (entry, cut) = (entry.clone(), cut.clone());
         if let Some(tls) = &tls {
             let (tls, watcher) = (Arc::clone(tls), graceful.watcher());
             let connection = async move {
                 let (stream, certificate) = tls.accept(stream).await?;
-                watcher.watch(connection(stream, site, peer, certificate)).await
+                watcher.watch(connection(stream, entry, peer, certificate)).await
             };
             tasks.spawn_contained("https connection", until(cut, connection, peer, slot));
             continue;
         }
-        let watched = graceful.watch(connection(stream, site, peer, None));
+        let watched = graceful.watch(connection(stream, entry, peer, None));
         tasks.spawn_contained("http connection", until(cut, watched, peer, slot));
     }
     drop(listener);
@@ -96,7 +96,7 @@ async fn until(
 /// A connection of `peer`, whose requests name it, and its certificate if it has one.
 fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    site: Site,
+    entry: Entry,
     peer: SocketAddr,
     certificate: Option<Certificate>,
 ) -> impl GracefulConnection<Error = BoxError> {
@@ -107,7 +107,7 @@ fn connection(
         if let Some(certificate) = &certificate {
             extensions.insert(certificate.clone());
         }
-        site.clone().answer(request).map(Ok::<_, Infallible>)
+        entry.answer(request).map(Ok::<_, Infallible>)
     });
     builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
 }

@@ -51,6 +51,11 @@ metrics! {
     HTTP_REQUESTS, Counter, "floe_http_requests_total", "HTTP requests, by route and status.";
     AUTH_FAILURES, Counter, "floe_auth_failures_total", "Requests refused for who sent them, by side (kafka, http) and reason (missing, invalid_token, expired_token, forbidden, issuer_unavailable).";
     HTTP_RATE_LIMITED, Counter, "floe_http_rate_limited_total", "Requests with events refused for a rate, by limit (requests, bytes: of the sender; topic-requests, topic-bytes).";
+    HTTP_REFUSALS, Counter, "floe_http_refusals_total", "HTTP requests that were refused or failed, by the code of their answer.";
+    HTTP_BODY_BYTES, Counter, "floe_http_body_bytes_total", "Bytes of HTTP bodies that were taken, by form (sent, decoded).";
+    HTTP_IN_FLIGHT_BYTES, Gauge, "floe_http_in_flight_bytes", "Bytes of memory that HTTP bodies hold, of http.in.bytes.";
+    HTTP_ADMISSION_WAIT_SECONDS, Histogram, "floe_http_admission_wait_seconds", "Time that HTTP bodies waited for memory; those that found it free are not counted.";
+    HTTP_ACK_SECONDS, Histogram, "floe_http_ack_seconds", "Time from when the body of a request with events began to its answer, by ack (accepted, written, durable, committed).";
     HTTP_EVENTS, Counter, "floe_http_events_total", "Events received over HTTP, by result (accepted, rejected, quarantined, duplicate).";
     STREAM_IGNORED, Counter, "floe_stream_ignored_fields_total", "Fields of events that no column of their table took, by stream; which ones is in the description of the stream.";
     STREAM_NULLED, Counter, "floe_stream_nulled_values_total", "Values that became null because they do not fit their column (table.contract.coerce = lenient), by stream.";

@@ -377,6 +377,11 @@ pub fn age_prefix() -> Vec<u8> {
     vec![AGE]
 }
 
+/// What all of them are below.
+pub fn age_prefix_end() -> Vec<u8> {
+    vec![AGE + 1]
+}
+
 /// Time in milliseconds and scope of a key of [`age_of`].
 ///
 /// # Errors

@@ -2,6 +2,8 @@
 //!
 //! Owns: lookups. Does not own: what is durable but not yet applied (`log` keeps it in memory).
 
+use std::ops::Range;
+
 use crate::store::keys::{self, Gap, PartitionKey, PartitionState};
 use crate::store::producer::ProducerEntry;
 use crate::store::{Error, Space, Store};
@@ -47,6 +49,24 @@ impl Store {
     /// [`Error::Failed`].
     pub fn count(&self, space: Space, prefix: &[u8]) -> Result<usize, Error> {
         self.shared.db.prefix(space, prefix).try_fold(0, |count, pair| pair.map(|_| count + 1))
+    }
+
+    /// Calls `visit` with each durable key of a range, in order, until it answers false.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], or what `visit` returns.
+    pub fn walk(
+        &self,
+        space: Space,
+        range: Range<Vec<u8>>,
+        mut visit: impl FnMut(&[u8]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        for pair in self.shared.db.range(space, range) {
+            if !visit(&pair?.0)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Calls `visit` with each durable pair whose key starts with `prefix`, in order of key, from

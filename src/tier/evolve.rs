@@ -43,6 +43,8 @@ struct Refused {
     /// The schema that the table had, and keeps.
     schema_id: i32,
     at: Instant,
+    /// What its owner, or its catalog, said.
+    reason: String,
 }
 
 impl Refusals {
@@ -54,9 +56,20 @@ impl Refusals {
     }
 
     /// Takes note of a refusal; true if it is the first one for this schema.
-    fn note(&self, table: Uuid, schema_id: i32, now: Instant) -> bool {
-        let before = self.0.lock().insert(table, Refused { schema_id, at: now });
+    fn note(&self, table: Uuid, schema_id: i32, now: Instant, reason: String) -> bool {
+        let refused = Refused { schema_id, at: now, reason };
+        let before = self.0.lock().insert(table, refused);
         before.is_none_or(|before| before.schema_id != schema_id)
+    }
+
+    /// The table has all columns of ours.
+    fn forget(&self, table: Uuid) {
+        self.0.lock().remove(&table);
+    }
+
+    /// Why the table lacks columns of ours, if it does.
+    pub(super) fn reason(&self, table: Uuid) -> Option<String> {
+        self.0.lock().get(&table).map(|refused| refused.reason.clone())
     }
 }
 
@@ -121,7 +134,8 @@ pub(super) async fn restore_columns(
 }
 
 /// Asks for the columns of `ours` that a table of others lacks. Where its owner forbids that, rows
-/// are written without them; that is logged once, and not asked for with each commit.
+/// are written without them; that is logged once, shown as long as it is so, and not asked for with
+/// each commit.
 ///
 /// # Errors
 /// [`Halt`].
@@ -130,22 +144,27 @@ pub(super) async fn ask_for_columns(
     base: LoadedTable,
     ours: Result<Schema, iceberg::Error>,
 ) -> Result<LoadedTable, Halt> {
+    let (table, schema_id) = (base.metadata.uuid(), base.metadata.current_schema_id());
     let Some(schema) = with_columns(&base, ours)? else {
+        context.refusals.forget(table);
         return Ok(base);
     };
-    let (table, schema_id) = (base.metadata.uuid(), base.metadata.current_schema_id());
     if !context.refusals.may_ask(table, schema_id, Instant::now()) {
         return Ok(base);
     }
     match commit_or_reload(context, &base, schema_change(&base, schema)).await {
         Err(Halt::Stop(_, reason)) => {
-            if context.refusals.note(table, schema_id, Instant::now()) {
+            if context.refusals.note(table, schema_id, Instant::now(), reason.clone()) {
                 let table = &base.ident;
                 tracing::info!(%table, reason, "the table does not get columns of ours");
             }
             Ok(base)
         }
-        done => done,
+        Ok(loaded) => {
+            context.refusals.forget(table);
+            Ok(loaded)
+        }
+        failed => failed,
     }
 }
 
@@ -245,14 +264,20 @@ mod tests {
     async fn a_refusal_is_told_once_and_asked_about_again_when_something_changed() {
         let (refusals, now) = (Refusals::default(), Instant::now());
         let (table, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let note = |table, schema_id, at| refusals.note(table, schema_id, at, "no".to_owned());
         assert!(refusals.may_ask(table, 0, now));
-        assert!(refusals.note(table, 0, now), "it is new");
+        assert!(note(table, 0, now), "it is new");
         let soon = now + ASK_AGAIN - Duration::from_secs(1);
         assert!(!refusals.may_ask(table, 0, soon), "each commit would ask in vain");
         assert!(refusals.may_ask(table, 1, soon) && refusals.may_ask(other, 0, soon));
         assert!(refusals.may_ask(table, 0, now + ASK_AGAIN));
-        assert!(!refusals.note(table, 0, now + ASK_AGAIN), "it is known");
+        assert!(!note(table, 0, now + ASK_AGAIN), "it is known");
         assert!(!refusals.may_ask(table, 0, now + ASK_AGAIN));
-        assert!(refusals.note(table, 1, now), "of another schema");
+        assert!(note(table, 1, now), "of another schema");
+        let reasons = [table, other].map(|table| refusals.reason(table));
+        assert_eq!(reasons, [Some("no".to_owned()), None]);
+        refusals.forget(table);
+        assert_eq!(refusals.reason(table), None);
+        assert!(refusals.may_ask(table, 1, now));
     }
 }

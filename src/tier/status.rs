@@ -68,6 +68,8 @@ pub struct TableStatus {
     pub generation: u32,
     /// Age of the oldest record that is not in the table, milliseconds; 0 if there is none.
     pub lag_ms: i64,
+    /// How old it may become: `table.target.lag.ms`, or what the sink says, milliseconds.
+    pub target_lag_ms: i64,
     /// Records that are not in the table.
     pub pending_offsets: i64,
     /// About how many bytes the log keeps for what is not in the table.
@@ -104,6 +106,9 @@ pub struct TableStatus {
     pub partition_spec: String,
     /// Columns of the table.
     pub columns: Vec<ColumnStatus>,
+    /// Why the table, which others made, does not get the columns of ours, if it does not; its rows
+    /// are written without them.
+    pub columns_refused: Option<String>,
 }
 
 impl TableStatus {

@@ -245,6 +245,7 @@ impl Supervisor {
             // Who looks for a table by its name goes by this before the worker has looked at anything.
             status.mode = feed.mode().to_owned();
             status.state = "WAITING".to_owned();
+            status.target_lag_ms = feed.options.table_target_lag_ms;
         });
         let wiring = Wiring {
             views: views_seen,

@@ -222,6 +222,8 @@ impl Worker {
         let is_contract = self.topic.options.table_mode == TableMode::Contract;
         let hint = |state: StopState| state.resume_hint(&table, is_contract);
         let resume = self.entry.stop.as_ref().map(|stop| hint(stop.state));
+        let uuid = self.table.as_ref().map(|loaded| loaded.metadata.uuid());
+        let columns_refused = uuid.and_then(|uuid| self.context.refusals.reason(uuid));
         self.cell.waits_since(self.oldest);
         self.cell.update(|status| {
             status.dead_letter_table = self.entry.dlq.as_ref().map(|dlq| dlq.display());
@@ -233,10 +235,12 @@ impl Worker {
             status.reason = reason;
             status.resume = resume;
             status.generation = self.entry.generation;
+            status.target_lag_ms = self.topic.options.table_target_lag_ms;
             status.pending_offsets = pending;
             status.pinned_bytes = pinned;
             status.partitions = parts.iter().map(|part| self.partition_status(part)).collect();
             let last = self.entry.last.as_ref();
+            status.columns_refused = columns_refused;
             status.partition_spec = self.topic.options.table_partition_spec.clone();
             status.last_snapshot_id = last.and_then(|last| last.snapshot_id);
             status.last_commit_ms = last.map(|last| last.at_ms);

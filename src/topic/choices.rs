@@ -43,3 +43,15 @@ pub enum Idempotency {
     /// Without one, its body.
     Body,
 }
+
+impl Idempotency {
+    /// The one of that word.
+    pub(super) fn of(word: &str) -> Option<Self> {
+        match word {
+            "optional" => Some(Self::Optional),
+            "required" => Some(Self::Required),
+            "body" => Some(Self::Body),
+            _ => None,
+        }
+    }
+}

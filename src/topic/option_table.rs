@@ -470,6 +470,14 @@ pub const OPTIONS: &[OptionDef] = &[
          RFC 3339, such as $.time; empty is none.",
     ),
     row(
+        "topic.trace.headers",
+        Kind::Boolean,
+        "false",
+        Effect::Active,
+        "Whether an event over HTTP has record headers with the id of its request (x-request-id) \
+         and its traceparent, if the request had one.",
+    ),
+    row(
         "redpanda.iceberg.delete",
         Kind::Choice(&["false"]),
         "false",

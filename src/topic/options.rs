@@ -133,6 +133,8 @@ pub struct TopicOptions {
     pub event_fields: EventFields,
     /// `table.contract.id.field`: path of what an event over HTTP has as id, with `$.`.
     pub contract_id_field: Option<String>,
+    /// `topic.trace.headers`: events over HTTP say which request they came by.
+    pub trace_headers: bool,
     /// `topic.idempotency`.
     pub idempotency: Idempotency,
     /// `topic.overload.status`: what too much in flight is answered with over HTTP.
@@ -177,6 +179,7 @@ impl Default for TopicOptions {
             dedup_field: None,
             event_fields: EventFields::default(),
             contract_id_field: None,
+            trace_headers: false,
             idempotency: Idempotency::Optional,
             overload_status: 429,
             cors_origins: Vec::new(),
@@ -313,12 +316,8 @@ impl TopicOptions {
             dedup_field: layers.path("topic.dedup.field"),
             event_fields: EventFields::read(|key| layers.raw(key).0),
             contract_id_field: layers.path("table.contract.id.field"),
-            idempotency: layers.word("topic.idempotency", |word| match word {
-                "optional" => Some(Idempotency::Optional),
-                "required" => Some(Idempotency::Required),
-                "body" => Some(Idempotency::Body),
-                _ => None,
-            })?,
+            idempotency: layers.word("topic.idempotency", Idempotency::of)?,
+            trace_headers: layers.word("topic.trace.headers", |word| word.parse().ok())?,
             overload_status: layers.word("topic.overload.status", |word| word.parse().ok())?,
             cors_origins: layers.items("topic.cors.origins"),
             public: layers.word("topic.public", |word| option_value::boolean(word).ok())?,

@@ -1,11 +1,15 @@
 //! The log fails under requests: senders are told so in the form that they read, and a repeat with
 //! the same key makes each event be there once, whatever became of the first try.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use floe::broker::Broker;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{components, config, eventually, in_a_life, kill, read_log, start, stop};
@@ -32,13 +36,22 @@ impl Told {
 }
 
 async fn send(broker: &Broker, request: &str, headers: &[&str], body: &str) -> Told {
+    let stream = TcpStream::connect(broker.http_address()).await.unwrap();
+    exchange(stream, request, headers, body).await
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+    headers: &[&str],
+    body: &str,
+) -> Told {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();
     let request = format!(
         "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\
          {headers}\r\n{body}"
     );
-    let mut stream = TcpStream::connect(broker.http_address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -113,6 +126,62 @@ fn assert_told([stream, native, source]: [Told; 3]) {
     assert_eq!(body["statusCode"], 500);
     let id = format!("keboola-stream-{}", source.header("x-request-id").unwrap());
     assert_eq!(body["exceptionId"], id);
+}
+
+/// The answer at an address, which none of them is if nobody listens there yet.
+async fn ask(address: SocketAddr, request: &str, body: &str) -> Option<Told> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    Some(exchange(stream, request, &[], body).await)
+}
+
+#[test]
+fn who_comes_while_the_server_starts_is_told_so_and_nothing_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("definitions.toml");
+    std::fs::write(&file, "[topics.made]\npartitions = 1\n").unwrap();
+    // Another port may be taken meanwhile; this one is its own again at once.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let listen = address.to_string();
+    let more = [("http.listen", listen.as_str()), ("definitions.file", file.to_str().unwrap())];
+    in_a_life(async {
+        let (components, _) = components();
+        let fail_points = components.fail_points.clone();
+        let held = Arc::new(AtomicBool::new(true));
+        let hold = Arc::clone(&held);
+        // The definitions are written to the log, the last thing before it is ready.
+        fail_points.set("wal.before_write", move || {
+            while hold.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        });
+        let config = config(dir.path(), &more);
+        let starting = tokio::spawn(async move { Broker::start(&config, components).await });
+        let turns = async || ask(address, "GET /healthz", "").await.filter(|it| it.status == 200);
+        eventually("an answer", async || turns().await.is_some()).await;
+        for (request, code) in [
+            ("GET /readyz", "starting"),
+            ("GET /api/v1/status", "starting"),
+            (&format!("POST {NATIVE}"), "starting"),
+            (&format!("POST {STREAM}"), "starting"),
+        ] {
+            let told = ask(address, request, EVENTS).await.unwrap();
+            assert_eq!((told.status, &told.body["code"]), (503, &json!(code)), "{request}");
+            assert!(told.header("retry-after").is_some(), "{request}");
+        }
+        assert!(!starting.is_finished(), "it is not ready");
+        // A connection of that time is good afterwards.
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        held.store(false, Ordering::Relaxed);
+        let broker = starting.await.unwrap().unwrap();
+        let told = exchange(&mut kept, "GET /readyz", &[], "").await;
+        assert_eq!(told.status, 200, "{}", told.body);
+        assert!(broker.topics().get("plain").is_none(), "nothing of it was stored");
+        let stored = send(&broker, &format!("POST {NATIVE}"), &[], EVENTS).await;
+        assert_eq!(stored.status, 200, "{}", stored.body);
+        stop(broker).await;
+    });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `SIGTERM` under load: what senders see of it, and what is in the log afterwards.
 
+mod http2;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;

@@ -89,7 +89,7 @@ fn of_problem(problem: Problem) -> Response {
         "invalid_partition" => NO_PARTITION,
         "invalid_events" | "idempotency_key_reused" => PAYLOAD,
         "outcome_unknown" | "internal" => 50_002,
-        "draining" | "storage_full" | "table_behind" | "issuer_unavailable" => 50_003,
+        "starting" | "draining" | "storage_full" | "table_behind" | "issuer_unavailable" => 50_003,
         _ => match parts.status.as_u16() {
             401 => 40_101,
             403 => 40_301,

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::http::problem::Problem;
+use crate::http::refusals::Reason;
 
 /// Code, status, text.
 const ANSWERS: &[(u16, u16, &str)] = &[
@@ -63,13 +64,16 @@ pub(super) struct Failure {
     /// Which event of the request is to blame.
     event: Option<usize>,
     headers: Box<HeaderMap>,
+    /// The code of the problem that it was.
+    reason: Option<&'static str>,
 }
 
 impl Failure {
     /// The failure `code` with what is wrong this time.
     pub(super) fn new(code: u16, detail: impl Into<String>) -> Self {
         let headers = Box::default();
-        Self { code, status: listed(code).0, detail: detail.into(), event: None, headers }
+        let detail = detail.into();
+        Self { code, status: listed(code).0, detail, event: None, headers, reason: None }
     }
 
     /// Names the event that is to blame.
@@ -82,7 +86,9 @@ impl Failure {
     pub(super) fn after_others(self) -> Self {
         let detail = format!("{}; events for other indexes are stored", self.detail);
         match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => Self { event: self.event, ..Self::new(8, detail) },
+            StatusCode::SERVICE_UNAVAILABLE => {
+                Self { event: self.event, reason: self.reason, ..Self::new(8, detail) }
+            }
             _ => Self { detail, ..self },
         }
     }
@@ -109,12 +115,12 @@ impl From<Problem> for Failure {
             "method_not_allowed" => 405,
             // All of these say that nothing was stored and that it may be next time.
             "overloaded" | "rate_limited" | "storage_full" | "table_behind" | "timeout"
-            | "request_in_flight" | "issuer_unavailable" => 9,
+            | "request_in_flight" | "issuer_unavailable" | "starting" => 9,
             "draining" => 23,
             "outcome_unknown" | "internal" => 8,
             _ => 6,
         };
-        let detail = problem.detail().to_owned();
+        let (detail, reason) = (problem.detail().to_owned(), Some(problem.code()));
         let is_of_events = problem.code() == "invalid_events";
         let (parts, _) = problem.into_response().into_parts();
         let status = match code {
@@ -128,19 +134,23 @@ impl From<Problem> for Failure {
         };
         let mut headers = parts.headers;
         headers.remove(header::CONTENT_TYPE);
-        Self { code, status, detail, event: None, headers: Box::new(headers) }
+        Self { code, status, detail, event: None, headers: Box::new(headers), reason }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { code, status, detail, event, mut headers } = self;
+        let Self { code, status, detail, event, mut headers, reason } = self;
         if status == StatusCode::SERVICE_UNAVAILABLE && !headers.contains_key(header::RETRY_AFTER) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         let (_, text) = listed(code);
         let body = Body { text, code, event, ack_id: None, detail: Some(&detail) };
-        (status, *headers, Json(body)).into_response()
+        let mut response = (status, *headers, Json(body)).into_response();
+        if let Some(reason) = reason {
+            Reason::mark(reason, &mut response);
+        }
+        response
     }
 }
 

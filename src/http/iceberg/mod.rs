@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::http::problem::Problem;
+use crate::http::refusals::Reason;
 use crate::table::catalog::EmbeddedCatalog;
 use error::Failure;
 
@@ -64,6 +65,7 @@ pub fn elsewhere(uri: &str) -> Router {
 pub(super) fn refusal(problem: &Problem) -> Response {
     let native = problem.clone().into_response();
     let mut answer = Failure::before(native.status(), problem.detail()).into_response();
+    Reason::mark(problem.code(), &mut answer);
     for name in [header::WWW_AUTHENTICATE, header::RETRY_AFTER, header::CONNECTION] {
         if let Some(value) = native.headers().get(&name) {
             answer.headers_mut().insert(name, value.clone());

@@ -14,7 +14,9 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
+use crate::http::ingest::counts::Bodies;
 use crate::http::ingest::event::answer_by;
+use crate::http::ingest::senders::{Purse, Senders};
 use crate::http::problem::Problem;
 use crate::runtime::{ByteBudget, BytePermit, PACE_WINDOW, Pace};
 
@@ -83,6 +85,8 @@ pub(crate) struct BodyMemory {
     small: ByteBudget,
     /// How many times what was sent a body may be, beyond [`INFLATE_FREE_BYTES`].
     ratio_max: usize,
+    senders: Senders,
+    measured: Bodies,
 }
 
 impl BodyMemory {
@@ -90,12 +94,29 @@ impl BodyMemory {
     /// times what was sent.
     pub(crate) fn new(bytes: usize, ratio_max: usize) -> Self {
         let (budget, small) = (ByteBudget::new(bytes), ByteBudget::new(bytes / SMALL_SHARE));
-        Self { budget, small, ratio_max }
+        let senders = Senders::new(budget.capacity_bytes());
+        Self { budget, small, ratio_max, senders, measured: Bodies::new() }
+    }
+
+    /// The same; a sender that is known may hold so many of the bytes.
+    #[must_use]
+    pub(crate) fn with_sender_bytes(self, bytes: usize) -> Self {
+        Self { senders: Senders::new(bytes), ..self }
     }
 
     /// A share that holds nothing yet.
     pub(crate) fn share(&self) -> Share {
         Share::new(self.budget.clone())
+    }
+
+    /// The same for a body of this sender.
+    pub(crate) fn share_of(&self, sender: u64) -> Share {
+        Share { own: Some(self.senders.purse(sender)), ..self.share() }
+    }
+
+    /// Bytes that bodies hold.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.budget.used_bytes() + self.small.used_bytes()
     }
 
     /// In how many seconds there is about room again.
@@ -115,7 +136,12 @@ impl BodyMemory {
         };
         let permit = match self.budget.try_acquire(bytes) {
             Some(permit) => permit,
-            None => tokio::time::timeout(BUDGET_WAIT, in_time).await.ok()?,
+            None => {
+                let began = Instant::now();
+                let permit = tokio::time::timeout(BUDGET_WAIT, in_time).await.ok();
+                self.measured.waited(began);
+                permit?
+            }
         };
         Some(Share { permits: vec![permit], bytes, ..self.share() })
     }
@@ -123,6 +149,8 @@ impl BodyMemory {
 
 /// The memory that one body holds; it grows with the body.
 pub(crate) struct Share {
+    /// What it holds of what its sender has, where that is known.
+    own: Option<Purse>,
     budget: ByteBudget,
     permits: Vec<BytePermit>,
     bytes: usize,
@@ -131,16 +159,23 @@ pub(crate) struct Share {
 impl Share {
     /// A share that holds nothing yet.
     pub(crate) fn new(budget: ByteBudget) -> Self {
-        Self { budget, permits: Vec::new(), bytes: 0 }
+        Self { own: None, budget, permits: Vec::new(), bytes: 0 }
     }
 
     /// [`Share::grow_to`], but waits a moment for bytes that are not free.
-    async fn wait_for(&mut self, bytes: usize) -> bool {
+    async fn wait_for(&mut self, bytes: usize, measured: &Bodies) -> bool {
         if self.grow_to(bytes) {
             return true;
         }
-        let step = (bytes - self.bytes).max(SHARE_STEP_BYTES);
-        let permit = tokio::time::timeout(BUDGET_WAIT, self.budget.acquire(step)).await.ok();
+        let (step, began) = ((bytes - self.bytes).max(SHARE_STEP_BYTES), Instant::now());
+        let in_turn = async {
+            if let Some(own) = &mut self.own {
+                own.wait_for(self.bytes + step).await;
+            }
+            self.budget.acquire(step).await
+        };
+        let permit = tokio::time::timeout(BUDGET_WAIT, in_turn).await.ok();
+        measured.waited(began);
         let grown = permit.is_some();
         self.permits.extend(permit);
         self.bytes += if grown { step } else { 0 };
@@ -149,7 +184,8 @@ impl Share {
 
     /// True if others go without the bytes that this holds.
     fn is_wanted(&self) -> bool {
-        self.bytes > 0 && self.budget.is_short()
+        let own = self.own.as_ref();
+        self.bytes > 0 && (self.budget.is_short() || own.is_some_and(Purse::is_wanted))
     }
 
     /// Makes sure that `bytes` are held in all; false if they are not free.
@@ -158,6 +194,9 @@ impl Share {
             return true;
         }
         let step = (bytes - self.bytes).max(SHARE_STEP_BYTES);
+        if !self.own.as_mut().is_none_or(|own| own.grow_to(self.bytes + step)) {
+            return false;
+        }
         let permit = self.budget.try_acquire(step);
         let grown = permit.is_some();
         self.permits.extend(permit);
@@ -170,17 +209,35 @@ fn overloaded(budget: &ByteBudget) -> Problem {
     Problem::new("overloaded", "too many bytes are in flight").retry_after(budget.back_in_s())
 }
 
+/// Why a body did not get `bytes` in all.
+fn without(bytes: usize, share: &Share) -> Problem {
+    match share.own.as_ref().and_then(|own| own.refusal(bytes)) {
+        Some((detail, again_s)) => Problem::new("overloaded", detail).retry_after(again_s),
+        None => overloaded(&share.budget),
+    }
+}
+
 /// How many bytes the body of a request has by its headers, as it is sent.
 pub(super) fn declared(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads and decodes the body of a request.
-pub(crate) async fn read(
+pub(crate) fn read<'m>(
+    headers: &'m HeaderMap,
+    body: Body,
+    limit_bytes: usize,
+    memory: &'m BodyMemory,
+) -> impl Future<Output = Result<Decoded, Problem>> + 'm {
+    read_into(headers, body, limit_bytes, (memory, memory.share()))
+}
+
+/// The same; `share` is what holds it, nothing at first.
+pub(crate) async fn read_into(
     headers: &HeaderMap,
     body: Body,
     limit_bytes: usize,
-    memory: &BodyMemory,
+    (memory, mut share): (&BodyMemory, Share),
 ) -> Result<Decoded, Problem> {
     let until = answer_by();
     let coding = match Coding::of(headers) {
@@ -192,7 +249,6 @@ pub(crate) async fn read(
         let problem = too_large(limit_bytes);
         return Err(Box::pin(refuse(headers, body, limit_bytes, problem)).await);
     }
-    let mut share = memory.share();
     let mut stream = body.into_data_stream();
     // Most small bodies came with their heads: no clock is looked at for them.
     let begun = match stream.next().now_or_never().flatten() {
@@ -202,16 +258,23 @@ pub(crate) async fn read(
     let wire = if stream.is_end_stream() && begun.len() <= SMALL_BYTES.min(limit_bytes) {
         Bytes::copy_from_slice(&begun)
     } else {
-        let collected = collect((begun, stream), limit_bytes, declared.unwrap_or(0), &mut share);
+        let collected = collect(
+            (begun, stream),
+            limit_bytes,
+            declared.unwrap_or(0),
+            (&mut share, &memory.measured),
+        );
         let late = |_| Problem::new("timeout", "the body took longer than 20 seconds").closing();
         tokio::time::timeout(TOTAL_MAX, Box::pin(collected)).await.map_err(late)??
     };
     if share.bytes == 0 {
         let held = memory.hold_small(wire.len()).await;
-        share = held.ok_or_else(|| overloaded(&memory.budget))?;
+        let held = held.ok_or_else(|| overloaded(&memory.budget))?;
+        share = Share { own: share.own.take(), ..held };
     }
     let sent_bytes = wire.len();
     if coding == Coding::Identity {
+        memory.measured.came(sent_bytes, sent_bytes);
         return Ok(Decoded { bytes: wire, sent_bytes, until, share });
     }
     let limits = (limit_bytes, memory.ratio_max);
@@ -219,7 +282,9 @@ pub(crate) async fn read(
         let bytes = inflate(coding, &wire, limits, &mut share)?;
         Ok(Decoded { bytes, sent_bytes, until, share })
     });
-    inflated.await.unwrap_or_else(|_| Err(Problem::new("internal", "decompression failed")))
+    let failed = |_| Err(Problem::new("internal", "decompression failed"));
+    let inflated = inflated.await.unwrap_or_else(failed);
+    inflated.inspect(|decoded| memory.measured.came(sent_bytes, decoded.bytes.len()))
 }
 
 fn ended_early(error: axum::Error) -> Problem {
@@ -249,7 +314,7 @@ async fn collect(
     (begun, mut stream): (Bytes, BodyDataStream),
     limit: usize,
     declared: usize,
-    share: &mut Share,
+    (share, measured): (&mut Share, &Bodies),
 ) -> Result<Bytes, Problem> {
     let timeout = |detail| Err(Problem::new("timeout", detail).closing());
     let mut begun = Some(begun).filter(|piece| !piece.is_empty());
@@ -276,10 +341,10 @@ async fn collect(
                     return Err(drain(rest, limit, too_large(limit)).await);
                 }
                 let (wanted, began) = (bytes.len() + piece.len(), Instant::now());
-                if wanted > SMALL_BYTES && !share.wait_for(wanted).await {
+                if wanted > SMALL_BYTES && !share.wait_for(wanted, measured).await {
                     drop(bytes);
                     let rest = Body::from_stream(stream);
-                    return Err(drain(rest, limit, overloaded(&share.budget)).await);
+                    return Err(drain(rest, limit, without(wanted, share)).await);
                 }
                 if wanted > bytes.capacity() {
                     let whole = declared.min(share.bytes.max(SMALL_BYTES)).max(wanted);
@@ -362,8 +427,9 @@ pub(crate) fn inflate(
             return Err(Problem::new("too_large", detail));
         }
         // The compressed body is held beside what comes out of it.
-        if !share.grow_to(wire.len() + bytes.len()) {
-            return Err(overloaded(&share.budget));
+        let held = wire.len() + bytes.len();
+        if !share.grow_to(held) {
+            return Err(without(held, share));
         }
     }
 }

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::metrics::Counter;
 use futures::FutureExt;
 use futures::future::{Either, ready};
 use uuid::Uuid;
@@ -16,6 +15,7 @@ use crate::http::ingest::batches::{self, Batches, EventIdList, Target};
 use crate::http::ingest::body::{BodyMemory, Share};
 use crate::http::ingest::claim::{Claim, Claimed, Sent};
 use crate::http::ingest::confirm::{Outcome, Queued, problem};
+use crate::http::ingest::counts::Counts;
 use crate::http::ingest::event::{Ack, Event, OnError, Once, OwnedEvent, Source, Stored, Terms};
 use crate::http::ingest::event_ids::{EventIds, IdHold};
 use crate::http::ingest::keys::{Keys, Marked};
@@ -23,11 +23,12 @@ use crate::http::ingest::place::Identified;
 use crate::http::ingest::quarantine::Keep;
 use crate::http::ingest::rate::Limits;
 use crate::http::ingest::topic_fields::Placed;
+use crate::http::ingest::traced::{self, Traced};
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Options, unknown_topic};
 use crate::log::{Append, AppendBatch, Log, Origin};
 use crate::record::TimestampBounds;
-use crate::runtime::{Clock, metrics};
+use crate::runtime::Clock;
 use crate::store::{self, Store};
 use crate::tier::Tiering;
 use crate::topic::event_fields::EventFields;
@@ -53,30 +54,7 @@ pub(crate) struct Engine {
     keys: Keys,
     ids: EventIds,
     clock: Clock,
-    counts: Counts,
-}
-
-/// Counters of events by what became of them: each request has some, and to find one by its label
-/// takes longer than to count.
-#[derive(Clone)]
-struct Counts {
-    accepted: Counter,
-    rejected: Counter,
-    quarantined: Counter,
-    duplicate: Counter,
-}
-
-impl Counts {
-    fn new() -> Self {
-        let of =
-            |result: &'static str| ::metrics::counter!(metrics::HTTP_EVENTS, "result" => result);
-        Self {
-            accepted: of("accepted"),
-            rejected: of("rejected"),
-            quarantined: of("quarantined"),
-            duplicate: of("duplicate"),
-        }
-    }
+    counts: Arc<Counts>,
 }
 
 impl Engine {
@@ -88,10 +66,11 @@ impl Engine {
         options: Arc<Options>,
         clock: Clock,
     ) -> Self {
-        let memory = BodyMemory::new(options.in_bytes, options.inflation_max);
+        let memory = BodyMemory::new(options.in_bytes, options.inflation_max)
+            .with_sender_bytes(options.in_sender_bytes);
         let keys = Keys::new(store.clone(), clock.clone(), options.once);
         let ids = EventIds::new(store, clock.clone(), options.ids);
-        let counts = Counts::new();
+        let counts = Arc::new(Counts::new());
         let of_new_topic = topics.resolve("topic", &Overrides::new()).unwrap_or_default();
         let limits = Arc::new(Limits::new(options.rate, &of_new_topic));
         Self { log, topics, tiering, options, limits, memory, keys, ids, clock, counts }
@@ -229,6 +208,9 @@ impl Engine {
         };
         let fields = self.option(name, known.as_deref(), fields_of).flatten();
         let source = Identified { source: Placed { source, fields }, path };
+        let is_traced = self.option(name, known.as_deref(), |it| it.trace_headers);
+        let headers = if is_traced == Some(true) { traced::headers() } else { Vec::new() };
+        let source = Traced { source, headers };
         // Boxed, as all that is large: it would be copied on its way into each future around it.
         let queue = Box::pin(self.queue(name, known, source, &terms));
         let queued = tokio::time::timeout_at(terms.until - CONFIRM_MIN, queue).await;
@@ -239,16 +221,19 @@ impl Engine {
                 Outcome::Queued(queued) => queued,
                 Outcome::Repeat(stored) => return Ok(*stored),
             };
-        if terms.ack == Ack::Accepted {
-            return Ok(queued.accepted());
-        }
-        let confirm = Box::pin(self.confirm(queued, &terms));
-        let stored = tokio::time::timeout_at(terms.until, confirm).await;
-        drop(hold);
-        stored.unwrap_or_else(|_| {
-            let detail = "the disk did not confirm in time; the events may be stored";
-            Err(Problem::new("outcome_unknown", detail))
-        })
+        let stored = if terms.ack == Ack::Accepted {
+            queued.accepted()
+        } else {
+            let confirm = Box::pin(self.confirm(queued, &terms));
+            let stored = tokio::time::timeout_at(terms.until, confirm).await;
+            drop(hold);
+            stored.unwrap_or_else(|_| {
+                let detail = "the disk did not confirm in time; the events may be stored";
+                Err(Problem::new("outcome_unknown", detail))
+            })?
+        };
+        self.counts.acknowledged(stored.ack, terms.until);
+        Ok(stored)
     }
 
     async fn queue(

@@ -4,14 +4,19 @@
 //! own: how records become state ([`crate::store::once`]), who is first among requests under way
 //! ([`super::once`]).
 
+mod forget;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::http::ingest::event::{Once, Span};
 use crate::http::ingest::once::{Hold, Known, Latch};
+use crate::http::ingest::quotas::{self, KeyCounts, Tag};
 use crate::http::problem::Problem;
 use crate::runtime::Clock;
 use crate::store::once::{
@@ -57,7 +62,7 @@ pub(crate) struct Key {
 impl Key {
     /// What it is known by.
     fn scope(&self, topic: TopicId) -> u128 {
-        hash(&[self.principal.as_bytes(), topic.0.as_bytes(), self.key.as_bytes()])
+        quotas::scope(&self.principal, &[topic.0.as_bytes(), self.key.as_bytes()])
     }
 }
 
@@ -100,8 +105,8 @@ pub struct OnceLimits {
 
 type ChannelKey = (TopicId, String);
 
-/// A change that forgets records, and what is held until it is made.
-type Forgetting<K, R> = (Change, Vec<Hold<K, R>>);
+/// A change that forgets channels, and what is held until it is made.
+type Forgetting = (Change, Vec<Hold<ChannelKey, ChannelRecord>>);
 
 /// All keys and channels; cheap to clone.
 #[derive(Clone)]
@@ -111,8 +116,10 @@ pub(super) struct Keys {
     limits: OnceLimits,
     keys: Latch<u128, KeyRecord>,
     channels: Latch<ChannelKey, ChannelRecord>,
+    key_counts: KeyCounts,
+    /// Up to where keys of others than these were passed when some were forgotten.
+    passed: Arc<Mutex<(BTreeSet<Tag>, Vec<u8>)>>,
     /// How many there are, about.
-    key_count: Arc<AtomicUsize>,
     channel_count: Arc<AtomicUsize>,
 }
 
@@ -121,7 +128,7 @@ pub(super) struct KeyHold {
     hold: Hold<u128, KeyRecord>,
     scope: u128,
     fingerprint: u128,
-    count: Arc<AtomicUsize>,
+    counts: KeyCounts,
 }
 
 /// A request with a token above all of its channel.
@@ -163,7 +170,8 @@ impl Keys {
             limits,
             keys: Latch::new(),
             channels: Latch::new(),
-            key_count: Arc::default(),
+            key_counts: KeyCounts::default(),
+            passed: Arc::default(),
             channel_count: Arc::default(),
         }
     }
@@ -185,12 +193,15 @@ impl Keys {
         if let Some(record) = remembered {
             return repeat(key, record);
         }
-        if self.key_count.load(Ordering::Relaxed) >= self.limits.keys_max.saturating_mul(2) {
+        let max = self.limits.keys_max;
+        let is_full = self.key_counts.total() >= max.saturating_mul(2);
+        // Whoever has few is not to wait for whoever has many.
+        if is_full && self.key_counts.is_over(scope, max) {
             let detail = "more idempotency keys come than are forgotten";
             return Err(Problem::new("overloaded", detail).retry_after(5));
         }
-        let (fingerprint, count) = (key.fingerprint, Arc::clone(&self.key_count));
-        Ok(Begun::First(KeyHold { hold, scope, fingerprint, count }))
+        let (fingerprint, counts) = (key.fingerprint, self.key_counts.clone());
+        Ok(Begun::First(KeyHold { hold, scope, fingerprint, counts }))
     }
 
     /// True if a request with that key or token is stored: it will be answered and not stored
@@ -298,53 +309,16 @@ impl Keys {
     /// # Errors
     /// [`store::Error::Failed`].
     pub(super) fn recount(&self) -> Result<(), store::Error> {
-        let keys = self.store.count(SPACE, &once::age_prefix())?;
+        let mut keys: HashMap<Tag, usize> = HashMap::new();
+        self.store.for_each(SPACE, &once::age_prefix(), |key, _| {
+            let (_, scope) = once::decode_age(key)?;
+            *keys.entry(quotas::tag(scope)).or_default() += 1;
+            Ok(())
+        })?;
         let channels = self.store.count(SPACE, &channel_prefix())?;
-        self.key_count.store(keys, Ordering::Relaxed);
+        self.key_counts.set(keys);
         self.channel_count.store(channels, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Forgets keys that are too old or too many, at most [`FORGET_MAX`]; how many.
-    ///
-    /// # Errors
-    /// [`store::Error`].
-    pub(super) async fn forget_keys(&self) -> Result<usize, store::Error> {
-        let keys = self.clone();
-        let found = tokio::task::spawn_blocking(move || keys.old_keys());
-        let (change, holds) = found.await.map_err(|_| store::Error::Closed)??;
-        let gone = holds.len();
-        self.store.commit(change).await?;
-        drop(holds);
-        let _ = self.key_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            Some(count.saturating_sub(gone))
-        });
-        Ok(gone)
-    }
-
-    /// The change that forgets them. While it is under way they are in flight: a request that
-    /// used one again could otherwise be forgotten in place of the old one.
-    fn old_keys(&self) -> Result<Forgetting<u128, KeyRecord>, store::Error> {
-        let excess = self.key_count.load(Ordering::Relaxed).saturating_sub(self.limits.keys_max);
-        let oldest_ms = self.clock.now_ms() - self.limits.key_age_ms;
-        let (mut change, mut holds) = (Change::new(), Vec::new());
-        for (at, (key, _)) in
-            self.store.first(SPACE, &once::age_prefix(), FORGET_MAX)?.iter().enumerate()
-        {
-            let (created_ms, scope) = once::decode_age(key)?;
-            if created_ms > oldest_ms && at >= excess {
-                break;
-            }
-            let Some(hold) = self.keys.begin(&scope, self.store.applied()).1 else { continue };
-            let stored = self.store.get(SPACE, &once::key_of(scope))?;
-            let record = stored.map(|value| KeyRecord::decode(&value)).transpose()?;
-            if record.is_some_and(|record| record.created_ms == created_ms) {
-                change = change.delete(SPACE, once::key_of(scope));
-            }
-            change = change.delete(SPACE, key.clone());
-            holds.push(hold);
-        }
-        Ok((change, holds))
     }
 
     /// Forgets channels that were silent for too long, and counts what is left. Walks over all. Those
@@ -366,11 +340,11 @@ impl Keys {
         recounted.await.map_err(|_| store::Error::Closed)?
     }
 
-    /// As [`Keys::old_keys`], at most [`FORGET_MAX`].
+    /// The change that forgets them, as for keys, at most [`FORGET_MAX`].
     fn silent_channels(
         &self,
         is_there: impl Fn(TopicId) -> bool,
-    ) -> Result<Forgetting<ChannelKey, ChannelRecord>, store::Error> {
+    ) -> Result<Forgetting, store::Error> {
         let oldest_ms = self.clock.now_ms() - self.limits.channel_age_ms;
         let mut silent = Vec::new();
         self.store.for_each(SPACE, &channel_prefix(), |key, value| {
@@ -419,7 +393,7 @@ impl KeyHold {
         for span in spans {
             record.add(count_of(span.partition), span.first_offset, span.last_offset);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.counts.add(self.scope);
         self.hold.settle(record, end);
     }
 }
@@ -556,7 +530,7 @@ mod tests {
             fingerprint: 7,
             window_ms,
         };
-        let scope = hash(&[b"", topic.0.as_bytes(), b"body:7"]);
+        let scope = key(None).scope(topic);
         let Ok(Begun::First(hold)) = keys.begin(topic, &key(None)) else { panic!("it is new") };
         let request = Marked { write_id: Uuid::nil(), accepted: 1, rejected: 0, partitions: 1 };
         let record = KeyRecord::new(&hold.mark(&request, 0), rig.clock.now_ms());
@@ -576,5 +550,56 @@ mod tests {
         assert!(is_repeat(Some(i64::MAX)));
         rig.clock.advance(86_400_000);
         assert!(!is_repeat(Some(i64::MAX)), "no longer than all keys");
+    }
+    #[tokio::test]
+    async fn of_too_many_keys_the_oldest_of_whoever_has_most_are_forgotten() {
+        let rig = Rig::new();
+        let limits =
+            OnceLimits { key_age_ms: 86_400_000, keys_max: 4, channel_age_ms: 1, channels_max: 1 };
+        let new = || Keys::new(rig.store(), rig.clock.clone(), limits);
+        let topic = TopicId(Uuid::from_u128(1));
+        let key = |principal: &str, number: usize| Key {
+            principal: principal.to_owned(),
+            key: number.to_string(),
+            fingerprint: 7,
+            window_ms: None,
+        };
+        let store = async |keys: &Keys, key: &Key| {
+            let Ok(Begun::First(hold)) = keys.begin(topic, key) else { panic!("it is new") };
+            let request = Marked { write_id: Uuid::nil(), accepted: 1, rejected: 0, partitions: 1 };
+            let record = KeyRecord::new(&hold.mark(&request, 0), rig.clock.now_ms());
+            let (scope, created_ms) = (hold.scope, record.created_ms);
+            let change = Change::new().put(SPACE, once::key_of(scope), record.encode()).put(
+                SPACE,
+                once::age_of(created_ms, scope),
+                vec![1],
+            );
+            let end = rig.store().commit(change).await.unwrap();
+            hold.settle(&request, &[], created_ms, end);
+            rig.clock.advance(1);
+        };
+        let keys = new();
+        for number in 0..2 {
+            store(&keys, &key("quiet", number)).await;
+        }
+        for number in 0..6 {
+            store(&keys, &key("loud", number)).await;
+        }
+        assert_eq!(keys.key_counts.total(), 8);
+        assert!(keys.begin(topic, &key("loud", 9)).is_err(), "twice as many as there may be");
+        assert!(matches!(keys.begin(topic, &key("quiet", 9)), Ok(Begun::First(_))));
+        // After a restart it is known as well whose they are.
+        let keys = new();
+        keys.recount().unwrap();
+        assert_eq!(keys.forget_keys().await.unwrap(), 4);
+        assert_eq!(keys.forget_keys().await.unwrap(), 0);
+        let knows = |principal, number| keys.knows(topic, &Once::Key(key(principal, number)));
+        assert_eq!([0, 1].map(|number| knows("quiet", number)), [true, true]);
+        let loud = [0, 1, 2, 3, 4, 5].map(|number| knows("loud", number));
+        assert_eq!(loud, [false, false, false, false, true, true]);
+        // Too old is too old for everybody.
+        rig.clock.advance(86_400_000);
+        assert_eq!(keys.forget_keys().await.unwrap(), 4);
+        assert_eq!(keys.key_counts.total(), 0);
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::http::admin;
 use crate::http::problem::Problem;
+use crate::http::refusals::Reason;
 use crate::http::request_id;
 use crate::sink;
 use crate::source;
@@ -179,6 +180,7 @@ impl IntoResponse for Failure {
         let (error, message) = (self.name.as_str(), self.message.as_str());
         let body = Body { status: self.status, error, message, exception };
         let mut response = (status, Json(body)).into_response();
+        Reason::mark(self.name.clone(), &mut response);
         let retry_after_s = self.retry_after_s.or(matches!(self.status, 429 | 503).then_some(5));
         if let Some(seconds) = retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

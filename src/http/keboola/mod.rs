@@ -22,15 +22,15 @@ mod sinks;
 mod sources;
 mod task;
 
-use axum::extract::State;
+use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, http};
 use serde_json::{Value, json};
 
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
 use crate::http::auth::Caller;
+use crate::http::forwarded::Reached;
 use crate::http::problem::Problem;
 
 use failure::Failure;
@@ -71,8 +71,8 @@ pub(super) fn refusal(path: &str, problem: &Problem) -> Response {
     Failure::of_problem(problem).into_response()
 }
 
-async fn about(State(api): State<Api>, headers: http::HeaderMap) -> Json<Value> {
-    let document = format!("{}/v1/documentation/openapi.json", base_url(&api, &headers));
+async fn about(reached: Reached) -> Json<Value> {
+    let document = format!("{}/v1/documentation/openapi.json", reached.base());
     Json(json!({ "api": "stream", "documentation": document }))
 }
 
@@ -92,14 +92,6 @@ fn admit(api: &Api, caller: &Caller, branch: &str) -> Result<(), Failure> {
     }
     let message = format!("branch {branch:?} not found in the project");
     Err(Failure::api(404, "branchNotFound", message))
-}
-
-/// Where the caller reached this server: what it follows must be absolute.
-fn base_url(api: &Api, headers: &http::HeaderMap) -> String {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let is_tls = api.options.is_tls || text("x-forwarded-proto") == Some("https");
-    let scheme = if is_tls { "https" } else { "http" };
-    format!("{scheme}://{}", text("host").unwrap_or("localhost"))
 }
 
 /// What an answer of this dialect has besides its own.

@@ -9,10 +9,11 @@ use axum::http::Method;
 use axum::http::request::Parts;
 use serde::Deserialize;
 
+use super::admit;
 use super::failure::Failure;
-use super::{admit, base_url};
 use crate::http::Api;
 use crate::http::auth::Caller;
+use crate::http::forwarded::Reached;
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -76,7 +77,7 @@ impl FromRequestParts<Api> for InBranch {
         if is_change(&parts.method, route) {
             api.may_define(&caller, false)?;
         }
-        Ok(Self { api: api.clone(), caller, base: base_url(api, &parts.headers), names })
+        Ok(Self { api: api.clone(), caller, base: Reached::of(parts, api).base(), names })
     }
 }
 

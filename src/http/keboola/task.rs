@@ -9,15 +9,16 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::admit;
 use super::failure::Failure;
 use super::show::{rfc3339, url_of};
-use super::{admit, base_url};
 use crate::http::Api;
 use crate::http::auth::Caller;
+use crate::http::forwarded::Reached;
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -158,7 +159,7 @@ pub(super) async fn describe(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    reached: Reached,
 ) -> Result<Json<Value>, Failure> {
     admit(&api, &caller, "default")?;
     let unknown = || Failure::not_found("task", &id, "project");
@@ -168,7 +169,7 @@ pub(super) async fn describe(
     if !looked.unwrap_or(false) {
         return Err(unknown());
     }
-    Ok(Json(task.shown(&api, &base_url(&api, &headers), true)))
+    Ok(Json(task.shown(&api, &reached.base(), true)))
 }
 
 /// The same, as Keboola's documentation has it.
@@ -176,10 +177,10 @@ pub(super) async fn of_source(
     state: State<Api>,
     caller: Caller,
     Path((branch, _, id)): Path<(String, String, String)>,
-    headers: HeaderMap,
+    reached: Reached,
 ) -> Result<Json<Value>, Failure> {
     admit(&state.0, &caller, &branch)?;
-    describe(state, caller, Path(id), headers).await
+    describe(state, caller, Path(id), reached).await
 }
 
 #[cfg(test)]

@@ -310,17 +310,12 @@ pub(in crate::http) fn topics(api: &Api, stream: &str) -> Vec<Arc<Topic>> {
 fn shown(api: &Api, stream: &Stream) -> Value {
     let topics = topics(api, &stream.name);
     let tables: Vec<Value> = topics.iter().map(|topic| table(api, topic)).collect();
-    let is_known = |topic: &Arc<Topic>| {
-        api.tiering.table(topic.name.as_str()).is_some_and(|status| !status.state.is_empty())
-    };
     let is_fine = |table: &Value| table["state"] == "RUNNING" || table["state"] == "WAITING";
     let degraded = api.log.admission().is_err() || !tables.iter().all(is_fine);
     let state = match stream.running {
         false => "Stopped",
         true if api.draining().is_some() => "Draining",
         true if degraded => "Degraded",
-        // Its tables are not looked at yet.
-        true if !topics.iter().all(is_known) => "Starting",
         true => "Active",
     };
     let ignored = api.doors.ignored.lock().get(&stream.name).cloned().unwrap_or_default();
@@ -350,6 +345,7 @@ fn table(api: &Api, topic: &Topic) -> Value {
         "pending_offsets": status.pending_offsets,
         "lag_ms": status.lag_ms,
         "last_commit_ms": status.last_commit_ms,
+        "columns_refused": status.columns_refused,
     })
 }
 

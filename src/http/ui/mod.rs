@@ -27,6 +27,8 @@ const FILES: &[(&str, &str, &str)] = &[
     ("app.js", "text/javascript; charset=utf-8", include_str!("app.js")),
     ("connect.js", "text/javascript; charset=utf-8", include_str!("connect.js")),
     ("page.js", "text/javascript; charset=utf-8", include_str!("page.js")),
+    ("tables.js", "text/javascript; charset=utf-8", include_str!("tables.js")),
+    ("topics.js", "text/javascript; charset=utf-8", include_str!("topics.js")),
     ("style.css", "text/css; charset=utf-8", include_str!("style.css")),
     ("icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
@@ -151,8 +153,18 @@ mod tests {
             let name = own.trim_start_matches(PREFIX);
             assert!(FILES.iter().any(|(known, ..)| *known == name), "{own}");
         }
-        let markup = ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
-            "DOMParser", "localStorage", "document.cookie", ".style", "EventSource"];
+        let markup = [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "DOMParser",
+            "localStorage",
+            "document.cookie",
+            ".style",
+            "EventSource",
+        ];
         for (name, script) in scripts() {
             for bad in markup {
                 assert!(!script.contains(bad), "{name}: {bad}");

@@ -60,7 +60,7 @@ export async function ask(method, path, { names, query, body, type, signal } = {
 /** Why an answer is no success. A proxy in front may answer with something else than a problem. */
 export async function refusal(answer) {
   const text = await answer.text();
-  let problem = {};
+  let problem;
   try {
     problem = JSON.parse(text);
   } catch {
@@ -88,12 +88,18 @@ export function alertOf(error) {
   const problem = error.problem ?? {};
   const title = error.problem ? `${error.message} (${error.status})` : "No answer";
   const code = problem.code && h("a", { href: `${location.origin}/problems#${problem.code}` }, problem.code);
-  return h("div", { class: "problem", role: "alert" },
+  return h(
+    "div",
+    { class: "problem", role: "alert" },
     h("strong", {}, title),
     h("p", {}, problem.detail ?? String(error.message ?? error)),
-    h("p", { class: "small" },
+    h(
+      "p",
+      { class: "small" },
       code ? ["What to do: ", code, ". "] : "",
-      problem.request_id ? `Request ${problem.request_id}` : ""));
+      problem.request_id ? `Request ${problem.request_id}` : "",
+    ),
+  );
 }
 
 let view = { signal: AbortSignal.abort() };
@@ -110,8 +116,10 @@ export function begin() {
 export function repeat(signal, seconds, region, work) {
   let timer = 0;
   let running = false;
+  let asked = false;
   const turn = async () => {
     clearTimeout(timer);
+    asked = running;
     if (signal.aborted || running || document.hidden) return;
     running = true;
     let goesOn = true;
@@ -124,7 +132,7 @@ export function repeat(signal, seconds, region, work) {
     } finally {
       running = false;
     }
-    if (goesOn && !signal.aborted) timer = setTimeout(turn, seconds * 1000);
+    if (goesOn && !signal.aborted) timer = setTimeout(turn, asked ? 0 : seconds * 1000);
   };
   document.addEventListener("visibilitychange", turn, { signal });
   signal.addEventListener("abort", () => clearTimeout(timer));
@@ -134,22 +142,26 @@ export function repeat(signal, seconds, region, work) {
 
 /** A button that waits for its `work` and shows what went wrong in `told`. */
 export function button(text, key, told, work) {
-  return h("button", {
-    type: "button",
-    "data-key": key,
-    async onclick(event) {
-      const it = event.currentTarget;
-      it.disabled = true;
-      show(told, h("p", { class: "small" }, `${text} …`));
-      try {
-        show(told, h("p", { class: "good" }, (await work()) ?? "Done."));
-      } catch (error) {
-        show(told, alertOf(error));
-      } finally {
-        it.disabled = false;
-      }
+  return h(
+    "button",
+    {
+      type: "button",
+      "data-key": key,
+      async onclick(event) {
+        const it = event.currentTarget;
+        it.disabled = true;
+        show(told, h("p", { class: "small" }, `${text} …`));
+        try {
+          show(told, h("p", { class: "good" }, (await work()) ?? "Done."));
+        } catch (error) {
+          show(told, alertOf(error));
+        } finally {
+          it.disabled = false;
+        }
+      },
     },
-  }, text);
+    text,
+  );
 }
 
 /** A table; a head that begins with # is of numbers. On narrow screens each row is a block. */
@@ -157,26 +169,69 @@ export function grid(caption, heads, rows, none) {
   if (rows.length === 0) return h("p", { class: "none" }, none);
   const names = heads.map((head) => head.replace(/^#/, ""));
   const number = (index) => (heads[index].startsWith("#") ? "number" : null);
-  return h("table", {},
+  return h(
+    "table",
+    {},
     h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { scope: "col", class: number(index) }, name)))),
-    h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell, index) =>
-      h("td", { class: number(index), "data-head": names[index] }, cell ?? "–"))))));
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        names.map((name, index) => h("th", { scope: "col", class: number(index) }, name)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map((cells) =>
+        h(
+          "tr",
+          {},
+          cells.map((cell, index) =>
+            h("td", { class: number(index), "data-head": names[index] }, cell ?? "–"),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** Names and values. */
 export function facts(pairs) {
   const known = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", {}, known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    {},
+    known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 /** A page of a list, and how to get to the next and the first one. `load(after)` shows it. */
 export function pager(load) {
   let after;
   const region = h("div", {});
-  const list = { region, get after() { return after; } };
+  const list = {
+    region,
+    get after() {
+      return after;
+    },
+  };
   list.buttons = (next) => {
-    const to = (text, cursor, key) => h("button", { type: "button", "data-key": key, onclick: () => { after = cursor; load(); } }, text);
+    const to = (text, cursor, key) =>
+      h(
+        "button",
+        {
+          type: "button",
+          "data-key": key,
+          onclick: () => {
+            after = cursor;
+            load();
+          },
+        },
+        text,
+      );
     const first = after === undefined ? null : to("First page", undefined, "first");
     const further = next === undefined ? null : to("Next page", next, "next");
     return first || further ? h("p", { class: "pager" }, first, further) : null;
@@ -184,7 +239,8 @@ export function pager(load) {
   return list;
 }
 
-export const count = (value) => (value === null || value === undefined ? "–" : Number(value).toLocaleString("en"));
+export const count = (value) =>
+  value === null || value === undefined ? "–" : Number(value).toLocaleString("en");
 
 export function bytes(value) {
   if (value === null || value === undefined) return "–";
@@ -208,6 +264,31 @@ const GOOD = ["RUNNING", "WAITING", "OFF", "active", "Active", "ready"];
 
 /** A state, marked by more than its colour. */
 export function state(name) {
-  const kind = GOOD.includes(name) ? "good" : ["RETRYING", "DRAINING", "Starting", "Draining", "late"].includes(name) ? "warn" : "bad";
+  const kind = GOOD.includes(name)
+    ? "good"
+    : ["RETRYING", "DRAINING", "Starting", "Draining", "late"].includes(name)
+      ? "warn"
+      : "bad";
   return h("span", { class: `state ${kind}` }, name);
+}
+
+/** Rows of a page of a list. */
+export const PAGE = 100;
+/** Tables that are looked at for what is wrong. */
+export const SEEN_MAX = 1000;
+
+/** The page of a list that a view looks through. */
+export const seen = { limit: SEEN_MAX };
+
+export const link = (view, name, text) =>
+  h("a", { href: `#/${view}/${encodeURIComponent(name)}`, "data-key": `${view}/${name}` }, text ?? name);
+
+/** What may be missing: a right to see it is not an error of the whole view. */
+export async function ifAllowed(question) {
+  try {
+    return await question;
+  } catch (error) {
+    if (error.status === 403 || error.status === 404) return null;
+    throw error;
+  }
 }

@@ -3,6 +3,7 @@
 
 pub mod embedded;
 pub mod rest;
+mod watched;
 
 use async_trait::async_trait;
 use iceberg::TableIdent;
@@ -14,6 +15,7 @@ use crate::store::Change;
 
 pub use embedded::EmbeddedCatalog;
 pub use rest::RestCatalog;
+pub use watched::{Reach, Seen, Watched};
 
 /// A table as the catalog knows it at one moment.
 #[derive(Debug, Clone)]

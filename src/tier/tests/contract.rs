@@ -3,8 +3,11 @@
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use async_trait::async_trait;
 use iceberg::NamespaceIdent;
+use iceberg::TableIdent;
 use iceberg::TableUpdate;
+use iceberg::io::FileIO;
 use iceberg::spec::NestedField;
 use iceberg::spec::PrimitiveType;
 use iceberg::spec::Schema;
@@ -12,9 +15,15 @@ use iceberg::spec::Transform;
 use iceberg::spec::Type;
 use iceberg::spec::UnboundPartitionSpec;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::store::Change;
 use crate::table::catalog::Catalog;
+use crate::table::catalog::EmbeddedCatalog;
+use crate::table::catalog::Error;
+use crate::table::catalog::LoadedTable;
 use crate::table::catalog::NewTable;
 use crate::table::catalog::TableChange;
 use crate::tier::From;
@@ -22,6 +31,7 @@ use crate::tier::tests::harness::BOUND;
 use crate::tier::tests::harness::Broker;
 use crate::tier::tests::harness::ident;
 use crate::tier::tests::harness::start;
+use crate::tier::tests::harness::start_behind;
 use crate::tier::tests::roads::crash_at;
 
 const CONTRACT: [(&str, &str); 2] = [("table.mode", "contract"), ("table.name", "sales")];
@@ -266,4 +276,81 @@ async fn snapshots_of_a_table_of_others_expire_only_where_the_topic_says_so() {
         assert!(if set { left < 12 } else { left == 24 }, "{set}: {left}");
         broker.stop(true).await;
     }
+}
+
+/// A catalog whose tables keep their schemas while it is set.
+struct Keeping {
+    inner: EmbeddedCatalog,
+    keeps: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Catalog for Keeping {
+    async fn load(&self, ident: &TableIdent) -> Result<LoadedTable, Error> {
+        self.inner.load(ident).await
+    }
+
+    async fn ensure_namespace(&self, namespace: &NamespaceIdent) -> Result<(), Error> {
+        self.inner.ensure_namespace(namespace).await
+    }
+
+    async fn create(&self, new: NewTable) -> Result<LoadedTable, Error> {
+        self.inner.create(new).await
+    }
+
+    async fn commit(
+        &self,
+        changes: Vec<TableChange>,
+        with: Change,
+    ) -> Result<Vec<LoadedTable>, Error> {
+        let is_schema = |update: &TableUpdate| matches!(update, TableUpdate::AddSchema { .. });
+        let changes_schema = changes.iter().flat_map(|change| &change.updates).any(is_schema);
+        if changes_schema && self.keeps.load(Ordering::Relaxed) {
+            return Err(Error::Invalid("the owner keeps the schema".to_owned()));
+        }
+        self.inner.commit(changes, with).await
+    }
+
+    fn commits_with_state(&self) -> bool {
+        self.inner.commits_with_state()
+    }
+
+    async fn rename(&self, from: &TableIdent, to: &TableIdent) -> Result<(), Error> {
+        self.inner.rename(from, to).await
+    }
+
+    async fn list(&self, namespace: &NamespaceIdent) -> Result<Vec<TableIdent>, Error> {
+        self.inner.list(namespace).await
+    }
+
+    fn file_io(&self) -> &FileIO {
+        self.inner.file_io()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_owner_keeps_its_schema_says_so_until_it_has_our_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeps = Arc::new(AtomicBool::new(true));
+    let own = Arc::clone(&keeps);
+    let wrap = |inner| -> Arc<dyn Catalog> { Arc::new(Keeping { inner, keeps: own }) };
+    let broker = start_behind(dir.path(), |_| {}, wrap).await;
+    make(&broker, "sales", None).await;
+    let ids = broker.topic("shop.sales", &CONTRACT).await;
+    broker.append(ids[0], &[r#"{"id":1}"#]).await;
+    broker.flush("shop.sales").await;
+    let why = "the owner keeps the schema";
+    let is_told = |told: &Option<String>| told.as_deref().is_some_and(|told| told.contains(why));
+    broker.until("shop.sales", |status| is_told(&status.columns_refused)).await;
+    let status = broker.status("shop.sales");
+    assert_eq!((status.state.as_str(), status.rows), ("RUNNING", 1), "it goes on without them");
+    // Another schema is a reason to ask again.
+    keeps.store(false, Ordering::Relaxed);
+    let long = Type::Primitive(PrimitiveType::Long);
+    add_column(&broker, NestedField::optional(20, "more", long)).await;
+    broker.append(ids[0], &[r#"{"id":2}"#]).await;
+    broker.flush("shop.sales").await;
+    broker.until("shop.sales", |status| status.columns_refused.is_none()).await;
+    assert_eq!(broker.longs("sales", "id").await.len(), 2);
+    broker.stop(true).await;
 }

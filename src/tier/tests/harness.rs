@@ -89,8 +89,17 @@ pub(super) async fn start(dir: &Path) -> Broker {
     start_with(dir, |_| {}).await
 }
 
-#[allow(clippy::too_many_lines, reason = "one list in the broker's order of start")]
 pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) -> Broker {
+    start_behind(dir, change, |catalog| Arc::new(catalog)).await
+}
+
+/// [`start_with`]; tables are committed to what `wrap` makes of the catalog.
+#[allow(clippy::too_many_lines, reason = "one list in the broker's order of start")]
+pub(super) async fn start_behind(
+    dir: &Path,
+    change: impl FnOnce(&mut Options),
+    wrap: impl FnOnce(EmbeddedCatalog) -> Arc<dyn Catalog>,
+) -> Broker {
     let clock = Clock::system();
     let fs: Arc<dyn FileSystem> = Arc::new(Disk);
     let directory = Directory::open(Arc::clone(&fs), dir, &DirectoryOptions::default()).unwrap();
@@ -169,7 +178,7 @@ pub(super) async fn start_with(dir: &Path, change: impl FnOnce(&mut Options)) ->
         sinks: sinks.clone(),
         sources: sources.clone(),
         store: store.clone(),
-        catalog: Arc::new(catalog.clone()),
+        catalog: wrap(catalog.clone()),
         tasks: tasks.clone(),
         clock,
         fail_points: fail_points.clone(),

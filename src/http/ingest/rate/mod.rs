@@ -27,7 +27,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::http::auth::Caller;
-use crate::http::ingest::body::{self, Decoded};
+use crate::http::ingest::body::{self, Decoded, Share};
 use crate::http::ingest::engine::Engine;
 use crate::http::problem::Problem;
 use crate::runtime::metrics;
@@ -336,6 +336,15 @@ impl Taken {
 }
 
 impl Engine {
+    /// The memory of a body of this sender; whoever shows nothing is known by the address.
+    pub(crate) fn share_of(&self, sender: Sender<'_>) -> Share {
+        let key = match sender.name {
+            "" => self.limits.hasher.hash_one((Whose::Address, told::peer().map(network))),
+            name => self.limits.hasher.hash_one((Whose::Sender, name)),
+        };
+        self.memory().share_of(key)
+    }
+
     /// The topic that a request is for, which its first event may have to make.
     pub(crate) fn to<'t>(&self, topic: &'t str) -> To<'t> {
         match self.topics.get(topic) {
@@ -402,7 +411,8 @@ impl Engine {
             }
             Err(problem) => return Err(body::refuse(headers, body, limit_bytes, problem).await),
         };
-        let read = body::read(headers, body, limit_bytes, self.memory()).await;
+        let share = self.share_of(from);
+        let read = body::read_into(headers, body, limit_bytes, (self.memory(), share)).await;
         read.map_err(|problem| problem.overloaded_as(to.map_or(429, |to| to.status)))
     }
 }
