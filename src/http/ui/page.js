@@ -96,7 +96,7 @@ export function alertOf(error) {
     h(
       "p",
       { class: "small" },
-      code ? ["What to do: ", code, ". "] : "",
+      code ? ["Code ", code, ", with what to do. "] : "",
       problem.request_id ? `Request ${problem.request_id}` : "",
     ),
   );
