@@ -216,29 +216,42 @@ function streams(signal) {
   });
 }
 
-const VIEWS = {
-  "": overview,
-  topics,
-  tables,
-  streams,
-  connect: (signal, query) => connect(main, signal, query),
-  try: (signal, query) => tryIt(main, signal, query),
-};
-const OF_ONE = { topics: topic, tables: table };
+const VIEWS = new Map([
+  ["", overview],
+  ["topics", topics],
+  ["tables", tables],
+  ["streams", streams],
+  ["connect", (signal, query) => connect(main, signal, query)],
+  ["try", (signal, query) => tryIt(main, signal, query)],
+]);
+const OF_ONE = new Map([
+  ["topics", topic],
+  ["tables", table],
+]);
+
+/** A name as it stood in an address that somebody may have typed. */
+function decoded(name) {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
 
 async function route() {
   const signal = begin();
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, one] = path.split("/");
-  const view = (one ? OF_ONE[name] : VIEWS[name]) ?? overview;
+  const [name, ...names] = path.split("/");
+  const one = decoded(names.join("/"));
+  const view = (one ? OF_ONE : VIEWS).get(name) ?? overview;
   for (const it of document.querySelectorAll("nav a")) {
     const isHere = it.getAttribute("href") === `#/${name}`;
     if (isHere) it.setAttribute("aria-current", "page");
     else it.removeAttribute("aria-current");
   }
-  document.title = `${one ? decodeURIComponent(one) : name || "Overview"} – Floe`;
+  document.title = `${one || name || "Overview"} – Floe`;
   try {
-    await view(signal, new URLSearchParams(query), one && decodeURIComponent(one));
+    await view(signal, new URLSearchParams(query), one);
   } catch (error) {
     if (!signal.aborted) main.append(alertOf(error));
   }
@@ -278,8 +291,13 @@ document.addEventListener("token-needed", () => {
     field.focus();
   }
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 window.addEventListener("hashchange", () => {
-  route().then(() => main.focus());
+  main.focus();
   window.scrollTo(0, 0);
+  route();
 });
 route();

@@ -231,15 +231,16 @@ export async function topic(signal, query, name) {
   show(main, h("h1", {}, `Topic ${name}`), ways);
   const described = await api("GET", "/api/v1/topics/{topic}", { names: { topic: name } });
   if (signal.aborted) return;
+  const hasTable = described.options.some((it) => it.key === "table.mode" && it.value !== "off");
   main.append(region, ...records(name, signal), more);
   const told = h("div", { role: "status" });
   repeat(signal, 5, region, async () => {
-    const [it, tables] = await Promise.all([
+    const [it, found] = await Promise.all([
       api("GET", "/api/v1/topics/{topic}", { names: { topic: name } }),
-      tablesByTopic(),
+      hasTable ? ifAllowed(api("GET", "/api/v1/tables/{table}", { names: { table: name } })) : null,
     ]);
     if (signal.aborted) return;
-    const table = tables.get(name);
+    const table = found?.topic === name && found.sink === null ? found : null;
     show(
       region,
       grid(
