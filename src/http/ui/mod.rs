@@ -106,11 +106,13 @@ mod tests {
                 assert!(document["paths"].get(path).is_some(), "{name}: {path}");
                 seen += 1;
             }
-            for call in script.split("api(\"").skip(1) {
-                let mut words = call.split('"').step_by(2);
-                let method = words.next().unwrap().to_lowercase();
-                let path = words.next().unwrap();
-                assert!(document["paths"][path].get(&method).is_some(), "{name}: {method} {path}");
+            assert!(!script.contains("api(\n") && !script.contains("ask(\n"), "{name}");
+            let calls = ["api(\"", "ask(\""].into_iter().flat_map(|it| script.split(it).skip(1));
+            for words in calls.map(|call| call.split('"').take(3).collect::<Vec<_>>()) {
+                // Two of them are given their path.
+                let [method, ", ", path] = words[..] else { continue };
+                let known = document["paths"][path].get(method.to_lowercase());
+                assert!(known.is_some(), "{name}: {method} {path}");
             }
         }
         assert!(seen > 15, "only {seen} paths were found");
@@ -169,7 +171,7 @@ mod tests {
             for bad in markup {
                 assert!(!script.contains(bad), "{name}: {bad}");
             }
-            for other in script.split("from \"").skip(1).filter_map(|it| it.split('"').next()) {
+            for other in script.split("} from \"").skip(1).filter_map(|it| it.split('"').next()) {
                 assert!(other.starts_with("./"), "{name} loads {other}");
             }
         }

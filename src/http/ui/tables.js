@@ -82,44 +82,43 @@ export function tables(signal) {
   });
 }
 
+/** What stands in the command that leaves a stopped state; all, if it names none. */
+function choices(command) {
+  const named = [...command.matchAll(/--from ([a-z|-]+)/g)].flatMap((it) => it[1].split("|"));
+  const known = ["table", "ledger", "log-start", "latest"];
+  const fit = known.filter((it) => named.includes(it));
+  return fit.length ? fit : known;
+}
+
 /** Leaves a stopped state; what each choice means is in the guide. */
 function resume(table, told) {
   const from = h(
     "select",
     {},
-    ["table", "ledger", "log-start", "latest"].map((it) => h("option", {}, it)),
+    choices(table.resume).map((it) => h("option", {}, it)),
   );
   const double = h("input", { type: "checkbox" });
+  const work = async () => {
+    if (!confirm(`Resume ${table.table} from ${from.value}?`)) return "Nothing was changed.";
+    const body = JSON.stringify({ from: from.value, allow_duplicates: double.checked });
+    const after = await api("POST", "/api/v1/tables/{table}/resume", { names: { table: table.table }, body });
+    return `It is ${after.state} now.`;
+  };
   return h(
     "section",
-    {},
-    h("h2", {}, "Resume"),
-    h(
-      "p",
-      { class: "small" },
-      "It is stopped because going on by itself could lose or double rows. What to do names the choice that fits.",
-    ),
+    { class: "problem" },
+    h("h2", {}, "It is stopped: a person must decide"),
+    h("p", {}, state(table.state), ` ${table.reason ?? ""}`),
+    h("p", {}, h("code", {}, table.resume)),
     h("label", { class: "inline" }, "Go on from ", from),
     h("label", { class: "inline" }, double, " rows may come twice"),
-    h(
-      "p",
-      { class: "row" },
-      button("Resume", "resume", told, async () => {
-        if (!confirm(`Resume ${table.table} from ${from.value}?`)) return "Nothing was changed.";
-        const body = JSON.stringify({ from: from.value, allow_duplicates: double.checked });
-        const after = await api("POST", "/api/v1/tables/{table}/resume", {
-          names: { table: table.table },
-          body,
-        });
-        return `It is ${after.state} now.`;
-      }),
-    ),
+    h("p", { class: "row" }, button("Resume", "resume", told, work)),
   );
 }
 
 export function table(signal, query, name) {
   const [region, told, choice] = [h("div", {}), h("div", { role: "status" }), h("div", {})];
-  show(main, h("h1", {}, `Table ${name}`), told, flush(name, told), choice, region);
+  show(main, h("h1", {}, `Table ${name}`), choice, flush(name, told), told, region);
   let offered = null;
   repeat(signal, 5, region, async () => {
     const it = await api("GET", "/api/v1/tables/{table}", { names: { table: name } });
@@ -131,7 +130,7 @@ export function table(signal, query, name) {
     show(
       region,
       facts([
-        ...tableFacts(it).slice(1),
+        ...tableFacts(it).filter(([name]) => name !== "Table" && name !== "What to do"),
         ["Topic", link("topics", it.topic)],
         ["Sink", it.sink],
         ["Mode", it.mode],
