@@ -110,7 +110,7 @@ async function overview(signal) {
           wrong.why ?? "",
           wrong.todo,
         ]),
-        "Nothing: every table keeps up.",
+        "Nothing: every table that is seen here keeps up.",
       ),
       tables.next &&
         h("p", { class: "small" }, `The first ${SEEN_MAX} tables were looked at; floe table list has all.`),
@@ -210,7 +210,11 @@ function streams(signal) {
       page.streams.map((it) => stream(it, told, turn)),
       page.streams.length
         ? null
-        : h("p", { class: "none" }, "There is no stream: floe stream create makes one."),
+        : h(
+            "p",
+            { class: "none" },
+            "No stream, or none that the token may see: floe stream create makes one.",
+          ),
       list.buttons(page.next),
     );
   });

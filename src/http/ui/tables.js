@@ -75,7 +75,7 @@ export function tables(signal) {
         "Lag is the age of the oldest event that is not in the table",
         ["Table", "Topic", "Sink", "State", "#Lag", "#Rows", "#Commits", "Why"],
         rows,
-        "There is no table yet.",
+        "No table yet, or none that the token may see.",
       ),
       list.buttons(page.next),
     );

@@ -54,7 +54,7 @@ export function topics(signal) {
         "Events are those that the log still has; lag is the age of the oldest that is not in the table",
         ["Topic", "#Partitions", "#Events", "#Size", "Table", "State", "#Lag"],
         rows,
-        "There is no topic yet: the first event makes one.",
+        "No topic yet, or none that the token may see: the first event makes one.",
       ),
       list.buttons(page.next),
     );
@@ -83,7 +83,7 @@ function recordRows(records) {
 
 const RECORD_HEADS = ["#Partition", "#Offset", "Time", "Key", "Value", "Headers"];
 
-/** Reads records as they come. EventSource could not send a token. */
+/** Reads records as they come. The browser's own reader of such streams could not send a token. */
 async function follow(topic, signal, onrecords) {
   const answer = await ask("GET", "/api/v1/topics/{topic}/tail", { names: { topic }, signal });
   if (!answer.ok) throw await refusal(answer);
@@ -258,7 +258,11 @@ export async function topic(signal, query, name) {
       h("h2", {}, "Table"),
       table
         ? [facts(tableFacts(table)), flush(table.table, told), told]
-        : h("p", { class: "none" }, "It has none (table.mode = off), or it is not known yet."),
+        : h(
+            "p",
+            { class: "none" },
+            "It has none (table.mode = off), it is not known yet, or this token may not see it.",
+          ),
     );
   });
   const parts = await Promise.all([sinksOf(name), quarantineOf(name)]);
