@@ -1,7 +1,8 @@
 """Kafka Connect: a worker with Floe as its cluster, and HTTP sinks that read Apache Kafka and write to Floe.
 
-The sink is one of our own that imitates Aiven's, inside of a real worker. HTTP_SINK_CONNECTOR_DIR names a folder with the jars of the
-real one, which is in no registry: it is run too, then.
+The sink is one of our own that imitates Aiven's, inside of a real worker. HTTP_SINK_CONNECTOR_DIR names a folder with the jars of a
+real one, which is in no registry: it is run too, then. With a file `connector.properties` beside its jars it may be any sink: the file
+says its class and its options, in which FLOE_URL stands for Floe's address; without the file it is Aiven's.
 """
 
 import json
@@ -21,7 +22,7 @@ from clients import ENV
 from conftest import eventually, free_port
 
 JAVA = ("java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-AIVEN_JARS = os.environ.get("HTTP_SINK_CONNECTOR_DIR")
+SINK_JARS = os.environ.get("HTTP_SINK_CONNECTOR_DIR")
 POM = (Path(__file__).resolve().parents[1] / "java" / "connect" / "pom.xml").read_text()
 VERSION = re.search(r"<kafka.version>(.+)</kafka.version>", POM).group(1)
 
@@ -186,41 +187,58 @@ class Kafka:
 ARRAY = {"batch.prefix": "[", "batch.separator": ",", "batch.suffix": "]", "http.headers.content.type": "application/json"}
 BATCHES = {"batching.enabled": "true", "batch.max.size": "500"}
 AIVEN = "io.aiven.kafka.connect.http.HttpSinkConnector"
-SINKS = {
-    "ours": ("HttpSink", {**BATCHES, **ARRAY}),
-    "aiven-A1": (AIVEN, {}),
-    "aiven-A2": (AIVEN, BATCHES),
-    "aiven-A3": (AIVEN, {**BATCHES, **ARRAY}),
+# What Aiven's and ours need.
+COMMON = {
+    "http.url": "FLOE_URL/api/v1/topics/orders/events?dedup_field=$.id",
+    "http.authorization.type": "none",
+    # The task fails once they are spent: longer than Floe is away.
+    "max.retries": "600",
+    "retry.backoff.ms": "500",
 }
+# Names of those whose requests have one record each.
+SINGLE = ("aiven-A1",)
+
+
+def properties(path):
+    """What a file has of the form that workers read."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    pairs = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def sinks():
+    """The options of each sink by its name."""
+    ours = {"ours": {"connector.class": "HttpSink", **COMMON, **BATCHES, **ARRAY}}
+    own = Path(SINK_JARS or "") / "connector.properties"
+    if SINK_JARS and own.is_file():
+        return {**ours, "own": properties(own)}
+    aiven = {"connector.class": AIVEN, **COMMON}
+    return {**ours, "aiven-A1": aiven, "aiven-A2": {**aiven, **BATCHES}, "aiven-A3": {**aiven, **BATCHES, **ARRAY}}
+
+
+SINKS = sinks()
 
 
 @pytest.mark.compat("an HTTP sink reads Apache Kafka and writes to Floe, through kill -9 of both", client=("Kafka Connect", VERSION))
 @pytest.mark.parametrize("name", SINKS)
 def test_an_http_sink_loses_nothing(name, floe, tmp_path, started, compat_note):
     need("connect")
-    jars = ENV / "connect" / "http-sink" if name == "ours" else AIVEN_JARS
+    jars = ENV / "connect" / "http-sink" if name == "ours" else SINK_JARS
     if not jars:
         pytest.skip(f"{name}: HTTP_SINK_CONNECTOR_DIR names no folder with the jars of the connector")
     # A plugin is a folder of jars inside of the one that the worker is told.
     plugins = tmp_path / "plugins"
     shutil.copytree(jars, plugins / "http-sink")
-    connector, more = SINKS[name]
     kafka = Kafka(tmp_path / "kafka", started)
-    count = 400 if name == "aiven-A1" else 5_000
+    count = 400 if name in SINGLE else 5_000
     values = [json.dumps({"id": i}) for i in range(3 * count)]
     kafka.produce("orders", values[:count])
     config = {
-        "connector.class": connector,
         "tasks.max": "1",
         "topics": "orders",
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter.schemas.enable": "false",
-        "http.url": f"{floe.url}/api/v1/topics/orders/events?dedup_field=$.id",
-        "http.authorization.type": "none",
-        # The task fails once they are spent: longer than Floe is away.
-        "max.retries": "600",
-        "retry.backoff.ms": "500",
-        **more,
+        **{key: value.replace("FLOE_URL", floe.url) for key, value in SINKS[name].items()},
     }
     folder = tmp_path / "worker"
     folder.mkdir()

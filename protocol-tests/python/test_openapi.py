@@ -5,6 +5,7 @@ headers, a content type and a body that the document has, and no 5xx but 503, or
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.parse
@@ -78,8 +79,13 @@ def test_the_document_and_its_examples_are_valid(floe):
     assert seen > 200, "the test finds the examples"
 
 
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+
+
 def fuzz(floe, directory, config, *flags):
-    """Runs Schemathesis for SECONDS with a fixed seed; fails with what it found."""
+    """Runs Schemathesis for SECONDS with a fixed seed; fails with what it found. Answers with the statuses of each
+    operation that was called."""
+    called = directory / "called"
     (directory / "schemathesis.toml").write_text(CONFIG + config)
     (directory / "openapi.json").write_text(json.dumps(floe.get("/openapi.json")))
     command = [
@@ -111,17 +117,29 @@ def fuzz(floe, directory, config, *flags):
         "--no-color",
         *flags,
     ]
-    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "openapi.hooks", "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "openapi.hooks", "PYTHONPATH": str(HERE), "FLOE_CALLED": str(called)}
     ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=10 * SECONDS)
     assert ran.returncode == 0, ran.stdout[-12_000:] + ran.stderr[-2_000:]
     eventually(floe.is_ready)
     assert "panicked" not in floe.said(), floe.tail()
+    statuses = {}
+    for line in called.read_text().splitlines():
+        operation, status = line.rsplit(" ", 1)
+        statuses.setdefault(operation, set()).add(int(status))
+    return statuses
+
+
+def operations(floe):
+    """All operations of the document, as Schemathesis names them."""
+    paths = floe.get("/openapi.json")["paths"]
+    return {f"{method.upper()} {path}" for path, item in paths.items() for method in METHODS if method in item}
 
 
 @pytest.mark.compat("the OpenAPI document against the server: any names", client=FUZZER)
 def test_any_request_has_an_answer_that_the_document_has(floe, tmp_path):
     floe.make_token("admin")
-    fuzz(floe, tmp_path, "")
+    called = fuzz(floe, tmp_path, "")
+    assert sorted(operations(floe) - called.keys()) == [], "never called"
 
 
 def made_things(floe):
@@ -129,6 +147,7 @@ def made_things(floe):
     floe.post_json("/api/v1/topics", {"name": "orders"})
     floe.post_json("/api/v1/streams", {"name": "shop", "namespace": "prod"})
     hook = floe.post_json("/api/v1/webhooks", {"name": "forms", "topic": "forms", "scheme": "url"})
+    floe.put_json("/api/v1/sources/traces", {"topic": "traces", "type": "otlp"})
     # Its topic is that of the same name.
     made = floe.post_json("/v1/branches/default/sources", {"type": "http", "name": "orders"})
     secret = floe.get("/api/v1/sources/orders")["path"].rsplit("/", 1)[1]
@@ -165,7 +184,11 @@ def made_things(floe):
         "/stream/{project}/{source}/{secret}": {"path.secret": secret},
         "/api/v1/acks/{token}": {"path.token": sent["ack_url"].rsplit("/", 1)[1]},
     }
-    return names, routes
+    otlp = floe.get("/api/v1/sources/traces")["path"].rsplit("/", 1)[1]
+    for signal in ("logs", "metrics", "traces"):
+        routes[f"/otlp/{{project}}/{{source}}/v1/{signal}"] = {"path.source": "traces"}
+        routes[f"/otlp/{{project}}/{{source}}/{{secret}}/v1/{signal}"] = {"path.source": "traces", "path.secret": otlp}
+    return names, routes, otlp
 
 
 def lines_of(names):
@@ -175,10 +198,18 @@ def lines_of(names):
 @pytest.mark.compat("the OpenAPI document against the server: names that are there", client=FUZZER)
 def test_so_have_requests_for_what_is_there(floe, tmp_path):
     floe.make_token("admin")
-    names, routes = made_things(floe)
+    names, routes, bearer = made_things(floe)
     config = "[parameters]\n" + lines_of(names)
     for path, own in routes.items():
         config += f'[[operations]]\ninclude-path = "{path}"\n[operations.parameters]\n' + lines_of(own)
     # What is there must stay there.
     kept = "/(rotate|rotate-secret|terminate)$"
-    fuzz(floe, tmp_path, config, "--exclude-method", "DELETE", "--exclude-path-regex", kept)
+    # The secret of a source of type otlp; all else looks at the header `token` first.
+    header = f"Authorization: Bearer {bearer}"
+    called = fuzz(floe, tmp_path, config, "--header", header, "--exclude-method", "DELETE", "--exclude-path-regex", kept)
+    wanted = {it for it in operations(floe) if not it.startswith("DELETE ") and not re.search(kept, it)}
+    assert sorted(wanted - called.keys()) == [], "never called"
+    # Without its secret a route is only ever told that it is wrong.
+    by_secret = [it for it in wanted if "{secret}" in it or "/{source}/v1/" in it]
+    assert len(by_secret) == 13
+    assert [it for it in by_secret if not called[it] & {200, 202}] == []

@@ -61,11 +61,16 @@ impl Http1 {
         &self.address
     }
 
+    /// True if there is a connection whose last answer was whole and did not end it.
+    pub fn is_kept(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Sends a request and reads its answer.
     ///
     /// # Errors
     /// The connection is refused, or ends before the answer is whole: nothing is known then of what
-    /// the server did.
+    /// the server did. [`ErrorKind::InvalidData`] if a part of the answer came.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<Answer> {
         let exchanged = tokio::time::timeout(PATIENCE, self.try_exchange(request)).await;
         let exchanged = exchanged.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
@@ -113,9 +118,12 @@ fn invalid(why: &str) -> Error {
 }
 
 async fn more(stream: &mut TcpStream, into: &mut Vec<u8>) -> Result<()> {
-    match stream.read_buf(into).await? {
-        0 => Err(ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
+    let begun = !into.is_empty();
+    match stream.read_buf(into).await {
+        Ok(1..) => Ok(()),
+        _ if begun => Err(invalid("the connection ended within an answer")),
+        Ok(_) => Err(ErrorKind::UnexpectedEof.into()),
+        Err(error) => Err(error),
     }
 }
 

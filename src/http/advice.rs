@@ -318,6 +318,11 @@ const ADVICE: &[(&str, &str, &str)] = &[
         "SNS sends it again; see that the server reaches it.",
     ),
     (
+        "starting",
+        "The server has its port and reads back what it has.",
+        "Send again after Retry-After; /readyz tells when it is ready.",
+    ),
+    (
         "draining",
         "The server was told to end.",
         "Send again after Retry-After, to another server or to this one when it is back.",

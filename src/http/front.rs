@@ -56,6 +56,11 @@ impl Site {
         Self { front, routes: routes.layer(layer) }
     }
 
+    /// True if connections are about to be closed.
+    pub(super) fn is_draining(&self) -> bool {
+        self.front.0.api.is_draining()
+    }
+
     /// The answer to a request.
     pub(super) async fn answer(self, mut request: Request) -> Response {
         query_token::take(&mut request);

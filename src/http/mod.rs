@@ -267,9 +267,13 @@ impl Api {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     fn draining(&self) -> Option<Problem> {
-        let is_draining = self.draining.load(Ordering::Relaxed);
-        is_draining.then(|| Problem::new("draining", "the server is shutting down").retry_after(5))
+        let problem = || Problem::new("draining", "the server is shutting down").retry_after(5);
+        self.is_draining().then(problem)
     }
 
     /// The sinks of the topic of that name; none of one that is not there.

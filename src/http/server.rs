@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, Version, header};
+use axum::response::Response;
 use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -27,8 +29,13 @@ use crate::runtime::Tasks;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request line and headers, bytes.
 const HEADER_BYTES_MAX: usize = 24 << 10;
+/// The part of the drain in which a connection that waits for its next request is not closed yet:
+/// that request may be on its way.
+const LINGER_PART: u32 = 5;
+
 /// Serves what comes in by `entry` on `listener`, over TLS where `tls` is given, until `stop` fires, then drains: requests in flight get
-/// `drain_max`, and what is open after that is closed.
+/// `drain_max`, and what is open after that is closed. From `Api::drain` on each answer ends its
+/// connection (RFC 9112 9.6): nobody sends another request over one that is about to be closed.
 pub async fn serve(
     listener: TcpListener,
     entry: Entry,
@@ -39,7 +46,8 @@ pub async fn serve(
     drain_max: Duration,
 ) {
     let cut = CancellationToken::new();
-    let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let slots_max = u32::try_from(connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+    let slots = Arc::new(Semaphore::new(slots_max as usize));
     let graceful = Arc::new(GracefulShutdown::new());
     loop {
         let slot = tokio::select! {
@@ -74,10 +82,21 @@ pub async fn serve(
         tasks.spawn_contained("http connection", until(cut, watched, peer, slot));
     }
     drop(listener);
+    let linger = drain_max / LINGER_PART;
+    // All slots are free once all connections have ended.
+    let _ = tokio::time::timeout(linger, slots.acquire_many(slots_max)).await;
     if let Some(graceful) = Arc::into_inner(graceful) {
-        let _ = tokio::time::timeout(drain_max, graceful.shutdown()).await;
+        let _ = tokio::time::timeout(drain_max - linger, graceful.shutdown()).await;
     }
     cut.cancel();
+}
+
+/// Says in an answer of HTTP/1 that its connection ends; HTTP/2 has a frame for that.
+fn end(entry: &Entry, version: Version, mut response: Response) -> Response {
+    if entry.is_draining() && version <= Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Runs a connection to its end, or until `cut`.
@@ -101,13 +120,15 @@ fn connection(
     certificate: Option<Certificate>,
 ) -> impl GracefulConnection<Error = BoxError> {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (version, at) = (request.version(), entry.clone());
         let mut request: Request = request.map(Body::new);
         let extensions = request.extensions_mut();
         extensions.insert(ConnectInfo::<SocketAddr>(peer));
         if let Some(certificate) = &certificate {
             extensions.insert(certificate.clone());
         }
-        entry.answer(request).map(Ok::<_, Infallible>)
+        let answered = entry.answer(request);
+        answered.map(move |response| Ok::<_, Infallible>(end(&at, version, response)))
     });
     builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
 }

@@ -40,6 +40,11 @@ impl Entry {
         let _ = self.0.site.set(site);
     }
 
+    /// True if connections are about to be closed.
+    pub(super) fn is_draining(&self) -> bool {
+        self.0.site.get().is_some_and(Site::is_draining)
+    }
+
     /// The answer to a request.
     pub(super) fn answer(
         &self,

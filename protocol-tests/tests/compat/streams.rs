@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use protocol_tests::proxy::{Fault, Proxy, always};
 use protocol_tests::{Floe, WAIT_MAX, eventually, table};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -85,6 +86,47 @@ async fn a_catalog_that_is_away_is_told_as_such() {
     assert!(response.headers().contains_key("retry-after"));
     let (status, answer) = told(response).await;
     assert_eq!((status, &answer["code"]), (503, &json!("catalog_unavailable")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_that_goes_away_stops_no_sender_to_a_table_that_is_known() {
+    let keeper = Floe::start(&["--table-mode=off"]).await;
+    let proxy = Proxy::start(&keeper.url(""), always(Fault::None)).await;
+    let uri = format!("--catalog-uri={}/iceberg", proxy.url());
+    let flags = [&uri, "--table-target-lag=1s", "--table-commit-min-interval=0s"];
+    let floe = Floe::start(&flags).await;
+    make_stream(&floe, json!({})).await;
+    make_table(&keeper).await;
+    let send = async |table: &str, id: i64| {
+        let body = format!("[{{\"id\":{id},\"n\":1}}]");
+        told(post(&floe, SHOP, &[("table", table)], body).await).await
+    };
+    assert_eq!(send(TABLE.1, 0).await.0, 200);
+    let catalog = keeper.url("/iceberg");
+    assert_eq!(flush(&floe).await["rows"], 1);
+    proxy.set(always(Fault::Reset));
+    // Longer than a schema counts, and than the catalog is left alone after it did not answer.
+    let (begun, mut sent) = (std::time::Instant::now(), 1);
+    while begun.elapsed() < Duration::from_secs(5) {
+        let (status, answer) = send(TABLE.1, sent).await;
+        assert_eq!((status, &answer["accepted"]), (200, &json!(1)), "{answer}");
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The schema that was known is what they are checked by.
+    let wrong = post(&floe, SHOP, &[TABLE], r#"[{"id":"one"}]"#).await;
+    let (status, answer) = told(wrong).await;
+    assert_eq!((status, &answer["code"]), (400, &json!("schema_mismatch")), "{answer}");
+    let (status, answer) = send("floe.events.other", 0).await;
+    assert_eq!((status, &answer["code"]), (503, &json!("catalog_unavailable")), "{answer}");
+    assert_eq!(table::longs(&catalog, "events", "sales", "id").await, [0]);
+    proxy.calm();
+    let wanted: Vec<i64> = (0..sent).collect();
+    eventually("all rows are in the table", async || {
+        (table::longs(&catalog, "events", "sales", "id").await == wanted).then_some(())
+    })
+    .await;
+    assert_eq!(flush(&floe).await["dlq_rows"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,7 @@ mod aiven_cases;
 mod aiven_keboola;
 mod confluent;
 mod confluent_cases;
+mod doors;
 mod matrix;
 mod senders;
 

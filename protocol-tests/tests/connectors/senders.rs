@@ -9,6 +9,8 @@ use std::time::Duration;
 use protocol_tests::http1::{Http1, request};
 use serde_json::json;
 
+use super::doors::Door;
+
 /// Between two attempts where the answer does not say when. Real senders wait a second and more.
 const BACKOFF: Duration = Duration::from_millis(120);
 /// Between two batches, unless a test takes its time.
@@ -27,6 +29,9 @@ pub(super) enum GivesUp {
     Drops,
     /// It gives the batch back to where it came from, which hands it out again.
     Returns,
+    /// It goes on, and keeps the batch for somebody who has it delivered again: GitHub by hand, AWS
+    /// SNS from a dead-letter queue.
+    Keeps,
 }
 
 /// How the events of a request are written.
@@ -40,8 +45,10 @@ pub(super) enum Form {
 /// What makes a repeat countable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Once {
-    /// `?dedup_field=$.id`: needs nothing of the sender.
+    /// `?dedup_field=$.id`, or the option of the topic or stream: needs nothing of the sender.
     Field,
+    /// What the door knows a message by: the id of a delivery.
+    Message,
     Key,
     Channel,
 }
@@ -50,6 +57,7 @@ pub(super) enum Once {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sender {
     pub(super) name: &'static str,
+    pub(super) door: Door,
     pub(super) kind: Option<&'static str>,
     pub(super) form: Form,
     pub(super) is_delivered: fn(u16) -> bool,
@@ -65,6 +73,7 @@ pub(super) struct Sender {
 
 const BASE: Sender = Sender {
     name: "",
+    door: Door::Events,
     kind: Some("application/json"),
     form: Form::Array,
     is_delivered: |status| (200..300).contains(&status),
@@ -76,7 +85,7 @@ const BASE: Sender = Sender {
     once: Once::Field,
 };
 
-/// Every sender; `name` is its topic too.
+/// Every sender, at its own door; `name` is its topic too.
 pub(super) const SENDERS: &[Sender] = &[
     Sender {
         name: "aiven",
@@ -121,6 +130,7 @@ pub(super) const SENDERS: &[Sender] = &[
     },
     Sender {
         name: "otlp-exporter",
+        door: Door::Otlp,
         is_delivered: |status| status == 200,
         is_retried: |status| [429, 502, 503, 504].contains(&status),
         waits_as_told: true,
@@ -128,7 +138,43 @@ pub(super) const SENDERS: &[Sender] = &[
         ..BASE
     },
     Sender { name: "debezium", form: Form::Single, retries: Some(5), ..BASE },
-    Sender { name: "iomete", is_delivered: |status| status == 200, retries: Some(3), ..BASE },
+    Sender {
+        name: "iomete",
+        door: Door::EventStream,
+        is_delivered: |status| status == 200,
+        retries: Some(3),
+        ..BASE
+    },
+    Sender {
+        // As Vector's and Fluent Bit's outputs for Splunk.
+        name: "splunk-hec",
+        door: Door::Hec,
+        is_retried: |status| status == 408 || status == 429 || status >= 500,
+        gives_up: GivesUp::Drops,
+        ..BASE
+    },
+    Sender {
+        name: "github",
+        door: Door::Github,
+        form: Form::Single,
+        is_retried: |_| false,
+        retries: Some(0),
+        retries_connections: false,
+        gives_up: GivesUp::Keeps,
+        once: Once::Message,
+        ..BASE
+    },
+    Sender {
+        name: "sns",
+        door: Door::Sns,
+        kind: Some("text/plain; charset=UTF-8"),
+        form: Form::Single,
+        is_retried: |status| status == 429 || status >= 500,
+        retries: Some(3),
+        gives_up: GivesUp::Keeps,
+        once: Once::Message,
+        ..BASE
+    },
     Sender { name: "keyed", waits_as_told: true, once: Once::Key, ..BASE },
     Sender { name: "channel", waits_as_told: true, once: Once::Channel, ..BASE },
 ];
@@ -146,6 +192,8 @@ pub(super) struct Run {
     pub(super) sender: Sender,
     connection: Http1,
     pub(super) token: Option<String>,
+    /// Of its webhook.
+    pub(super) secret: String,
     batches: usize,
     /// This one is larger than any body may be.
     pub(super) oversize: Option<usize>,
@@ -155,6 +203,8 @@ pub(super) struct Run {
     next: usize,
     pub(super) delivered: BTreeSet<usize>,
     pub(super) dropped: BTreeSet<usize>,
+    /// What is to be delivered again.
+    kept: BTreeSet<usize>,
     /// Answers by status.
     pub(super) seen: BTreeMap<u16, usize>,
     /// Counts the runs that were refused at least once.
@@ -169,17 +219,19 @@ enum Sent {
 }
 
 impl Run {
-    pub(super) fn new(sender: Sender, address: &str, batches: usize) -> Self {
+    pub(super) fn new(sender: Sender, secret: String, address: &str, batches: usize) -> Self {
         Self {
             sender,
             connection: Http1::new(address),
             token: None,
+            secret,
             batches,
             oversize: None,
             pause: PAUSE,
             next: 0,
             delivered: BTreeSet::new(),
             dropped: BTreeSet::new(),
+            kept: BTreeSet::new(),
             seen: BTreeMap::new(),
             refused: Arc::default(),
             was_refused: false,
@@ -201,8 +253,12 @@ impl Run {
         let ids = self.ids(batch);
         let bytes = if self.oversize == Some(batch) { 40 * BATCH_BYTES } else { BATCH_BYTES };
         let padding = "x".repeat(bytes / ids.len());
-        let event = |id: &String| json!({"id": id, "padding": padding}).to_string();
-        let events: Vec<String> = ids.iter().map(event).collect();
+        let events: Vec<_> = ids.into_iter().map(|id| (id, padding.clone())).collect();
+        if let Some(body) = self.sender.door.body(&events) {
+            return body;
+        }
+        let event = |(id, text): &(String, String)| json!({"id": id, "padding": text}).to_string();
+        let events: Vec<String> = events.iter().map(event).collect();
         match self.sender.form {
             Form::Array => format!("[{}]", events.join(",")),
             Form::Lines => events.join("\n") + "\n",
@@ -211,16 +267,17 @@ impl Run {
     }
 
     fn request(&self, batch: usize) -> Vec<u8> {
-        let body = self.body(batch);
-        let query = if self.sender.once == Once::Field { "?dedup_field=$.id" } else { "" };
-        let path = format!("/api/v1/topics/{}/events{query}", self.sender.name);
+        let (door, body) = (self.sender.door, self.body(batch));
+        let (path, own) = door.head(self, batch, &body);
         let (length, number) = (body.len().to_string(), batch.to_string());
+        let token = self.token.as_deref().filter(|_| door.has_token());
+        let token = token.map(|token| door.token(token));
         let mut headers =
             vec![("Host", self.connection.address()), ("Content-Length", length.as_str())];
         headers.extend(self.sender.kind.map(|kind| ("Content-Type", kind)));
-        headers.extend(self.token.as_deref().map(|token| ("token", token)));
+        headers.extend(own.iter().chain(&token).map(|(name, value)| (*name, value.as_str())));
         match self.sender.once {
-            Once::Field => {}
+            Once::Field | Once::Message => {}
             Once::Key => headers.push(("Idempotency-Key", number.as_str())),
             Once::Channel => {
                 headers.extend([("X-Channel", "c"), ("X-Offset-Token", number.as_str())]);
@@ -240,8 +297,12 @@ impl Run {
                 (Sent::GaveUp(status), GivesUp::Dies) => {
                     return End::Died(format!("batch {batch}: {status}"));
                 }
-                (Sent::GaveUp(_), GivesUp::Drops) => {
+                // Nobody can have this one delivered.
+                (Sent::GaveUp(_), GivesUp::Drops) | (Sent::GaveUp(413), GivesUp::Keeps) => {
                     self.dropped.insert(batch);
+                }
+                (Sent::GaveUp(_), GivesUp::Keeps) => {
+                    self.kept.insert(batch);
                 }
                 // It would come back for ever: that an operator has to see.
                 (Sent::GaveUp(status @ (401 | 413)), GivesUp::Returns) => {
@@ -253,6 +314,22 @@ impl Run {
             tokio::time::sleep(self.pause).await;
         }
         End::Done
+    }
+
+    /// Delivers again what is kept; how much still is.
+    pub(super) async fn redeliver(&mut self) -> usize {
+        for batch in std::mem::take(&mut self.kept) {
+            match self.send(batch).await {
+                Sent::Delivered => self.delivered.insert(batch),
+                Sent::GaveUp(_) => self.kept.insert(batch),
+            };
+        }
+        self.kept.len()
+    }
+
+    /// True if it goes on with the next batch after one that is not delivered.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self.sender.gives_up, GivesUp::Drops | GivesUp::Keeps)
     }
 
     /// Retries no more often than most do by default: what is refused for good is refused soon.

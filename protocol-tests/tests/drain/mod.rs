@@ -13,8 +13,10 @@ use protocol_tests::http1::{Answer, Http1, request};
 use protocol_tests::{Floe, eventually};
 use serde_json::json;
 
-const SENDERS: usize = 16;
+const SENDERS: usize = 20;
 const PARTITIONS: i32 = 3;
+/// Events of a request with several.
+const BATCH_EVENTS: usize = 5;
 /// Between two attempts where nobody listens.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -22,7 +24,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Native,
+    /// The native route, with an event on each line.
+    Lines,
     Keboola,
+    Otlp,
 }
 
 /// What a sender was told.
@@ -34,8 +39,16 @@ struct Told {
     taken: Vec<String>,
     /// What was refused: it is not stored.
     refused: Vec<String>,
-    /// Connections that ended or were not to be had: what was sent may be stored or not.
+    /// Answers that ended their connection.
+    ends: usize,
+    /// Requests that got no byte of an answer: what was sent may be stored or not, and a sender
+    /// sends it again. The first request over a connection can be one: the listener was closed
+    /// before the connection was accepted.
     cut: usize,
+    /// The same, over a connection that had been kept: the server said nothing of its end.
+    cut_kept: usize,
+    /// Connections that were not to be had: nothing was sent.
+    turned_away: usize,
 }
 
 /// How far a round is.
@@ -46,8 +59,32 @@ struct Round {
     is_gone: AtomicBool,
 }
 
-/// Sends events, each with a number of its own, until the server is gone, over another connection
-/// after each that ends.
+impl Door {
+    /// Events of a request, each with a number of its own, as they will be stored.
+    fn events(self, sender: &str, number: usize) -> Vec<String> {
+        let count = if matches!(self, Self::Lines | Self::Otlp) { BATCH_EVENTS } else { 1 };
+        let event = |at| json!({ "sender": sender, "number": number, "at": at }).to_string();
+        (0..count).map(event).collect()
+    }
+
+    fn body(self, events: &[String]) -> String {
+        match self {
+            Self::Otlp => {
+                let record = |event: &String| json!({ "body": { "stringValue": event } });
+                let records: Vec<_> = events.iter().map(record).collect();
+                let scopes = json!([{ "logRecords": records }]);
+                json!({ "resourceLogs": [{ "scopeLogs": scopes }] }).to_string()
+            }
+            _ => events.join("\n"),
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        if self == Self::Lines { "application/x-ndjson" } else { "application/json" }
+    }
+}
+
+/// Sends events until the server is gone, over another connection after each that ends.
 async fn sender(
     address: String,
     (door, path): (Door, String),
@@ -57,27 +94,37 @@ async fn sender(
     let mut connection = Http1::new(&address);
     let mut told = Told::default();
     for number in 0.. {
-        let body = json!({ "sender": name, "number": number }).to_string();
+        let events = door.events(&name, number);
+        let body = door.body(&events);
         let length = body.len().to_string();
-        let headers = [("Host", address.as_str()), ("Content-Length", length.as_str())];
+        let headers = [
+            ("Host", address.as_str()),
+            ("Content-Length", length.as_str()),
+            ("Content-Type", door.kind()),
+        ];
         let was_gone = round.is_gone.load(Ordering::Relaxed);
+        let was_kept = connection.is_kept();
         match connection.exchange(&request("POST", &path, &headers, &body)).await {
             Ok(answer) => {
                 let before = told.got_through();
-                told.hear(door, &answer, body);
-                let is_first = before == 0 && told.got_through() == 1;
+                told.hear(door, &answer, events);
+                let is_first = before == 0 && told.got_through() > 0;
                 round.heard.fetch_add(usize::from(is_first), Ordering::Relaxed);
             }
             Err(error) => {
+                // Not one of these: a part of an answer.
                 let is_end = [
-                    ErrorKind::ConnectionRefused,
                     ErrorKind::ConnectionReset,
                     ErrorKind::ConnectionAborted,
                     ErrorKind::BrokenPipe,
                     ErrorKind::UnexpectedEof,
                 ];
-                assert!(is_end.contains(&error.kind()), "{error:?}");
-                told.cut += 1;
+                match error.kind() {
+                    ErrorKind::ConnectionRefused => told.turned_away += 1,
+                    kind if is_end.contains(&kind) && was_kept => told.cut_kept += 1,
+                    kind if is_end.contains(&kind) => told.cut += 1,
+                    _ => panic!("{error:?}"),
+                }
                 if was_gone {
                     break;
                 }
@@ -93,30 +140,39 @@ impl Told {
         self.stored.len() + self.taken.len()
     }
 
-    fn hear(&mut self, door: Door, answer: &Answer, body: String) {
-        match answer.status {
-            200..=299 if door == Door::Keboola => {
-                assert_eq!((answer.status, answer.body.as_str()), (200, "OK"));
-                self.taken.push(body);
+    fn hear(&mut self, door: Door, answer: &Answer, events: Vec<String>) {
+        self.ends += usize::from(answer.header("connection") == Some("close"));
+        match (answer.status, door) {
+            (200, Door::Keboola) => {
+                assert_eq!(answer.body, "OK");
+                self.taken.extend(events);
             }
-            200..=299 => {
+            (200, Door::Otlp) => {
+                assert_eq!(answer.json(), json!({}));
+                self.taken.extend(events);
+            }
+            (200, _) => {
                 let answer = answer.json();
-                assert_eq!((&answer["accepted"], &answer["ack"]), (&json!(1), &json!("durable")));
+                let wanted = (&json!(events.len()), &json!("durable"));
+                assert_eq!((&answer["accepted"], &answer["ack"]), wanted);
                 let span = &answer["partitions"][0];
                 let partition = i32::try_from(span["partition"].as_i64().unwrap()).unwrap();
-                self.stored.push(((partition, span["first_offset"].as_i64().unwrap()), body));
+                let first = span["first_offset"].as_i64().unwrap();
+                self.stored.extend((first..).map(|offset| (partition, offset)).zip(events));
             }
-            503 => {
+            (503, _) => {
                 let after = answer.header("retry-after").and_then(|it| it.parse::<u32>().ok());
                 assert!(after.is_some_and(|seconds| seconds > 0), "{answer:?}");
+                assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
                 let told = answer.json();
                 match door {
-                    Door::Native => assert_eq!(told["code"], "draining", "{told}"),
+                    Door::Native | Door::Lines => assert_eq!(told["code"], "draining", "{told}"),
                     Door::Keboola => assert_eq!(told["error"], "stream.in.shutdown", "{told}"),
+                    Door::Otlp => assert_eq!(told["code"], 14, "{told}"),
                 }
-                self.refused.push(body);
+                self.refused.extend(events);
             }
-            status => panic!("{status}: {}", answer.body),
+            (status, _) => panic!("{status}: {}", answer.body),
         }
     }
 }
@@ -165,19 +221,20 @@ async fn before_it_ends_it_says_that_it_is_not_ready_and_takes_what_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_to_end_under_load_it_loses_nothing_that_was_acknowledged() {
-    let mut floe = Floe::start(&["--num-partitions=3"]).await;
+    // On a busy machine a sender may not have its turn for long.
+    let mut floe = Floe::start(&["--num-partitions=3", "--shutdown-timeout=40s"]).await;
     let source = source(&floe).await;
     let mut all = Told::default();
     for number in 0..3 {
         let round = Arc::new(Round::default());
         let address = floe.http_address();
         let senders = (0..SENDERS).map(|sender_number| {
-            let route = match sender_number % 4 {
+            let native = |partition| format!("/api/v1/topics/drained/events?partition={partition}");
+            let route = match sender_number % 5 {
                 0 => (Door::Keboola, source.clone()),
-                place => {
-                    let path = format!("/api/v1/topics/drained/events?partition={}", place - 1);
-                    (Door::Native, path)
-                }
+                1 => (Door::Otlp, "/v1/logs".to_owned()),
+                2 => (Door::Lines, native(0)),
+                place => (Door::Native, native(place - 2)),
             };
             let name = format!("{number}-{sender_number}");
             sender(address.clone(), route, name, Arc::clone(&round))
@@ -198,28 +255,49 @@ async fn asked_to_end_under_load_it_loses_nothing_that_was_acknowledged() {
         floe.restart().await;
         for told in told {
             assert!(told.got_through() > 0, "round {number}: a sender got nothing through");
-            assert!(told.cut > 0, "round {number}: a sender did not see the end");
+            assert!(told.turned_away > 0, "round {number}: a sender did not see the end");
             all.stored.extend(told.stored);
             all.taken.extend(told.taken);
             all.refused.extend(told.refused);
+            all.ends += told.ends;
             all.cut += told.cut;
+            all.cut_kept += told.cut_kept;
+            all.turned_away += told.turned_away;
         }
     }
     let (drained, shop) = (found(&floe, "drained"), found(&floe, "shop"));
+    let logs = found(&floe, "otel_logs").into_values().map(|record| {
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        record["body"].as_str().unwrap().to_owned()
+    });
+    let logs: Vec<String> = logs.collect();
+    println!(
+        "stored {}, taken {}, refused {}, cut {} and {} kept, turned away {}",
+        all.stored.len(),
+        all.taken.len(),
+        all.refused.len(),
+        all.cut,
+        all.cut_kept,
+        all.turned_away
+    );
+    // A connection that was kept ends with an answer that says so, or while nothing is sent.
+    assert_eq!(all.cut_kept, 0, "requests over connections that were kept got no answer");
+    assert!(all.ends > 0, "nobody was told of the end");
     let acknowledged = all.stored.len() + all.taken.len();
-    let stored: BTreeMap<_, _> = all.stored.iter().map(|(at, body)| (at, body)).collect();
+    let stored: BTreeMap<_, _> = all.stored.iter().map(|(at, event)| (at, event)).collect();
     assert_eq!(stored.len(), all.stored.len(), "an offset was given twice");
-    for (at, body) in stored {
-        assert_eq!(drained.get(at), Some(body), "{at:?} is as it was acknowledged");
+    for (at, event) in stored {
+        assert_eq!(drained.get(at), Some(event), "{at:?} is as it was acknowledged");
     }
-    let once: BTreeSet<&String> = drained.values().chain(shop.values()).collect();
-    assert_eq!(once.len(), drained.len() + shop.len(), "nobody sent an event twice");
-    let in_shop: BTreeSet<&String> = shop.values().collect();
-    let lost = all.taken.iter().find(|body| !in_shop.contains(body));
+    let unplaced: BTreeSet<&String> = shop.values().chain(&logs).collect();
+    let once: BTreeSet<&String> = drained.values().chain(unplaced.iter().copied()).collect();
+    let records = drained.len() + shop.len() + logs.len();
+    assert_eq!(once.len(), records, "nobody sent an event twice");
+    let lost = all.taken.iter().find(|event| !unplaced.contains(event));
     assert_eq!(lost, None, "it was acknowledged");
-    let kept = all.refused.iter().find(|body| once.contains(body));
+    let kept = all.refused.iter().find(|event| once.contains(event));
     assert_eq!(kept, None, "what was refused is not stored");
     // What is stored without an answer is what connections were cut under.
-    let unknown = once.len() - acknowledged;
-    assert!(unknown <= all.cut, "{unknown} events of which nobody was told, {} cut", all.cut);
+    let (unknown, cut) = (once.len() - acknowledged, all.cut * BATCH_EVENTS);
+    assert!(unknown <= cut, "{unknown} events of which nobody was told, {} requests cut", all.cut);
 }

@@ -152,15 +152,44 @@ async fn a_native_request_is_refused_with_the_records_that_have_no_row() {
     assert_eq!(send(&url, "", r#"[{"m": "x"}]"#).await.0, 200);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_of_telemetry_is_refused_by_a_template_and_the_others_are_stored() {
-    let floe = Floe::start(&["--num-partitions=1"]).await;
-    done(&floe, Method::POST, SOURCES, json!({"type": "otlp", "name": "telemetry"})).await;
+/// Makes a source of telemetry whose sink takes records with a number as body; where its sinks are.
+async fn telemetry(floe: &Floe) -> String {
+    done(floe, Method::POST, SOURCES, json!({"type": "otlp", "name": "telemetry"})).await;
     let sinks = format!("{SOURCES}/telemetry/sinks");
     let content = "std.parseInt(Body('body')) + 1";
     let template = json!({"language": "jsonnet", "content": content});
     let mapping = json!({"columns": [{"type": "template", "name": "next", "template": template}]});
-    done(&floe, Method::POST, &sinks, of_keboola("in.otel.next", &mapping)).await;
+    done(floe, Method::POST, &sinks, of_keboola("in.otel.next", &mapping)).await;
+    sinks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn telemetry_that_is_stored_already_is_answered_whatever_its_templates_say_now() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    let sinks = telemetry(&floe).await;
+    let (_, shown) = ask(&floe, Method::GET, &format!("{SOURCES}/telemetry"), None).await;
+    let url = format!("{}/v1/logs", shown["otlp"]["url"].as_str().unwrap());
+    let export = async |key: &str| {
+        let logs = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [
+            {"body": {"stringValue": "1"}}, {"body": {"stringValue": "one"}},
+        ]}]}]});
+        let post = Client::new().post(&url).header("idempotency-key", key).json(&logs);
+        read(post.send().await.unwrap()).await
+    };
+    assert_eq!(export("a").await, (200, json!({})), "the second one is a dead letter later");
+    done(&floe, Method::PATCH, &format!("{sinks}/twice/settings"), set(&json!("sync"))).await;
+    assert_eq!(export("a").await, (200, json!({})), "as it was told before");
+    assert_eq!(end(&floe, "telemetry").await, 2);
+    let (status, answer) = export("b").await;
+    let rejected = &answer["partialSuccess"]["rejectedLogRecords"];
+    assert_eq!((status, rejected), (200, &json!("1")), "it is new");
+    assert_eq!(end(&floe, "telemetry").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_telemetry_is_refused_by_a_template_and_the_others_are_stored() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    let sinks = telemetry(&floe).await;
     done(&floe, Method::PATCH, &format!("{sinks}/twice/settings"), set(&json!("sync"))).await;
     let (_, shown) = ask(&floe, Method::GET, &format!("{SOURCES}/telemetry"), None).await;
     let url = format!("{}/v1/logs", shown["otlp"]["url"].as_str().unwrap());

@@ -67,10 +67,7 @@ pub(in crate::http) async fn replay(
             }
             continue;
         }
-        if number > 1 && Instant::now() + TRY_MAX > until {
-            let detail = "no free name was found in time: say sink and table in the body";
-            return Err(Problem::new("timeout", detail));
-        }
+        check_time(number, until)?;
         // A sink that is off would write nothing of it.
         let wish = Wish { table, from, enabled: true, ..sink.wish.clone() };
         let wished = (&*topic, id.as_str(), wish);
@@ -102,6 +99,15 @@ fn begin(from: Option<&str>) -> Result<From, Problem> {
         From::Latest => Err(bad(format!("from=latest would write nothing again; {allowed}"))),
         from => Ok(from),
     }
+}
+
+/// One name is always tried, others while there is time for one more.
+fn check_time(number: usize, until: Instant) -> Result<(), Problem> {
+    if number > 1 && Instant::now() + TRY_MAX > until {
+        let detail = "no free name was found in time: say sink and table in the body";
+        return Err(Problem::new("timeout", detail));
+    }
+    Ok(())
 }
 
 fn exists(id: &str) -> Problem {
@@ -148,6 +154,17 @@ mod tests {
         for bad in [None, Some("latest"), Some(""), Some("yesterday")] {
             assert_eq!(begin(bad).unwrap_err().code(), "bad_request", "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_further_name_is_tried_while_an_answer_can_still_be_given() {
+        let second = Duration::from_secs(1);
+        for (left, wanted) in [(TRY_MAX + second, Ok(())), (TRY_MAX - second, Err("timeout"))] {
+            let tried = |number| check_time(number, Instant::now() + left);
+            let tried = |number| tried(number).map_err(|problem| problem.code());
+            assert_eq!((tried(1), tried(2), tried(9)), (Ok(()), wanted, wanted), "{left:?}");
+        }
+        assert!(check_time(2, answer_by()).is_ok(), "a request has time for more than one");
     }
 
     #[test]

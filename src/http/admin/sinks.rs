@@ -172,14 +172,7 @@ async fn starts_at(
 ) -> Result<BTreeMap<i32, Offset>, Problem> {
     let mut starts = ends.clone();
     for (index, id) in (0..).zip(&topic.partitions) {
-        let mut tries = 1..LOOKS_MAX;
-        let found = loop {
-            match api.log.offset_for_timestamp(*id, ms).await {
-                // Retention passed it while it was looked for.
-                Err(ReadError::OutOfRange { .. }) if tries.next().is_some() => {}
-                found => break found,
-            }
-        };
+        let found = look(|| api.log.offset_for_timestamp(*id, ms)).await;
         let found = found.map_err(|error| {
             let detail = format!("partition {index} cannot be looked through: {error}");
             Problem::new("internal", detail)
@@ -189,6 +182,20 @@ async fn starts_at(
         }
     }
     Ok(starts)
+}
+
+/// Looks for a record, again where retention passed it while it was looked for.
+async fn look<T, F>(mut find: impl FnMut() -> F) -> Result<T, ReadError>
+where
+    F: Future<Output = Result<T, ReadError>>,
+{
+    let mut tries = 1..LOOKS_MAX;
+    loop {
+        match find().await {
+            Err(ReadError::OutOfRange { .. }) if tries.next().is_some() => {}
+            found => return found,
+        }
+    }
 }
 
 /// The table of `namespace.name`, or of `catalog.namespace.name` where the catalog is this one.
@@ -392,4 +399,32 @@ pub(in crate::http) fn problem(id: &str, error: &sink::Error) -> Problem {
         sink::Error::Store(_) => "internal",
     };
     Problem::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_retention_frees_while_it_is_looked_for_is_looked_for_again() {
+        let passed = || Err(ReadError::OutOfRange { start: 7, end: 9 });
+        for (passes, wanted) in [(0, Ok(7)), (1, Ok(7)), (4, Ok(7)), (5, passed())] {
+            let mut looks = 0;
+            let found = look(|| {
+                looks += 1;
+                ready(if looks > passes { Ok(7) } else { passed() })
+            });
+            assert_eq!(found.await, wanted, "{passes}");
+            assert_eq!(looks, LOOKS_MAX.min(passes + 1));
+        }
+        let mut looks = 0;
+        let found = look(|| {
+            looks += 1;
+            ready(Err::<i64, _>(ReadError::UnknownPartition))
+        });
+        assert_eq!(found.await, Err(ReadError::UnknownPartition));
+        assert_eq!(looks, 1);
+    }
 }

@@ -10,6 +10,7 @@ use proptest::sample::Index;
 
 use super::body::{BodyMemory, read};
 use super::split::{Form, split};
+use super::split_tests;
 use crate::http::problem::Problem;
 
 /// More than any body here, so that neither memory nor size is what refuses one.
@@ -139,17 +140,23 @@ fn events(body: &[u8], form: Form) -> (Vec<Vec<u8>>, Option<usize>) {
 
 fn event() -> impl Strategy<Value = String> {
     let text = prop_oneof!["[a-z ]{0,12}", "\\PC{0,40}", "[a-z]{200,4000}"];
-    (text, any::<i64>()).prop_map(|(text, number)| {
+    let object = (text, any::<i64>()).prop_map(|(text, number)| {
         serde_json::json!({ "text": text, "list": [number, null, { "n": number }] }).to_string()
-    })
+    });
+    prop_oneof![2 => object, 1 => split_tests::text("[ \t\r]{0,3}")]
 }
 
 /// A body in one of the forms that senders have, and how it is read.
 fn body() -> impl Strategy<Value = (Vec<u8>, Form)> {
-    (prop::collection::vec(event(), 0..40), 0..4_u8).prop_map(|(events, form)| match form {
+    (prop::collection::vec(event(), 0..40), 0..5_u8).prop_map(|(events, form)| match form {
         0 => (format!("[{}]", events.join(", ")).into_bytes(), Form::Json),
-        1 => (events.concat().into_bytes(), Form::Json),
+        1 => (events.join(" ").into_bytes(), Form::Json),
         2 => ((events.join("\n") + "\n").into_bytes(), Form::Lines),
+        // RFC 7464.
+        3 => (
+            events.iter().map(|it| format!("\u{1e}{it}\n")).collect::<String>().into(),
+            Form::Lines,
+        ),
         // One of them is no JSON: what was before it, and where it is, is the same too.
         _ => ((events.join("\n") + "\n{\"a\":").into_bytes(), Form::Json),
     })

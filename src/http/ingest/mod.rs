@@ -26,6 +26,8 @@ mod event_ids;
 mod hint;
 pub(crate) mod identity;
 pub(crate) mod keys;
+#[cfg(test)]
+mod late_tests;
 mod native;
 mod new_ids;
 mod once;
@@ -38,6 +40,8 @@ pub(crate) mod rate;
 pub(crate) mod request;
 mod senders;
 pub(crate) mod split;
+#[cfg(test)]
+mod split_tests;
 mod stranger;
 pub(super) mod tinybird;
 mod topic_fields;
