@@ -19,7 +19,7 @@ use crate::http::query_token::QueryToken;
 use crate::http::tls::Certificate;
 use crate::http::{
     Api, as_problem, confluent, credentials, head_size, hec, iceberg, keboola, otlp, query_token,
-    refusals, request_id, sources, strangers, streams,
+    refusals, request_id, sources, strangers, streams, ui,
 };
 use crate::runtime::metrics;
 use crate::store::history::Edit;
@@ -161,7 +161,7 @@ pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Respon
 }
 
 fn is_open(path: &str) -> bool {
-    OPEN.contains(&path) || keboola::OPEN.contains(&path)
+    OPEN.contains(&path) || keboola::OPEN.contains(&path) || path.starts_with(ui::PREFIX)
 }
 
 fn has_own_secret(path: &str) -> bool {

@@ -38,6 +38,7 @@ mod strangers;
 mod streams;
 mod tls;
 mod trial;
+mod ui;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -405,7 +406,8 @@ pub fn site(api: Api, iceberg: Router) -> Site {
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::routes))
         .route("/problems", get(openapi::problems))
-        .route("/", get(openapi::welcome))
+        .route("/", get(ui::index))
+        .route("/ui/{file}", get(ui::file))
         .method_not_allowed_fallback(async || {
             Problem::new("method_not_allowed", "see /openapi.json for what is allowed here")
         })

@@ -1,14 +1,13 @@
-//! `/openapi.json`, `/problems` and the page that a browser sees first.
+//! `/openapi.json`, and the pages of all routes and problems.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 
 use crate::http::advice;
-use crate::http::forwarded::Reached;
 use crate::http::problem::PROBLEMS;
 
 /// The description of every native route, OpenAPI 3.1.
@@ -74,34 +73,6 @@ fn described() -> String {
     )
 }
 
-pub(super) async fn welcome(reached: Reached, headers: HeaderMap) -> Html<String> {
-    first_page(reached.scheme, &headers)
-}
-
-fn first_page(scheme: &str, headers: &HeaderMap) -> Html<String> {
-    let host = host(headers);
-    let send = format!(
-        "<p>Streams in, Iceberg out.</p><pre>\
-         curl {scheme}://{host}/api/v1/topics/orders/events -d '{{\"id\": 1}}'</pre>\
-         <p>Kafka producers send to the address of <code>kafka.listen</code>.</p>"
-    );
-    let links = "<ul><li><a href=\"/api/v1/topics\">topics</a></li>\
-         <li><a href=\"/api/v1/tables\">tables</a></li>\
-         <li><a href=\"/iceberg/v1/config\">Iceberg REST catalog</a></li>\
-         <li><a href=\"/docs\">all routes</a>, \
-         <a href=\"/openapi.json\">OpenAPI</a></li>\
-         <li><a href=\"/problems\">problems</a></li>\
-         <li><a href=\"/metrics\">metrics</a></li></ul>";
-    Html(page("Floe", &(send + links)))
-}
-
-/// The host and port that the browser came to; a placeholder where the header could be markup.
-fn host(headers: &HeaderMap) -> &str {
-    let sent = headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte);
-    sent.filter(|host| !host.is_empty() && host.bytes().all(legal)).unwrap_or("HOST:PORT")
-}
-
 fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
@@ -114,22 +85,14 @@ fn page(title: &str, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderMap, HeaderValue, header};
     use serde_json::Value;
 
     use crate::tier::TableStatus;
 
     #[test]
-    fn the_first_page_and_the_document_name_no_port_of_their_own() {
-        let page = |host: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_static(host));
-            super::first_page("http", &headers).0
-        };
-        assert!(page("box.local:38080").contains("curl http://box.local:38080/api/v1"));
-        assert!(!page("<script>").contains("<script>"));
+    fn the_document_names_no_port_of_its_own() {
         for fixed in ["8080", "9092"] {
-            assert!(!page("h").contains(fixed) && !super::DOCUMENT.contains(fixed), "{fixed}");
+            assert!(!super::DOCUMENT.contains(fixed), "{fixed}");
         }
     }
 

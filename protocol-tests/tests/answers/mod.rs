@@ -136,3 +136,37 @@ async fn who_answers_is_told_without_a_token() {
     let id = told["request_id"].as_str().unwrap();
     assert_eq!(told["instance"], format!("urn:uuid:{id}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_and_its_files_need_no_token_and_run_nothing_else() {
+    let floe = Floe::start(&["--num-partitions=1"]).await;
+    let mut connection = Http1::new(&floe.http_address());
+    let wish = r#"{"name": "admin"}"#;
+    let made = send(&mut connection, ("POST", "/api/v1/tokens"), &[], wish).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/ui/app.js", "text/javascript; charset=utf-8"),
+        ("/ui/page.js", "text/javascript; charset=utf-8"),
+        ("/ui/connect.js", "text/javascript; charset=utf-8"),
+        ("/ui/tables.js", "text/javascript; charset=utf-8"),
+        ("/ui/topics.js", "text/javascript; charset=utf-8"),
+        ("/ui/style.css", "text/css; charset=utf-8"),
+        ("/ui/icon.svg", "image/svg+xml"),
+        ("/ui/programs.json", "application/json"),
+    ] {
+        let answer = send(&mut connection, ("GET", path), &[], "").await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(kind)), "{path}");
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; "), "{policy}");
+        assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("cache-control"), Some("no-cache"), "{path}");
+        let tag = answer.header("etag").unwrap().to_owned();
+        let known = [("If-None-Match", tag.as_str())];
+        let again = send(&mut connection, ("GET", path), &known, "").await;
+        assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
+    }
+    let none = send(&mut connection, ("GET", "/ui/other.js"), &[], "").await;
+    assert_eq!((none.status, &none.json()["code"]), (404, &json!("not_found")));
+}
