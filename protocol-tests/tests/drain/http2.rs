@@ -67,7 +67,8 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_over_http2_that_is_half_there_is_answered_and_the_client_told_to_go() {
-    let mut floe = Floe::start(&["--shutdown-timeout", "60s"]).await;
+    let partitions = format!("--num-partitions={}", super::PARTITIONS);
+    let mut floe = Floe::start(&["--shutdown-timeout=60s", &partitions]).await;
     let address = floe.http_address();
     let (mut reader, mut writer) = TcpStream::connect(&address).await.unwrap().into_split();
     writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();

@@ -266,7 +266,7 @@ const GOOD = ["RUNNING", "WAITING", "OFF", "active", "Active", "ready"];
 export function state(name) {
   const kind = GOOD.includes(name)
     ? "good"
-    : ["RETRYING", "DRAINING", "Starting", "Draining", "late"].includes(name)
+    : ["RETRYING", "DRAINING", "Draining", "late"].includes(name)
       ? "warn"
       : "bad";
   return h("span", { class: `state ${kind}` }, name);
