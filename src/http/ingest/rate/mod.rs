@@ -429,7 +429,9 @@ impl Engine {
                 taken.tell(None);
                 body
             }
-            Err(problem) => return Err(body::refuse(headers, body, limit_bytes, problem).await),
+            Err(problem) => {
+                return Err(Box::pin(body::refuse(headers, body, limit_bytes, problem)).await);
+            }
         };
         let read = (self.memory_of(from), self.share_of(from));
         let read = body::read_into(headers, body, limit_bytes, read).await;
