@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use super::BYTES_MAX;
 use crate::http::Api;
 use crate::http::problem::Problem;
-use crate::log::{ReadError, ReadSlice};
+use crate::http::records::{self, Found};
+use crate::log::ReadSlice;
 use crate::record::BatchReader;
 use crate::types::{Offset, PartitionId};
 
@@ -132,17 +133,9 @@ pub(super) async fn read(
     count_max: usize,
 ) -> Result<Slice, Problem> {
     let passed = |next: Offset| Slice { kept: Vec::new(), next: next.max(range.start + 1) };
-    let slice = match api.log.read(id, range.start, READ_BYTES).await {
-        Ok(slice) => slice,
-        Err(ReadError::OutOfRange { start, .. }) if start > range.start => {
-            return Ok(passed(start.min(range.end)));
-        }
-        Err(ReadError::OutOfRange { .. }) => return Ok(passed(range.end)),
-        Err(ReadError::Corrupt(lost)) => return Ok(passed(lost.end.min(range.end))),
-        Err(ReadError::UnknownPartition) => {
-            return Err(Problem::new("unknown_topic", "the topic was deleted meanwhile"));
-        }
-        Err(error) => return Err(Problem::new("internal", error.to_string())),
+    let slice = match records::found(api, id, &range, READ_BYTES).await? {
+        Found::Slice(slice) => slice,
+        Found::Nothing { next } => return Ok(passed(next)),
     };
     let taken = tokio::task::spawn_blocking(move || take(&slice, &range, count_max)).await;
     taken.map_err(|error| Problem::new("internal", error.to_string()))

@@ -25,6 +25,7 @@ use crate::log::ReadError;
 use crate::topic::Topic;
 use crate::types::{Offset, PartitionId, TopicId};
 
+pub(super) use read::{Found, found};
 pub(super) use tail::{tail_of_stream, tail_of_topic};
 
 use read::Shown;

@@ -11,7 +11,7 @@ use crate::http::Api;
 use crate::http::problem::Problem;
 use crate::log::{ReadError, ReadSlice};
 use crate::record::{BatchReader, Record};
-use crate::types::{Offset, TopicName};
+use crate::types::{Offset, PartitionId, TopicName};
 
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -108,6 +108,38 @@ pub(super) struct Slice {
     pub(super) next: Offset,
 }
 
+/// What the log has from an offset on.
+pub(in crate::http) enum Found {
+    Slice(ReadSlice),
+    /// It was lost, or retention has passed it, up to `next`.
+    Nothing {
+        next: Offset,
+    },
+}
+
+/// Reads the log at the start of `range`, about so many bytes.
+///
+/// # Errors
+/// `internal` where the disk fails; `unknown_topic` if the topic was deleted meanwhile.
+pub(in crate::http) async fn found(
+    api: &Api,
+    id: PartitionId,
+    range: &Range<Offset>,
+    bytes: usize,
+) -> Result<Found, Problem> {
+    let nothing = |next: Offset| Found::Nothing { next: next.min(range.end) };
+    match api.log.read(id, range.start, bytes).await {
+        Ok(slice) => Ok(Found::Slice(slice)),
+        Err(ReadError::OutOfRange { start, .. }) if start > range.start => Ok(nothing(start)),
+        Err(ReadError::OutOfRange { .. }) => Ok(nothing(range.end)),
+        Err(ReadError::Corrupt(lost)) => Ok(nothing(lost.end)),
+        Err(ReadError::UnknownPartition) => {
+            Err(Problem::new("unknown_topic", "the topic was deleted meanwhile"))
+        }
+        Err(error) => Err(Problem::new("internal", error.to_string())),
+    }
+}
+
 /// Reads records of `range`, some of them if there are any, at most so many, of about so many bytes.
 /// What the log has lost, or retention has passed, is passed.
 ///
@@ -123,17 +155,9 @@ pub(super) async fn read(
         let next = next.max(range.start + 1);
         Slice { shown: Vec::new(), size_bytes: 0, next }
     };
-    let slice = match api.log.read(lane.id, range.start, READ_BYTES.min(limits.1)).await {
-        Ok(slice) => slice,
-        Err(ReadError::OutOfRange { start, .. }) if start > range.start => {
-            return Ok(passed(start.min(range.end)));
-        }
-        Err(ReadError::OutOfRange { .. }) => return Ok(passed(range.end)),
-        Err(ReadError::Corrupt(lost)) => return Ok(passed(lost.end.min(range.end))),
-        Err(ReadError::UnknownPartition) => {
-            return Err(Problem::new("unknown_topic", "the topic was deleted meanwhile"));
-        }
-        Err(error) => return Err(Problem::new("internal", error.to_string())),
+    let slice = match found(api, lane.id, &range, READ_BYTES.min(limits.1)).await? {
+        Found::Slice(slice) => slice,
+        Found::Nothing { next } => return Ok(passed(next)),
     };
     let lane = lane.clone();
     let taken = tokio::task::spawn_blocking(move || take(&lane, &slice, &range, limits)).await;
