@@ -5,6 +5,7 @@
 //! said of an append (`confirm`).
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -19,20 +20,19 @@ use crate::http::ingest::counts::Counts;
 use crate::http::ingest::event::{Ack, Event, OnError, Once, OwnedEvent, Source, Stored, Terms};
 use crate::http::ingest::event_ids::{EventIds, IdHold};
 use crate::http::ingest::keys::{Keys, Marked};
-use crate::http::ingest::place::Identified;
 use crate::http::ingest::quarantine::Keep;
 use crate::http::ingest::rate::Limits;
 use crate::http::ingest::stranger;
-use crate::http::ingest::topic_fields::Placed;
-use crate::http::ingest::traced::{self, Traced};
+use crate::http::ingest::topic_fields::{Completed, Said};
+use crate::http::ingest::traced;
 use crate::http::problem::{EventError, Problem};
 use crate::http::{Options, unknown_topic};
 use crate::log::{Append, AppendBatch, Log, Origin};
 use crate::record::TimestampBounds;
 use crate::runtime::Clock;
+use crate::runtime::ids::uuid_v7;
 use crate::store::{self, Store};
 use crate::tier::Tiering;
-use crate::topic::event_fields::EventFields;
 use crate::topic::options::{Idempotency, Overrides, TableMode, TopicOptions};
 use crate::topic::{self, NewTopic, Topic, Topics};
 use crate::types::TopicName;
@@ -206,18 +206,16 @@ impl Engine {
         hold: Share,
         terms: Terms,
     ) -> Result<Stored, Problem> {
-        let path = match source.has_ids() {
-            true => None,
-            false => self.option(name, known.as_deref(), |it| it.dedup_field.clone()).flatten(),
-        };
-        let fields = self.option(name, known.as_deref(), fields_of).flatten();
-        let source = Identified { source: Placed { source, fields }, path };
-        let is_traced = self.option(name, known.as_deref(), |it| it.trace_headers);
-        let headers = if is_traced == Some(true) { traced::headers() } else { Vec::new() };
-        let source = Traced { source, headers };
+        let said = |options: &TopicOptions| Said::of(options, traced::headers);
+        let said = self.option(name, known.as_deref(), said).flatten();
+        let source = Completed { source, said };
         // Boxed, as all that is large: it would be copied on its way into each future around it.
-        let queue = Box::pin(self.queue(name, known, source, &terms));
-        let queued = tokio::time::timeout_at(terms.until - CONFIRM_MIN, queue).await;
+        let mut queue = Box::pin(self.queue(name, known, source, &terms));
+        // Most find room at once; they need no timer.
+        let queued = match futures::poll!(&mut queue) {
+            Poll::Ready(queued) => Ok(queued),
+            Poll::Pending => tokio::time::timeout_at(terms.until - CONFIRM_MIN, queue).await,
+        };
         // What is dropped here was not queued.
         let late = || Problem::new("overloaded", "the request did not get its turn in time");
         let queued =
@@ -282,7 +280,7 @@ impl Engine {
                 return Ok(Outcome::Repeat(Box::new(Stored::repeat(&topic, ack))));
             }
         };
-        let write_id = Uuid::now_v7();
+        let write_id = uuid_v7();
         let mut target = self.target(&topic, write_id, terms);
         let source = if source.has_ids() {
             let (source, list, hold) = self.take_ids(&topic, source, terms).await?;
@@ -294,8 +292,10 @@ impl Engine {
         };
         let (batches, kept) = build(source, target, keep.as_ref()).await?;
         let rejected = batches.errors.len();
-        let bad = if keep.is_some() { &self.counts.quarantined } else { &self.counts.rejected };
-        bad.increment(rejected as u64);
+        if rejected > 0 {
+            let bad = if keep.is_some() { &self.counts.quarantined } else { &self.counts.rejected };
+            bad.increment(rejected as u64);
+        }
         let none_is_good = batches.accepted + batches.duplicates == 0 && keep.is_none();
         if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
             return Err(refusal(batches.errors).each_at_most(topic.options.max_message_bytes));
@@ -307,8 +307,7 @@ impl Engine {
             _ => Vec::new(),
         };
         let queued = self.push((topic, terms.ack), batches, kept, write_id, claim).await?;
-        self.counts.duplicate.increment(queued.duplicates as u64);
-        self.counts.accepted.increment(queued.accepted as u64);
+        self.counts.stored(&queued);
         Ok(Outcome::Queued(queued))
     }
 
@@ -470,11 +469,6 @@ pub(crate) fn off_worker<T: Send + 'static>(
             worked.unwrap_or_else(|error| Err(error.to_string())).map_err(failed)
         }),
     )
-}
-
-/// Where the events of a topic say more than their senders; none where they do not.
-pub(super) fn fields_of(options: &TopicOptions) -> Option<EventFields> {
-    Some(&options.event_fields).filter(|fields| !fields.is_empty()).cloned()
 }
 
 /// Why the request is refused as a whole, given its refused events (at least one).

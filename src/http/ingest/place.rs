@@ -174,47 +174,21 @@ fn no_id(path: &str) -> String {
     format!("the event has no plain value at {path}")
 }
 
-/// Events that have the ids which their topic asks for, unless the sender said others.
-pub(super) struct Identified<S> {
-    pub(super) source: S,
-    /// Path in each event of the id, with `$.`; none where the source has its own, or none is asked.
-    pub(super) path: Option<String>,
-}
-
-impl<S: Source> Source for Identified<S> {
-    fn size_bytes(&self) -> usize {
-        self.source.size_bytes()
-    }
-
-    fn refused(&self) -> &[EventError] {
-        self.source.refused()
-    }
-
-    fn has_ids(&self) -> bool {
-        self.path.is_some() || self.source.has_ids()
-    }
-
-    fn raw(&self, error: &EventError) -> &[u8] {
-        self.source.raw(error)
-    }
-
-    fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
-        let Some(path) = &self.path else { return self.source.visit(take) };
-        self.source.visit(&mut |event| {
-            take(event.and_then(|event| {
-                let id = event.value.and_then(|value| id_at(path, value));
-                let Event { index, offset_bytes, .. } = event;
-                let id = id.ok_or_else(|| EventError {
-                    index,
-                    offset_bytes,
-                    field: Some(path.clone()),
-                    code: "bad_id",
-                    message: no_id(path),
-                })?;
-                Ok(Event { id: Some(Cow::Owned(id)), ..event })
-            }));
-        });
-    }
+/// The event with the id that is at `path`, with `$.`, in it.
+///
+/// # Errors
+/// `bad_id`, of the event.
+pub(super) fn identified<'e>(event: Event<'e>, path: &str) -> Result<Event<'e>, EventError> {
+    let id = event.value.and_then(|value| id_at(path, value));
+    let Event { index, offset_bytes, .. } = event;
+    let id = id.ok_or_else(|| EventError {
+        index,
+        offset_bytes,
+        field: Some(path.to_owned()),
+        code: "bad_id",
+        message: no_id(path),
+    })?;
+    Ok(Event { id: Some(Cow::Owned(id)), ..event })
 }
 
 /// The JSON text at a dotted path of an object.

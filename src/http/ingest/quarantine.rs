@@ -10,8 +10,7 @@ use crate::http::ingest::batches::Batch;
 use crate::http::ingest::engine::{self, Engine};
 use crate::http::ingest::event::{OnError, OwnedEvent, Source, Terms, answer_by};
 use crate::http::ingest::keys::REPLAY_CHANNELS;
-use crate::http::ingest::place::Identified;
-use crate::http::ingest::topic_fields::Placed;
+use crate::http::ingest::topic_fields::{Completed, Said};
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
 use crate::log::AppendBatch;
@@ -97,9 +96,7 @@ impl Engine {
         source: impl Source,
     ) -> Result<Vec<EventError>, Problem> {
         let target = self.target(topic, Uuid::now_v7(), &Terms::new(answer_by()));
-        let fields = engine::fields_of(&topic.options);
-        let path = topic.options.dedup_field.clone();
-        let source = Identified { source: Placed { source, fields }, path };
+        let source = Completed { source, said: Said::of(&topic.options, Vec::new) };
         Ok(engine::build(source, target, None).await?.0.errors)
     }
 

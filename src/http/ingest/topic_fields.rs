@@ -1,23 +1,50 @@
-//! Events whose key, time and headers are where their topic says, as far as their sender says nothing.
-//! Pure.
+//! Events with what their topic says of them, as far as their senders say nothing: key, time, headers,
+//! the id by which an event counts once, the request that it came by. Pure.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
 use crate::http::ingest::event::{Event, Header, Source};
-use crate::http::ingest::place::{Placement, find};
+use crate::http::ingest::place::{self, Placement, find};
+use crate::http::ingest::traced;
 use crate::http::problem::EventError;
 use crate::topic::event_fields::{EventFields, KeyField};
+use crate::topic::options::TopicOptions;
 
-/// The events of `source`, with what the topic says of them.
-pub(super) struct Placed<S> {
-    pub(super) source: S,
-    /// None where the topic says nothing.
-    pub(super) fields: Option<EventFields>,
+/// What a topic says of its events.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    /// Path in each event of its id, with `$.`, where the source has none.
+    id: Option<String>,
+    fields: EventFields,
+    /// Headers that each event gets that has no such header.
+    headers: Vec<Header>,
 }
 
-impl<S: Source> Source for Placed<S> {
+impl Said {
+    /// What these options say; none where they say nothing, as most do not. `headers` are those of
+    /// the request ([`traced::headers`]).
+    pub(super) fn of(options: &TopicOptions, headers: fn() -> Vec<Header>) -> Option<Box<Self>> {
+        let is_silent = options.dedup_field.is_none()
+            && options.event_fields.is_empty()
+            && !options.trace_headers;
+        if is_silent {
+            return None;
+        }
+        let headers = if options.trace_headers { headers() } else { Vec::new() };
+        let (id, fields) = (options.dedup_field.clone(), options.event_fields.clone());
+        Some(Box::new(Self { id, fields, headers }))
+    }
+}
+
+/// The events of `source`, with what their topic says of them.
+pub(super) struct Completed<S> {
+    pub(super) source: S,
+    pub(super) said: Option<Box<Said>>,
+}
+
+impl<S: Source> Source for Completed<S> {
     fn size_bytes(&self) -> usize {
         self.source.size_bytes()
     }
@@ -27,7 +54,7 @@ impl<S: Source> Source for Placed<S> {
     }
 
     fn has_ids(&self) -> bool {
-        self.source.has_ids()
+        self.source.has_ids() || self.said.as_ref().is_some_and(|said| said.id.is_some())
     }
 
     fn raw(&self, error: &EventError) -> &[u8] {
@@ -35,12 +62,26 @@ impl<S: Source> Source for Placed<S> {
     }
 
     fn visit(&self, take: &mut dyn FnMut(Result<Event<'_>, EventError>)) {
-        let Some(fields) = &self.fields else { return self.source.visit(take) };
-        let finder = Finder::of(fields);
+        let Some(said) = &self.said else { return self.source.visit(take) };
+        let path = said.id.as_deref().filter(|_| !self.source.has_ids());
+        let finder = Finder::of(&said.fields);
+        let mut complete = |event: Result<Event<'_>, EventError>| {
+            let event = event.and_then(|event| match path {
+                Some(path) => place::identified(event, path),
+                None => Ok(event),
+            });
+            match event {
+                Ok(event) if !said.headers.is_empty() => {
+                    let headers = traced::with(&said.headers, event.headers);
+                    take(Ok(Event { headers: &headers, ..event }));
+                }
+                event => take(event),
+            }
+        };
         self.source.visit(&mut |event| match event {
             // A null has no fields.
-            Ok(event) if event.value.is_some() => finder.place(event, take),
-            other => take(other),
+            Ok(event) if event.value.is_some() => finder.place(event, &mut complete),
+            other => complete(other),
         });
     }
 }
@@ -141,7 +182,8 @@ mod tests {
     /// Key, time and headers of each event, or the code of its refusal.
     fn placed(fields: EventFields, events: Vec<OwnedEvent>) -> Vec<String> {
         let mut found = Vec::new();
-        Placed { source: events, fields: Some(fields) }.visit(&mut |event| {
+        let said = Some(Box::new(Said { fields, ..Said::default() }));
+        Completed { source: events, said }.visit(&mut |event| {
             found.push(match event {
                 Ok(event) => {
                     let key = event.key.map(|key| String::from_utf8_lossy(&key).into_owned());
