@@ -368,8 +368,7 @@ pub(crate) fn make_first_file(
         fs.remove_file(&path)?;
     }
     let file = fs.create_new(&path)?;
-    let zeros = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
-    file.write_all_at(&mut [io::IoSlice::new(&zeros)], 0)?;
+    file.write_zeros_at(bytes, 0)?;
     file.sync_all(SyncPoint::WalFile)?;
     fs.rename(&path, &wal_dir.join(name_of(first)))?;
     fs.sync_dir(wal_dir, SyncPoint::WalDir)

@@ -17,7 +17,7 @@ use crate::wal::sequencer::Command;
 use crate::wal::spares::Spares;
 
 /// Bytes that are written at once while the next file is made.
-const CHUNK: usize = 1 << 20;
+const CHUNK: u64 = 1 << 20;
 
 /// Synced now and then, so that one sync does not hold up those of the groups for long.
 const CHUNKS_PER_SYNC: u64 = 8;
@@ -103,7 +103,6 @@ impl Making {
     /// Writes one chunk of zeros, or makes the rest a hole where the file is needed now. True once
     /// it is whole and synced.
     fn step(&mut self, bytes: u64, is_urgent: bool) -> io::Result<bool> {
-        static ZEROS: [u8; CHUNK] = [0; CHUNK];
         if self.written < bytes && is_urgent {
             self.file.set_len(bytes)?;
             self.written = bytes;
@@ -112,9 +111,9 @@ impl Making {
             if Instant::now() < self.due {
                 return Ok(false);
             }
-            let now = (bytes - self.written).min(CHUNK as u64);
-            let zeros = &ZEROS[..usize::try_from(now).unwrap_or(CHUNK)];
-            self.file.write_all_at(&mut [io::IoSlice::new(zeros)], self.written)?;
+            // Up to the end of a chunk: a spare may have been cut anywhere.
+            let now = (bytes - self.written).min(CHUNK - self.written % CHUNK);
+            self.file.write_zeros_at(now, self.written)?;
             self.written += now;
             self.chunks += 1;
             self.due = Instant::now() + CHUNK_PAUSE;

@@ -6,7 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+use rustix::fs::OFlags;
+
 use super::{DiskSpace, File, FileSystem, SyncPoint};
+#[cfg(target_os = "linux")]
+use super::{ZEROS, ZEROS_BYTES};
 
 /// Slices handed to one `pwritev`; Linux takes at most 1,024.
 const SLICES_PER_WRITE_MAX: usize = 1024;
@@ -17,6 +22,17 @@ pub struct Disk;
 
 #[derive(Debug)]
 struct DiskFile(fs::File);
+
+#[cfg(target_os = "linux")]
+impl DiskFile {
+    /// Writes zeros, up to the next whole piece of them.
+    fn write_zeros(&self, length: u64, position: u64) -> io::Result<u64> {
+        let left = ZEROS_BYTES as u64 - position % ZEROS_BYTES as u64;
+        let now = usize::try_from(length.min(left)).unwrap_or(ZEROS_BYTES);
+        self.write_all_at(&mut [IoSlice::new(&ZEROS.0[..now])], position)?;
+        Ok(now as u64)
+    }
+}
 
 impl FileSystem for Disk {
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -110,6 +126,25 @@ impl File for DiskFile {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_zeros_at(&self, length: u64, position: u64) -> io::Result<()> {
+        let end = position + length;
+        let mut at = position;
+        while at < end {
+            let flags = rustix::fs::fcntl_getfl(&self.0)?;
+            // A file system that has no direct writes says so here or when one comes; what else is
+            // wrong, the write through the page cache tells.
+            let is_direct = rustix::fs::fcntl_setfl(&self.0, flags | OFlags::DIRECT).is_ok();
+            let written = self.write_zeros(end - at, at);
+            rustix::fs::fcntl_setfl(&self.0, flags)?;
+            at += match written {
+                Err(_) if is_direct => self.write_zeros(end - at, at)?,
+                written => written?,
+            };
+        }
+        Ok(())
+    }
+
     fn sync_data(&self, _point: SyncPoint) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -130,6 +165,21 @@ impl File for DiskFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_written_at_any_place_and_leave_the_rest_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Disk.create_new(&folder.path().join("f")).unwrap();
+        file.write_all_at(&mut [IoSlice::new(b"abc")], 0).unwrap();
+        let whole = 3 << 20;
+        file.write_zeros_at(whole - 3, 3).unwrap();
+        file.write_zeros_at(5, whole).unwrap();
+        file.write_all_at(&mut [IoSlice::new(b"def")], 7).unwrap();
+        let mut out = Vec::new();
+        file.append_exact_at(&mut out, (3 << 20) + 5, 0).unwrap();
+        assert_eq!((file.length().unwrap(), &out[..10]), (whole + 5, &b"abc\0\0\0\0def"[..]));
+        assert!(out[10..].iter().all(|byte| *byte == 0));
+    }
 
     #[test]
     fn bytes_are_appended_up_to_the_end_of_the_file() {

@@ -61,6 +61,15 @@ impl SyncPoint {
     ];
 }
 
+/// Most zeros that one write takes, bytes.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// Aligned as direct writes want it (`open(2)`, `O_DIRECT`), whatever the size of the disk's blocks.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_BYTES]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
+
 /// Room on the disk that holds a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpace {
@@ -116,6 +125,18 @@ pub trait File: Send + Sync + Debug {
     }
     /// Writes all of `buffers` at `position`.
     fn write_all_at(&self, buffers: &mut [IoSlice<'_>], position: u64) -> io::Result<()>;
+    /// Writes `length` zeros at `position`, beside the page cache where the file can: nobody reads
+    /// them. No other call may be under way on the file.
+    fn write_zeros_at(&self, length: u64, position: u64) -> io::Result<()> {
+        let end = position + length;
+        let mut at = position;
+        while at < end {
+            let now = usize::try_from(end - at).unwrap_or(ZEROS_BYTES).min(ZEROS_BYTES);
+            self.write_all_at(&mut [IoSlice::new(&ZEROS.0[..now])], at)?;
+            at += now as u64;
+        }
+        Ok(())
+    }
     /// `fdatasync`.
     fn sync_data(&self, point: SyncPoint) -> io::Result<()>;
     /// `fsync`.
