@@ -8,12 +8,13 @@ use std::panic::AssertUnwindSafe;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use crate::auth::{Auth, Operation, Principal, Refusal, Resource};
 use crate::http::front::Then;
-use crate::http::ingest::{body, tinybird};
+use crate::http::ingest::{self, body, tinybird};
 use crate::http::problem::Problem;
 use crate::http::query_token::QueryToken;
 use crate::http::tls::Certificate;
@@ -132,32 +133,51 @@ impl Caller {
     }
 }
 
-/// Settles who sends the request and puts [`Caller`] there, or answers 401.
-pub(super) async fn admit(api: &Api, mut request: Request, then: Then) -> Response {
-    let (method, path) = (request.method(), request.uri().path());
-    let is_events = matches!(then, Then::Events(_));
-    let dress = if is_events { None } else { keboola::Dress::of(method, path) };
-    let asks_nobody = !is_events && (is_open(path) || has_own_secret(path));
-    let preflight = dress.as_ref().and_then(keboola::Dress::preflight);
-    let response = match (preflight, head_size::check(&request)) {
-        (Some(response), _) => response,
-        (None, Err(problem)) => Box::pin(refuse(request, problem, api)).await,
-        (None, Ok(())) if asks_nobody => run(api, request, then).await,
-        (None, Ok(())) => match identify(api, &mut request, &then).await {
-            Ok(principal) => {
-                let sender = principal.clone();
-                request.extensions_mut().insert(Caller(principal));
-                let mut response = run(api, request, then).await;
-                refusals::name_sender(sender, &mut response);
-                response
-            }
-            Err(problem) => Box::pin(refuse(request, problem, api)).await,
-        },
+/// The answer to a request, in what the dialect of its route adds.
+pub(super) async fn admit(api: &Api, request: Request, then: Then) -> Response {
+    let dress = match &then {
+        Then::Events(_) => None,
+        Then::Routes(_) => keboola::Dress::of(request.method(), request.uri().path()),
+    };
+    let response = match dress.as_ref().and_then(keboola::Dress::preflight) {
+        Some(response) => response,
+        None => admitted(api, request, then).await,
     };
     match dress {
         Some(dress) => dress.on(api, response),
         None => response,
     }
+}
+
+/// Settles who sends the request and goes on, for routes with [`Caller`] there, or answers 401.
+async fn admitted(api: &Api, mut request: Request, then: Then) -> Response {
+    if let Err(problem) = head_size::check(&request) {
+        return Box::pin(refuse(request, problem, api)).await;
+    }
+    let then = match then {
+        Then::Routes(next) if asks_nobody(request.uri().path()) => return run(request, next).await,
+        then => then,
+    };
+    let caller = match identify(api, &mut request, &then).await {
+        Ok(principal) => Caller(principal),
+        Err(problem) => return Box::pin(refuse(request, problem, api)).await,
+    };
+    let mut response = match then {
+        Then::Events(topic) => {
+            answered(ingest::ROUTE, Box::pin(ingest::events(api, &caller, topic, request))).await
+        }
+        Then::Routes(next) => {
+            request.extensions_mut().insert(caller.clone());
+            run(request, next).await
+        }
+    };
+    refusals::name_sender(caller.0, &mut response);
+    response
+}
+
+/// True if the route settles itself who may.
+fn asks_nobody(path: &str) -> bool {
+    is_open(path) || has_own_secret(path)
 }
 
 fn is_open(path: &str) -> bool {
@@ -251,9 +271,9 @@ pub(super) fn count(reason: &'static str) {
 }
 
 /// The answer of a route, with refusals in the form of ours; the catalog's have their own.
-async fn run(api: &Api, request: Request, then: Then) -> Response {
+async fn run(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
-    let response = answered(uri.path(), then.run(api, request)).await;
+    let response = answered(uri.path(), Box::pin(next.run(request))).await;
     if uri.path().starts_with("/iceberg") { response } else { as_problem(response) }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn layer(
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();
-    let share = match parts.extensions.get::<Caller>() {
+    let share = || match parts.extensions.get::<Caller>() {
         Some(caller) => api.engine.share_of(Sender::of(caller)),
         None => api.engine.share_of(Sender::named("")),
     };

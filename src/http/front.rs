@@ -11,14 +11,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use futures::future::BoxFuture;
 use metrics::Counter;
 use parking_lot::RwLock;
 use tower::ServiceExt;
@@ -62,12 +61,13 @@ impl Site {
     }
 
     /// The answer to a request.
-    pub(super) async fn answer(self, mut request: Request) -> Response {
+    pub(super) async fn answer(&self, mut request: Request) -> Response {
         query_token::take(&mut request);
         if let Some(topic) = topic_of_events(&request) {
             return self.front.identified(ingest::ROUTE, request, Then::Events(topic)).await;
         }
-        match self.routes.oneshot(request).await {
+        // Boxed: others would have room for it.
+        match Box::pin(self.routes.clone().oneshot(request)).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
@@ -94,16 +94,6 @@ pub(super) enum Then {
     Events(String),
 }
 
-impl Then {
-    /// Boxed: it would be copied into each future around it, and kept for each connection.
-    pub(super) fn run(self, api: &Api, request: Request) -> BoxFuture<'_, Response> {
-        match self {
-            Self::Routes(next) => Box::pin(next.run(request)),
-            Self::Events(topic) => Box::pin(ingest::events(api, topic, request)),
-        }
-    }
-}
-
 /// Middleware.
 async fn layer(State(front): State<Front>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -117,7 +107,7 @@ impl Front {
         let id = known.id.clone();
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-        // Boxed, as in `Then`: these wrap it.
+        // Boxed: it would be copied into each future around it, and kept for each connection.
         let answer = rate::within(peer, Box::pin(self.0.answer(request, then)));
         let mut response = request_id::within(known, answer).await;
         self.0.requests.count(route, response.status());
@@ -154,18 +144,30 @@ impl Parts {
 /// Handles of the counters of requests: to find one by its labels costs as much as all else that
 /// is done with it. Bounded by the routes and the statuses there are.
 #[derive(Default)]
-struct Requests(RwLock<HashMap<StatusCode, HashMap<String, Counter>>>);
+struct Requests {
+    all: RwLock<HashMap<StatusCode, HashMap<String, Counter>>>,
+    /// Of events that were taken, which most requests are: no lock and no look-up.
+    most: OnceLock<Counter>,
+}
 
 impl Requests {
     fn count(&self, route: &str, status: StatusCode) {
-        if let Some(known) = self.0.read().get(&status).and_then(|routes| routes.get(route)) {
+        if status == StatusCode::OK && route == ingest::ROUTE {
+            self.most.get_or_init(|| Self::counter(route, status)).increment(1);
+            return;
+        }
+        if let Some(known) = self.all.read().get(&status).and_then(|routes| routes.get(route)) {
             known.increment(1);
             return;
         }
-        let labels = [("route", route.to_owned()), ("status", status.as_str().to_owned())];
-        let counter = metrics::counter!(names::HTTP_REQUESTS, &labels);
+        let counter = Self::counter(route, status);
         counter.increment(1);
-        self.0.write().entry(status).or_default().insert(route.to_owned(), counter);
+        self.all.write().entry(status).or_default().insert(route.to_owned(), counter);
+    }
+
+    fn counter(route: &str, status: StatusCode) -> Counter {
+        let labels = [("route", route.to_owned()), ("status", status.as_str().to_owned())];
+        metrics::counter!(names::HTTP_REQUESTS, &labels)
     }
 }
 
@@ -213,7 +215,7 @@ mod tests {
         for (route, status) in [("/a", 200), ("/a", 200), ("/b", 200), ("/a", 404)] {
             requests.count(route, StatusCode::from_u16(status).unwrap());
         }
-        let kept: usize = requests.0.read().values().map(HashMap::len).sum();
+        let kept: usize = requests.all.read().values().map(HashMap::len).sum();
         assert_eq!(kept, 3);
     }
 }

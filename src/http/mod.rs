@@ -9,6 +9,7 @@ mod auth;
 mod buffered;
 mod confluent;
 pub(crate) mod credentials;
+mod deadlines;
 mod definitions;
 mod distinguished_name;
 mod forwarded;

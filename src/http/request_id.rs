@@ -7,6 +7,8 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
+use crate::runtime::ids::uuid_v7;
+
 /// The header that carries the id both ways.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -64,7 +66,7 @@ fn id_of(headers: &HeaderMap) -> HeaderValue {
         Some(given) if is_legal(given.as_bytes()) => given.clone(),
         _ => {
             let mut text = Uuid::encode_buffer();
-            let id = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+            let id = uuid_v7().hyphenated().encode_lower(&mut text);
             HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("-"))
         }
     }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,21 +10,22 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderValue, Version, header};
 use axum::response::Response;
-use futures::FutureExt;
+use futures::future::{Either, select};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
+use crate::http::deadlines::Deadlines;
 use crate::http::starting::Entry;
 use crate::http::tls::{Certificate, Tls};
-use crate::runtime::Tasks;
+use crate::runtime::{Tasks, WhenWoken};
 
 /// A client must have sent its headers within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,10 +47,9 @@ pub async fn serve(
     stop: CancellationToken,
     drain_max: Duration,
 ) {
-    let cut = CancellationToken::new();
+    let ending = Ending::default();
     let slots_max = u32::try_from(connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
     let slots = Arc::new(Semaphore::new(slots_max as usize));
-    let graceful = Arc::new(GracefulShutdown::new());
     loop {
         let slot = tokio::select! {
             () = stop.cancelled() => break,
@@ -68,27 +69,58 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let (entry, cut) = (entry.clone(), cut.clone());
+        let (entry, ending) = (entry.clone(), ending.clone());
         if let Some(tls) = &tls {
-            let (tls, watcher) = (Arc::clone(tls), graceful.watcher());
+            let tls = Arc::clone(tls);
             let connection = async move {
-                let (stream, certificate) = tls.accept(stream).await?;
-                watcher.watch(connection(stream, entry, peer, certificate)).await
+                let accepted = ending.unless_cut(tls.accept(stream)).await;
+                let Some(accepted) = accepted else { return Ok(()) };
+                let (stream, certificate) = accepted?;
+                ending.until(connection(stream, entry, peer, certificate)).await
             };
-            tasks.spawn_contained("https connection", until(cut, connection, peer, slot));
+            tasks.spawn_contained("https connection", held(connection, peer, slot));
             continue;
         }
-        let watched = graceful.watch(connection(stream, entry, peer, None));
-        tasks.spawn_contained("http connection", until(cut, watched, peer, slot));
+        let connection = async move { ending.until(connection(stream, entry, peer, None)).await };
+        tasks.spawn_contained("http connection", held(connection, peer, slot));
     }
     drop(listener);
     let linger = drain_max / LINGER_PART;
     // All slots are free once all connections have ended.
     let _ = tokio::time::timeout(linger, slots.acquire_many(slots_max)).await;
-    if let Some(graceful) = Arc::into_inner(graceful) {
-        let _ = tokio::time::timeout(drain_max - linger, graceful.shutdown()).await;
+    ending.graceful.cancel();
+    let _ = tokio::time::timeout(drain_max - linger, slots.acquire_many(slots_max)).await;
+    ending.cut.cancel();
+}
+
+/// How connections end with the server.
+#[derive(Clone, Default)]
+struct Ending {
+    /// They take no further request.
+    graceful: CancellationToken,
+    /// They are closed; after that.
+    cut: CancellationToken,
+}
+
+impl Ending {
+    /// Runs a connection to its end, or until it is cut.
+    async fn until<C: GracefulConnection<Error = BoxError>>(
+        self,
+        connection: C,
+    ) -> Result<(), BoxError> {
+        let mut connection = pin!(connection);
+        let graceful = WhenWoken::new(self.graceful.clone().cancelled_owned());
+        match select(&mut connection, graceful).await {
+            Either::Left((ended, _)) => return ended,
+            Either::Right(_) => connection.as_mut().graceful_shutdown(),
+        }
+        self.unless_cut(connection).await.unwrap_or(Ok(()))
     }
-    cut.cancel();
+
+    /// What comes of `work`; none if it is cut.
+    async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.cut.run_until_cancelled(work).await
+    }
 }
 
 /// Says in an answer of HTTP/1 that its connection ends; HTTP/2 has a frame for that.
@@ -99,14 +131,13 @@ fn end(entry: &Entry, version: Version, mut response: Response) -> Response {
     response
 }
 
-/// Runs a connection to its end, or until `cut`.
-async fn until(
-    cut: CancellationToken,
+/// Runs a connection, which holds `slot` until it ends.
+async fn held(
     connection: impl Future<Output = Result<(), BoxError>>,
     peer: SocketAddr,
     slot: impl Send,
 ) {
-    if let Some(Err(error)) = cut.run_until_cancelled(connection).await {
+    if let Err(error) = connection.await {
         tracing::debug!(%peer, %error, "http connection ended");
     }
     drop(slot);
@@ -120,15 +151,17 @@ fn connection(
     certificate: Option<Certificate>,
 ) -> impl GracefulConnection<Error = BoxError> {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (version, at) = (request.version(), entry.clone());
+        let (version, entry) = (request.version(), entry.clone());
         let mut request: Request = request.map(Body::new);
         let extensions = request.extensions_mut();
         extensions.insert(ConnectInfo::<SocketAddr>(peer));
         if let Some(certificate) = &certificate {
             extensions.insert(certificate.clone());
         }
-        let answered = entry.answer(request);
-        answered.map(move |response| Ok::<_, Infallible>(end(&at, version, response)))
+        async move {
+            let response = entry.answer(request).await;
+            Ok::<_, Infallible>(end(&entry, version, response))
+        }
     });
     builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
 }
@@ -137,7 +170,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
+        .timer(Deadlines::default())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX + (64 << 10));
     builder

@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use futures::future::Either;
 
 use crate::http::forwarded::Proxies;
 use crate::http::front::Site;
@@ -46,14 +45,11 @@ impl Entry {
     }
 
     /// The answer to a request.
-    pub(super) fn answer(
-        &self,
-        mut request: Request,
-    ) -> impl Future<Output = Response> + Send + use<> {
+    pub(super) async fn answer(&self, mut request: Request) -> Response {
         self.0.proxies.look_behind(&mut request);
-        match self.0.site.get().cloned() {
-            Some(site) => Either::Left(site.answer(request)),
-            None => Either::Right(Box::pin(identified(request))),
+        match self.0.site.get() {
+            Some(site) => site.answer(request).await,
+            None => Box::pin(identified(request)).await,
         }
     }
 }
@@ -93,7 +89,7 @@ mod tests {
         let entry = Entry::new(Proxies::default());
         let answer = async |path: &str| {
             let request = Request::post(path).header("x-request-id", "r1");
-            entry.clone().answer(request.body(Body::from("[1]")).unwrap()).await
+            entry.answer(request.body(Body::from("[1]")).unwrap()).await
         };
         assert_eq!(answer("/healthz").await.status(), 200);
         for (path, key, wanted) in [

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// One permit of the semaphore stands for this many bytes, so that budgets over 4 GiB fit.
@@ -24,18 +24,17 @@ const BACK_IN_S_MAX: u64 = 30;
 
 /// A budget of bytes shared by many holders; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ByteBudget {
-    semaphore: Arc<Semaphore>,
-    capacity_bytes: usize,
-    flow: Arc<Flow>,
-    demand: Arc<Demand>,
-}
+pub struct ByteBudget(Arc<Budget>);
 
-/// Bytes that are held, and all that were given back.
-#[derive(Debug, Default)]
-struct Flow {
+#[derive(Debug)]
+struct Budget {
+    semaphore: Semaphore,
+    capacity_bytes: usize,
+    /// Bytes that are held,
     used_bytes: AtomicUsize,
+    /// and all that were given back.
     freed_bytes: AtomicU64,
+    demand: Demand,
 }
 
 /// Who did not get what they asked for.
@@ -108,26 +107,28 @@ impl Demand {
 /// A share of a [`ByteBudget`]; dropping it gives the bytes back.
 #[derive(Debug)]
 pub struct BytePermit {
-    _permit: OwnedSemaphorePermit,
+    budget: ByteBudget,
+    /// Of the semaphore.
+    permits: u32,
     bytes: usize,
-    flow: Arc<Flow>,
 }
 
 impl ByteBudget {
     /// A budget of `capacity_bytes`.
     pub fn new(capacity_bytes: usize) -> Self {
         let permits = capacity_bytes.div_ceil(BYTES_PER_PERMIT).max(1);
-        Self {
-            semaphore: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+        Self(Arc::new(Budget {
+            semaphore: Semaphore::new(permits.min(Semaphore::MAX_PERMITS)),
             capacity_bytes: permits * BYTES_PER_PERMIT,
-            flow: Arc::default(),
-            demand: Arc::new(Demand {
+            used_bytes: AtomicUsize::new(0),
+            freed_bytes: AtomicU64::new(0),
+            demand: Demand {
                 waiting: AtomicUsize::new(0),
                 began: Instant::now(),
                 last_ms: AtomicU64::new(0),
                 rate: Mutex::default(),
-            }),
-        }
+            },
+        }))
     }
 
     /// Waits until `bytes` are free. A request above the whole budget waits for all of it, so
@@ -136,19 +137,18 @@ impl ByteBudget {
         if let Some(permit) = self.take(bytes) {
             return permit;
         }
-        let _waiting = self.demand.wait();
-        let permit = Arc::clone(&self.semaphore)
-            .acquire_many_owned(self.permits(bytes))
-            .await
-            .expect("the semaphore is never closed");
-        self.permit(permit, bytes)
+        let _waiting = self.0.demand.wait();
+        let permits = self.permits(bytes);
+        let taken = self.0.semaphore.acquire_many(permits).await;
+        taken.expect("the semaphore is never closed").forget();
+        self.permit(permits, bytes)
     }
 
     /// Takes `bytes` if they are free now.
     pub fn try_acquire(&self, bytes: usize) -> Option<BytePermit> {
         let permit = self.take(bytes);
         if permit.is_none() {
-            self.demand.unmet();
+            self.0.demand.unmet();
         }
         permit
     }
@@ -156,7 +156,7 @@ impl ByteBudget {
     /// True if somebody waits for bytes, or went without a moment ago: who holds some and does not
     /// use them should give them back.
     pub fn is_short(&self) -> bool {
-        let demand = &self.demand;
+        let demand = &self.0.demand;
         let last_ms = demand.last_ms.load(Ordering::Relaxed);
         let since = Duration::from_millis((demand.now_ms() + 1).saturating_sub(last_ms));
         demand.waiting.load(Ordering::Relaxed) > 0 || (last_ms > 0 && since < SHORT_FOR)
@@ -164,35 +164,36 @@ impl ByteBudget {
 
     /// Bytes held at this moment.
     pub fn used_bytes(&self) -> usize {
-        self.flow.used_bytes.load(Ordering::Relaxed)
+        self.0.used_bytes.load(Ordering::Relaxed)
     }
 
     /// In how many seconds, 1 to 30, what is held now will about be given back; 1 where nothing is
     /// known. Whoever is refused can be told so.
     pub fn back_in_s(&self) -> u64 {
-        let freed = self.flow.freed_bytes.load(Ordering::Relaxed);
-        self.demand.rate.lock().back_in_s(self.used_bytes() as u64, freed, Instant::now())
+        let freed = self.0.freed_bytes.load(Ordering::Relaxed);
+        self.0.demand.rate.lock().back_in_s(self.used_bytes() as u64, freed, Instant::now())
     }
 
     /// The whole budget.
     pub fn capacity_bytes(&self) -> usize {
-        self.capacity_bytes
+        self.0.capacity_bytes
     }
 
     fn take(&self, bytes: usize) -> Option<BytePermit> {
         let permits = self.permits(bytes);
-        let permit = Arc::clone(&self.semaphore).try_acquire_many_owned(permits).ok()?;
-        Some(self.permit(permit, bytes))
+        self.0.semaphore.try_acquire_many(permits).ok()?.forget();
+        Some(self.permit(permits, bytes))
     }
 
     fn permits(&self, bytes: usize) -> u32 {
-        let wanted = bytes.min(self.capacity_bytes).div_ceil(BYTES_PER_PERMIT);
+        let wanted = bytes.min(self.0.capacity_bytes).div_ceil(BYTES_PER_PERMIT);
         u32::try_from(wanted).unwrap_or(u32::MAX)
     }
 
-    fn permit(&self, permit: OwnedSemaphorePermit, bytes: usize) -> BytePermit {
-        self.flow.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        BytePermit { _permit: permit, bytes, flow: Arc::clone(&self.flow) }
+    /// For permits that were taken: one pointer instead of the semaphore's own and one for the rest.
+    fn permit(&self, permits: u32, bytes: usize) -> BytePermit {
+        self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        BytePermit { budget: self.clone(), permits, bytes }
     }
 }
 
@@ -205,8 +206,11 @@ impl BytePermit {
 
 impl Drop for BytePermit {
     fn drop(&mut self) {
-        self.flow.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.flow.freed_bytes.fetch_add(self.bytes as u64, Ordering::Relaxed);
+        let budget = &self.budget.0;
+        budget.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        budget.freed_bytes.fetch_add(self.bytes as u64, Ordering::Relaxed);
+        // A u32 fits.
+        budget.semaphore.add_permits(self.permits as usize);
     }
 }
 
@@ -241,7 +245,7 @@ mod tests {
         assert_eq!(rate.back_in_s(1 << 40, 301, at(60)), 1, "that was long ago");
         let budget = ByteBudget::new(1024);
         drop(budget.acquire(1024).await);
-        assert_eq!(budget.flow.freed_bytes.load(Ordering::Relaxed), 1024);
+        assert_eq!(budget.0.freed_bytes.load(Ordering::Relaxed), 1024);
         assert_eq!(budget.back_in_s(), 1);
     }
 

@@ -229,15 +229,15 @@ pub(crate) fn read<'m>(
     limit_bytes: usize,
     memory: &'m BodyMemory,
 ) -> impl Future<Output = Result<Decoded, Problem>> + 'm {
-    read_into(headers, body, limit_bytes, (memory, memory.share()))
+    read_into(headers, body, limit_bytes, (memory, || memory.share()))
 }
 
-/// The same; `share` is what holds it, nothing at first.
+/// The same; `share` makes what holds it, nothing at first. Most small bodies need none.
 pub(crate) async fn read_into(
     headers: &HeaderMap,
     body: Body,
     limit_bytes: usize,
-    (memory, mut share): (&BodyMemory, Share),
+    (memory, share): (&BodyMemory, impl Fn() -> Share),
 ) -> Result<Decoded, Problem> {
     let until = answer_by();
     let coding = match Coding::of(headers) {
@@ -255,9 +255,10 @@ pub(crate) async fn read_into(
         Some(piece) => piece.map_err(ended_early)?,
         None => Bytes::new(),
     };
-    let wire = if stream.is_end_stream() && begun.len() <= SMALL_BYTES.min(limit_bytes) {
-        Bytes::copy_from_slice(&begun)
+    let (wire, taken) = if stream.is_end_stream() && begun.len() <= SMALL_BYTES.min(limit_bytes) {
+        (Bytes::copy_from_slice(&begun), None)
     } else {
+        let mut share = share();
         let collected = collect(
             (begun, stream),
             limit_bytes,
@@ -265,13 +266,20 @@ pub(crate) async fn read_into(
             (&mut share, &memory.measured),
         );
         let late = |_| Problem::new("timeout", "the body took longer than 20 seconds").closing();
-        tokio::time::timeout(TOTAL_MAX, Box::pin(collected)).await.map_err(late)??
+        let wire = tokio::time::timeout(TOTAL_MAX, Box::pin(collected)).await.map_err(late)??;
+        (wire, Some(share))
     };
-    if share.bytes == 0 {
-        let held = memory.hold_small(wire.len()).await;
-        let held = held.ok_or_else(|| overloaded(&memory.budget))?;
-        share = Share { own: share.own.take(), ..held };
-    }
+    let mut share = match taken {
+        Some(taken) if taken.bytes > 0 => taken,
+        taken => {
+            let held = memory.hold_small(wire.len()).await;
+            let held = held.ok_or_else(|| overloaded(&memory.budget))?;
+            // Decompressed it may become a large one.
+            let inflates = coding != Coding::Identity;
+            let own = inflates.then(|| taken.unwrap_or_else(share).own).flatten();
+            Share { own, ..held }
+        }
+    };
     let sent_bytes = wire.len();
     if coding == Coding::Identity {
         memory.measured.came(sent_bytes, sent_bytes);

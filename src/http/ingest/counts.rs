@@ -5,15 +5,16 @@ use metrics::{Counter, Histogram};
 use tokio::time::Instant;
 
 use crate::http::ingest::ANSWER_MAX;
+use crate::http::ingest::confirm::Queued;
 use crate::http::ingest::event::Acked;
 use crate::runtime::metrics as names;
 
 /// Events by what became of them, and answers by what they mean.
 pub(super) struct Counts {
-    pub(super) accepted: Counter,
+    accepted: Counter,
     pub(super) rejected: Counter,
     pub(super) quarantined: Counter,
-    pub(super) duplicate: Counter,
+    duplicate: Counter,
     /// By [`Acked`].
     acks: [Histogram; 4],
 }
@@ -30,6 +31,14 @@ impl Counts {
             quarantined: of("quarantined"),
             duplicate: of("duplicate"),
             acks,
+        }
+    }
+
+    /// Counts the events of a request; of most there are no duplicates.
+    pub(super) fn stored(&self, queued: &Queued) {
+        self.accepted.increment(queued.accepted as u64);
+        if queued.duplicates > 0 {
+            self.duplicate.increment(queued.duplicates as u64);
         }
     }
 

@@ -51,19 +51,21 @@ struct Head {
 pub(in crate::http) async fn events_of_path(
     State(api): State<Api>,
     Path(topic): Path<String>,
+    caller: Caller,
     request: Request,
 ) -> Response {
-    events(&api, topic, request).await
+    events(&api, &caller, topic, request).await
 }
 
 /// Takes events of a topic.
-pub(in crate::http) async fn events(api: &Api, topic: String, request: Request) -> Response {
+pub(in crate::http) async fn events(
+    api: &Api,
+    caller: &Caller,
+    topic: String,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let taken = match Caller::of(&parts) {
-        Ok(caller) => take_if_allowed(api, &caller, &topic, &parts, body).await,
-        Err(problem) => Err(problem),
-    };
-    taken.into_response()
+    take_if_allowed(api, caller, &topic, &parts, body).await.into_response()
 }
 
 async fn take_if_allowed(

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use crate::runtime::ids::uuid_v7;
+
 /// New ids of the events of one request: UUIDs of version 7 with the time of the first, one more than
 /// the other in their random part. A thousand of them take one look at the clock and one random
 /// number; in order they stand as the events do.
@@ -13,7 +15,7 @@ const ROOM: u128 = 1 << 61;
 
 impl NewIds {
     pub(super) fn new() -> Self {
-        Self(Uuid::now_v7().as_u128() & !ROOM)
+        Self(uuid_v7().as_u128() & !ROOM)
     }
 
     fn next(&mut self) -> Uuid {

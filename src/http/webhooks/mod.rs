@@ -61,7 +61,7 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
         Err(problem) => return Err(body::refuse(&parts.headers, body, limit, problem).await),
     };
     // Whose it is, is known when it was read.
-    let memory = (api.engine.memory(), api.engine.share_of(Sender::named("")));
+    let memory = (api.engine.memory(), || api.engine.share_of(Sender::named("")));
     let read = body::read_into(&parts.headers, body, limit, memory).await?;
     let Decoded { bytes, sent_bytes, share, until } = read;
     let (topic, principal) = (webhook.topic.clone(), format!("webhook:{}", webhook.name));

@@ -433,7 +433,7 @@ impl Engine {
                 return Err(Box::pin(body::refuse(headers, body, limit_bytes, problem)).await);
             }
         };
-        let read = (self.memory_of(from), self.share_of(from));
+        let read = (self.memory_of(from), || self.share_of(from));
         let read = body::read_into(headers, body, limit_bytes, read).await;
         let bounded = |problem| match from.is_stranger {
             true => body::over(limit_bytes, problem),
