@@ -215,6 +215,21 @@ async fn post(floe: &Floe, path: &str, body: &Value) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_table_of_a_topic_that_is_gone_is_in_no_state() {
+    let floe = Floe::start(&[]).await;
+    let table = "table=\"streams.t\"";
+    assert_eq!(post(&floe, "/api/v1/topics/t/events", &json!({"id": 1})).await.0, 200);
+    floe.flush("t").await;
+    assert_eq!(floe.metric("floe_table_state", table).await, 1.0);
+    let gone = reqwest::Client::new().delete(floe.url("/api/v1/topics/t")).send().await.unwrap();
+    assert!(gone.status().is_success(), "{}", gone.status());
+    eventually("the end of its states", async || {
+        (floe.metric("floe_table_state", table).await == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wish_over_http_is_done_whole_or_not_at_all() {
     let floe = Floe::start(&[]).await;
     create(&floe, "t", 4, &[]).await;

@@ -26,27 +26,50 @@ pub(super) fn json(value: &Value) {
     println!("{value:#}");
 }
 
+/// A heading, and the key of what stands under it.
+pub(super) type Column = (&'static str, &'static str);
+
+/// What each of `items` has at the keys of `columns`, under their headings.
+pub(super) fn objects<'a>(columns: &[Column], items: impl IntoIterator<Item = &'a Value>) {
+    lines(columns, items).iter().for_each(line);
+}
+
+/// What [`objects`] prints.
+pub(super) fn lines<'a>(
+    columns: &[Column],
+    items: impl IntoIterator<Item = &'a Value>,
+) -> Vec<String> {
+    let headings: Vec<&str> = columns.iter().map(|column| column.0).collect();
+    let row = |item: &Value| columns.iter().map(|(_, key)| field(key, &item[*key])).collect();
+    let rows: Vec<Vec<String>> = items.into_iter().map(row).collect();
+    aligned(&headings, &rows)
+}
+
 /// Rows under headings, columns aligned.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) {
+    aligned(headings, rows).iter().for_each(line);
+}
+
+fn aligned(headings: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    debug_assert!(rows.iter().all(|row| row.len() == headings.len()), "a heading for each cell");
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let print = |cells: &mut dyn Iterator<Item = &str>| {
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (cell, width) in cells.zip(&widths) {
             text.push_str(cell);
             let pad = width.saturating_sub(cell.chars().count()) + 2;
             text.extend(std::iter::repeat_n(' ', pad));
         }
-        println!("{}", text.trim_end());
+        text.trim_end().to_owned()
     };
-    print(&mut headings.iter().copied());
-    for row in rows {
-        print(&mut row.iter().map(String::as_str));
-    }
+    let mut lines = vec![line(&mut headings.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines
 }
 
 /// The field `key` of a JSON object for a person: times of keys ending in `_ms` and sizes of those
@@ -91,5 +114,12 @@ mod tests {
         assert_eq!(field("last_commit_ms", &Value::Null), "-");
         assert_eq!(field("pinned_bytes", &json!(2_048)), "2.0 KiB");
         assert_eq!(field("rows", &json!(2_048)), "2048");
+    }
+
+    #[test]
+    fn cells_stand_under_their_headings() {
+        let items = [json!({"name": "a", "rows": 1}), json!({"name": "longer"})];
+        let wanted = ["NAME    ROWS", "a       1", "longer  -"];
+        assert_eq!(lines(&[("NAME", "name"), ("ROWS", "rows")], &items), wanted);
     }
 }

@@ -12,8 +12,15 @@ use crate::topic::options;
 use crate::topic::options::TopicOptions;
 
 /// Variables that are no option of the server.
-const OTHER_VARIABLES: &[&str] =
-    &["FLOE_CONFIG", "FLOE_URL", "FLOE_TOKEN", "FLOE_LOG", "FLOE_LOG_FORMAT", "FLOE_BIN"];
+const OTHER_VARIABLES: &[&str] = &[
+    "FLOE_CONFIG",
+    "FLOE_URL",
+    "FLOE_TOKEN",
+    "FLOE_WEBHOOK_SECRET",
+    "FLOE_LOG",
+    "FLOE_LOG_FORMAT",
+    "FLOE_BIN",
+];
 
 /// Adds a flag for every server option and every topic option.
 pub(super) fn add_flags(mut command: Command) -> Command {
@@ -337,6 +344,21 @@ mod tests {
         }
         std::fs::write(&path, format!("{older}{now}")).unwrap();
         assert!(file(&path).unwrap_err().0.contains("aliases is set twice"));
+    }
+
+    #[test]
+    fn variables_of_other_commands_are_no_fault_of_the_server() {
+        let mut commands = vec![crate::cli::command()];
+        let mut seen = 0;
+        while let Some(command) = commands.pop() {
+            for name in command.get_arguments().filter_map(Arg::get_env) {
+                let name = name.to_str().unwrap();
+                assert!(OTHER_VARIABLES.contains(&name), "{name}");
+                seen += 1;
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(seen > 4, "only {seen} variables were found");
     }
 
     #[test]

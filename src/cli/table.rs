@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{self, Client, Failure, segment};
-use super::output;
+use super::output::{self, Column};
 use super::topic::report;
 
 pub(super) fn command() -> Command {
@@ -79,15 +79,19 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
+const TABLES: &[Column] = &[
+    ("TABLE", "table"),
+    ("TOPIC", "topic"),
+    ("STATE", "state"),
+    ("LAG", "lag_ms"),
+    ("PENDING", "pending_offsets"),
+    ("ROWS", "rows"),
+    ("DEAD", "dlq_rows"),
+    ("BLOCKED", "blocked"),
+];
+
 fn list(answer: &Value) {
-    let keys = ["table", "topic", "state", "lag_ms", "pending_offsets", "rows", "dlq_rows"];
-    let rows: Vec<Vec<String>> = answer["tables"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|table| keys.iter().map(|key| output::field(key, &table[key])).collect())
-        .collect();
-    output::table(&["TABLE", "TOPIC", "STATE", "LAG", "PENDING", "ROWS", "DEAD"], &rows);
+    output::objects(TABLES, answer["tables"].as_array().into_iter().flatten());
 }
 
 fn describe(table: &Value) {
@@ -111,4 +115,22 @@ fn describe(table: &Value) {
 /// A key without its unit, which the value has.
 fn label(key: &str) -> &str {
     key.strip_suffix("_ms").unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_says_whose_producers_are_refused() {
+        let table = json!({
+            "table": "streams.t", "topic": "t", "state": "RUNNING", "lag_ms": 61_000,
+            "pending_offsets": 1, "rows": 2, "dlq_rows": 3, "blocked": "9 bytes wait",
+        });
+        let wanted = [
+            "TABLE      TOPIC  STATE    LAG        PENDING  ROWS  DEAD  BLOCKED",
+            "streams.t  t      RUNNING  1 min 1 s  1        2     3     9 bytes wait",
+        ];
+        assert_eq!(output::lines(TABLES, [&table]), wanted);
+    }
 }

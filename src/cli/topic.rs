@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::{self, Client, Failure, segment};
-use super::output;
+use super::output::{self, Column};
 
 pub(super) fn command() -> Command {
     let name = || Arg::new("name").required(true).value_name("NAME").help("Topic name");
@@ -149,19 +149,27 @@ fn count(topic: &Value) -> usize {
     topic["partitions"].as_array().map_or(0, Vec::len)
 }
 
+const TOPICS: &[Column] = &[
+    ("TOPIC", "name"),
+    ("PARTITIONS", "partitions"),
+    ("RECORDS", "records"),
+    ("SIZE", "size_bytes"),
+    ("TABLE MODE", "table_mode"),
+];
+
+const PARTITIONS: &[Column] = &[
+    ("PARTITION", "partition"),
+    ("LOG START", "log_start_offset"),
+    ("HIGH WATERMARK", "high_watermark"),
+    ("DURABLE", "durable_end"),
+    ("TIERED", "tiered_offset"),
+    ("SIZE", "size_bytes"),
+];
+
+const OPTIONS: &[Column] = &[("OPTION", "key"), ("VALUE", "value"), ("SOURCE", "source")];
+
 fn list(answer: &Value) {
-    let rows: Vec<Vec<String>> = answer["topics"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|topic| {
-            ["name", "partitions", "records", "size_bytes", "table_mode"]
-                .iter()
-                .map(|key| output::field(key, &topic[key]))
-                .collect()
-        })
-        .collect();
-    output::table(&["TOPIC", "PARTITIONS", "RECORDS", "SIZE", "TABLE MODE"], &rows);
+    output::objects(TOPICS, answer["topics"].as_array().into_iter().flatten());
 }
 
 fn describe(topic: &Value, all: bool) {
@@ -170,32 +178,33 @@ fn describe(topic: &Value, all: bool) {
         output::cell(&topic["name"]),
         output::cell(&topic["id"])
     ));
-    let keys = [
-        "partition",
-        "log_start_offset",
-        "high_watermark",
-        "durable_end",
-        "tiered_offset",
-        "size_bytes",
-    ];
-    let rows: Vec<Vec<String>> = topic["partitions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|partition| keys.iter().map(|key| output::field(key, &partition[key])).collect())
-        .collect();
-    output::table(&["PARTITION", "LOG START", "HIGH WATERMARK", "TIERED", "SIZE"], &rows);
-    let rows: Vec<Vec<String>> = topic["options"]
+    output::objects(PARTITIONS, topic["partitions"].as_array().into_iter().flatten());
+    let options: Vec<&Value> = topic["options"]
         .as_array()
         .into_iter()
         .flatten()
         .filter(|option| all || option["source"] != "default")
-        .map(|option| {
-            ["key", "value", "source"].iter().map(|key| output::cell(&option[key])).collect()
-        })
         .collect();
-    if !rows.is_empty() {
+    if !options.is_empty() {
         output::line("");
-        output::table(&["OPTION", "VALUE", "SOURCE"], &rows);
+        output::objects(OPTIONS, options);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_partition_has_stands_under_its_headings() {
+        let partition = json!({
+            "partition": 0, "log_start_offset": 1, "high_watermark": 4, "durable_end": 3,
+            "tiered_offset": 2, "size_bytes": 2_048,
+        });
+        let wanted = [
+            "PARTITION  LOG START  HIGH WATERMARK  DURABLE  TIERED  SIZE",
+            "0          1          4               3        2       2.0 KiB",
+        ];
+        assert_eq!(output::lines(PARTITIONS, [&partition]), wanted);
     }
 }

@@ -150,9 +150,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         Kind::Text,
         "",
         "Root of all tables: an absolute path, file:// or s3:// URI. Default: DATA-DIR/warehouse. \
-         The keys s3.endpoint, s3.region, s3.access-key-id, s3.secret-access-key and \
-         s3.path-style-access tell how to reach S3; keys under catalog.client are handed out to \
-         clients of the catalog. With catalog.uri, the name of that catalog's warehouse.",
+         The keys s3.endpoint, s3.region, s3.access-key-id, s3.secret-access-key, s3.session-token \
+         and s3.path-style-access tell how to reach S3; keys under catalog.client are handed out \
+         to clients of the catalog. With catalog.uri, the name of that catalog's warehouse.",
     ),
     option(
         "catalog.uri",
@@ -235,8 +235,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         "definitions.prune",
         Kind::Flag,
         "false",
-        "Whether sources, and sinks and options of its topics, that the file does not have are deleted \
-         at the start.",
+        "Whether sources, sinks and options of its topics, and streams if it has streams, that the \
+         file does not have are deleted at the start.",
     ),
     option(
         "http.idempotency.age",
@@ -257,7 +257,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "7d",
         "A channel that is silent for so long is forgotten.",
     ),
-    option("http.channels.max", Kind::Number, "100000", "Most channels there may be."),
+    option(
+        "http.channels.max",
+        Kind::Number,
+        "100000",
+        "Most channels there may be; a further one is refused as overloaded.",
+    ),
     option(
         "http.dedup.window",
         Kind::Duration,

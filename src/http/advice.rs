@@ -117,8 +117,12 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "forbidden",
-        "The token is known, and has no rule that allows this; `detail` names the rule.",
-        "Make a token with that rule (floe token create --allow), or use another one.",
+        "The token is known, and has no rule that allows this, which `detail` names. Or nobody \
+         made a token for the certificate or the JWT; the token stands in the URL and may do more \
+         than send events; webhook.sns.topic does not name the topic of SNS; or the request has \
+         no token and asks for what takes one.",
+        "Make a token with that rule (floe token create --allow), or use another one; for a \
+         certificate or a JWT with --certificate or --subject.",
     ),
     (
         "no_stream_access",
@@ -139,8 +143,10 @@ const ADVICE: &[(&str, &str, &str)] = &[
     (
         "foreign_origin",
         "No token is needed here yet, so only this machine is answered, and Host or Origin \
-         names another one.",
-        "Send to localhost, or make a token; see auth.anonymous.",
+         names another one; or a page sends to a topic whose topic.cors.origins does not list \
+         its origin.",
+        "Send to localhost, or make a token (see auth.anonymous); or add the origin to \
+         topic.cors.origins.",
     ),
     ("not_found", "No route has this path.", "Look for the route in /openapi.json or on /docs."),
     (
@@ -222,7 +228,7 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "limit_reached",
-        "There are as many sinks or sources as there may be.",
+        "There are as many sinks, sources or streams (10,000) as there may be.",
         "Delete some that nobody needs.",
     ),
     (
@@ -283,8 +289,11 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "overloaded",
-        "More bytes are in flight than there is memory for, or the table is busy.",
-        "Send again after Retry-After; http.in.bytes is the memory.",
+        "More bytes are in flight than there is memory for, or there are as many channels, keys, \
+         turns of templates, readers of records or tails as there may be, or the table is busy; \
+         `detail` says which.",
+        "Send again after Retry-After, or raise what `detail` names: http.in.bytes is the memory, \
+         http.channels.max and http.idempotency.max bound channels and keys.",
     ),
     (
         "rate_limited",

@@ -56,7 +56,7 @@ pub(super) async fn problems() -> Html<&'static str> {
 fn described() -> String {
     let mut rows = String::new();
     for (code, status, title, retryable) in PROBLEMS {
-        let retry = if *retryable { "yes, after Retry-After" } else { "no" };
+        let retry = if *retryable { "yes (after Retry-After where it is sent)" } else { "no" };
         let (cause, remedy) = advice::of(code);
         let _ = writeln!(
             rows,

@@ -130,8 +130,8 @@ struct Shown {
     oldest: Option<Oldest>,
     /// The table has series among the metrics.
     is_measured: bool,
-    /// The state that they show; empty at first.
-    measured_state: String,
+    /// The table and the state that they show; empty at first.
+    measured: (String, String),
 }
 
 impl Cell {
@@ -153,10 +153,12 @@ impl Cell {
         shown.is_measured
     }
 
-    /// The state that the metrics showed before, if `state` is another one.
-    pub(super) fn turns_to(&self, state: &str) -> Option<String> {
-        let measured = &mut self.0.lock().measured_state;
-        (measured != state).then(|| std::mem::replace(measured, state.to_owned()))
+    /// The table and the state that the metrics showed before, if these are others.
+    pub(super) fn turns_to(&self, table: &str, state: &str) -> Option<(String, String)> {
+        let measured = &mut self.0.lock().measured;
+        let is_same = measured.0 == table && measured.1 == state;
+        let now = || (table.to_owned(), state.to_owned());
+        (!is_same).then(|| std::mem::replace(measured, now()))
     }
 
     /// Says since when something waits.
@@ -171,5 +173,23 @@ impl Cell {
         let short = status.table.rsplit('.').next().unwrap_or_default();
         let is_topic = status.sink.is_none() && status.topic == name;
         !name.is_empty() && (status.table == name || short == name || is_topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_metrics_showed_is_told_once_and_not_before_they_showed_anything() {
+        let pair = |table: &str, state: &str| Some((table.to_owned(), state.to_owned()));
+        let cell = Cell::default();
+        assert_eq!(cell.turns_to("", ""), None);
+        assert_eq!(cell.turns_to("s.t", "RUNNING"), pair("", ""));
+        assert_eq!(cell.turns_to("s.t", "RUNNING"), None);
+        assert_eq!(cell.turns_to("s.t", "DRAINING"), pair("s.t", "RUNNING"));
+        assert_eq!(cell.turns_to("s.t__1", "DRAINING"), pair("s.t", "DRAINING"));
+        assert_eq!(cell.turns_to("", ""), pair("s.t__1", "DRAINING"));
+        assert_eq!(cell.turns_to("", ""), None);
     }
 }

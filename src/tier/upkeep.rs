@@ -213,11 +213,8 @@ impl Worker {
         let (state, reason) = self.state();
         // A table that nothing was ever written to has nothing to tell, and there may be many.
         if self.cell.is_measured(self.entry.table.is_some() || pending > 0 || reason.is_some()) {
-            let label = [("table", table.clone())];
-            ::metrics::gauge!(metrics::TABLE_LAG_SECONDS, &label).set(lag_ms as f64 / 1_000.0);
-            ::metrics::gauge!(metrics::TABLE_PENDING_OFFSETS, &label).set(pending as f64);
-            ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
             self.show_state(&table, &state);
+            measure(&table, lag_ms, pending, pinned);
         }
         let is_contract = self.topic.options.table_mode == TableMode::Contract;
         let hint = |state: StopState| state.resume_hint(&table, is_contract);
@@ -277,17 +274,24 @@ impl Worker {
 
     /// One gauge per table and state: 1 for the state it is in, 0 for one that it was in.
     fn show_state(&self, table: &str, state: &str) {
-        let gauge = |state: &str, value: f64| {
-            let labels = [("table", table.to_owned()), ("state", state.to_owned())];
-            ::metrics::gauge!(metrics::TABLE_STATE, &labels).set(value);
-        };
-        let Some(before) = self.cell.turns_to(state) else {
+        let Some((old_table, old_state)) = self.cell.turns_to(table, state) else {
             return;
         };
-        if !before.is_empty() {
-            gauge(&before, 0.0);
+        if !old_table.is_empty() {
+            measure_state(&old_table, &old_state, 0.0);
+            if old_table != table {
+                measure(&old_table, 0, 0, 0);
+            }
         }
-        gauge(state, 1.0);
+        measure_state(table, state, 1.0);
+    }
+
+    /// Nobody works for the table any more: it is in no state, and nothing waits for it.
+    pub(super) fn end_series(&self) {
+        if let Some((table, state)) = self.cell.turns_to("", "") {
+            measure_state(&table, &state, 0.0);
+            measure(&table, 0, 0, 0);
+        }
     }
 
     fn partition_status(&self, part: &Part) -> PartitionStatus {
@@ -316,6 +320,18 @@ impl Worker {
         };
         (name.to_owned(), self.failure.clone())
     }
+}
+
+fn measure(table: &str, lag_ms: i64, pending: i64, pinned: u64) {
+    let label = [("table", table.to_owned())];
+    ::metrics::gauge!(metrics::TABLE_LAG_SECONDS, &label).set(lag_ms as f64 / 1_000.0);
+    ::metrics::gauge!(metrics::TABLE_PENDING_OFFSETS, &label).set(pending as f64);
+    ::metrics::gauge!(metrics::TABLE_PINNED_BYTES, &label).set(pinned as f64);
+}
+
+fn measure_state(table: &str, state: &str, value: f64) {
+    let labels = [("table", table.to_owned()), ("state", state.to_owned())];
+    ::metrics::gauge!(metrics::TABLE_STATE, &labels).set(value);
 }
 
 /// An Iceberg type with the names of its fields.

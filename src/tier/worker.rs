@@ -190,7 +190,8 @@ impl Worker {
             let next = Box::pin(self.watched_step()).await;
             self.publish();
             match next {
-                Ok(Next::Finished) | Err(Halt::Closed) => return,
+                Ok(Next::Finished) => return self.end_series(),
+                Err(Halt::Closed) => return,
                 _ if self.closing.is_cancelled() => break,
                 Ok(Next::Again) => {}
                 Ok(Next::Sleep(pause)) => Box::pin(self.rest(pause)).await,

@@ -270,7 +270,7 @@ pub const OPTIONS: &[OptionDef] = &[
         Kind::Size(1 << 20, 1 << 40),
         "67108864",
         Effect::Active,
-        "Estimated size of a data file at which a table commit starts before the lag is \
+        "Bytes of the log that wait for the table at which a commit starts before the lag is \
          reached.",
     ),
     row(
@@ -409,7 +409,8 @@ pub const OPTIONS: &[OptionDef] = &[
         "optional",
         Effect::Active,
         "Whether an event request over HTTP may (optional) or must (required) have an \
-         Idempotency-Key or a channel; body: without one the same body counts once in 10 minutes.",
+         Idempotency-Key, a channel, or ids of its events; body: without key and channel the same \
+         body counts once in 10 minutes.",
     ),
     row(
         "topic.key.field",

@@ -113,10 +113,14 @@ function toTopic(names, secured, programs) {
     ),
     block(
       "Kafka Connect, HTTP sink of Confluent",
-      "From another Kafka (YOUR_KAFKA) to here; put a token in place of floe_TOKEN.",
+      "From another Kafka (YOUR_KAFKA) to here; put a token in place of floe_TOKEN, or, where none is needed, leave it out of headers.",
       connect("kafka-connect-confluent.json"),
     ),
-    block("Kafka Connect, HTTP sink of Aiven", "As above.", connect("kafka-connect-aiven.json")),
+    block(
+      "Kafka Connect, HTTP sink of Aiven",
+      "As above; where no token is needed, http.authorization.type is none, and http.headers.authorization is left out.",
+      connect("kafka-connect-aiven.json"),
+    ),
   ];
 }
 
