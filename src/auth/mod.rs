@@ -55,6 +55,9 @@ pub enum Refusal {
     /// Its time is over.
     #[error("the token has expired")]
     Expired,
+    /// There is none, and by now one is needed.
+    #[error("a token is needed since the first one was made")]
+    Missing,
     /// It is a JWT that does not count, for this reason.
     #[error("the JWT is refused: {0}")]
     Jwt(&'static str),
@@ -74,6 +77,7 @@ impl Refusal {
         match self {
             Self::Invalid | Self::Jwt(_) => "invalid_token",
             Self::Expired => "expired_token",
+            Self::Missing => "missing_token",
             Self::NoRights(_) => "forbidden",
             Self::Unavailable => "issuer_unavailable",
         }
@@ -311,6 +315,9 @@ impl Auth {
     /// # Errors
     /// [`Refusal`].
     pub fn recheck(&self, principal: &Principal) -> Result<(), Refusal> {
+        if principal.is_anybody() && self.is_required() {
+            return Err(Refusal::Missing);
+        }
         principal.check(self.inner.clock.now_ms())
     }
 

@@ -109,6 +109,11 @@ impl Principal {
         self.identity().is_none()
     }
 
+    /// True for whoever came when nobody was asked.
+    pub(crate) fn is_anybody(&self) -> bool {
+        matches!(self.who, Who::Anybody)
+    }
+
     /// True for whoever came with what passes, and not with the token itself.
     pub fn is_passing(&self) -> bool {
         self.identity().is_some_and(|identity| identity.is_passing)

@@ -24,8 +24,11 @@ async fn the_first_token_puts_authentication_in_force_for_ever() {
     let rig = Rig::new();
     let auth = open(&rig, false);
     assert!(!auth.is_required() && auth.anonymous().is_some());
+    let anybody = auth.anonymous().unwrap();
+    assert!(auth.recheck(&anybody).is_ok());
     let made = auth.create(new("a", &[], None)).await.unwrap();
     assert!(made.enforces && auth.is_required() && auth.anonymous().is_none());
+    assert_eq!(auth.recheck(&anybody), Err(Refusal::Missing), "who came before goes on no longer");
     assert!(!auth.create(new("b", &[], None)).await.unwrap().enforces);
     auth.revoke("a").await.unwrap();
     auth.revoke("b").await.unwrap();
@@ -34,6 +37,7 @@ async fn the_first_token_puts_authentication_in_force_for_ever() {
     assert!(open(&rig, false).is_required());
     let open_to_all = open(&rig, true);
     assert!(!open_to_all.is_required() && open_to_all.is_set_up());
+    assert!(open_to_all.recheck(&anybody).is_ok());
     assert!(!open_to_all.create(new("c", &[], None)).await.unwrap().enforces);
     assert_eq!(refusal(&open_to_all, &made.text), Some(Refusal::Invalid), "checked all the same");
 }

@@ -187,6 +187,7 @@ impl Broker {
             store: store.clone(),
             files: Arc::clone(&components.files),
             clock: components.clock.clone(),
+            tasks: tasks.clone(),
             metrics: components.metrics.clone(),
         };
         let options = http_options(config, cluster_id.clone());

@@ -24,6 +24,7 @@ pub mod openapi;
 mod origin;
 pub(crate) mod otlp;
 mod parameters;
+mod patience;
 mod probes;
 pub mod problem;
 mod quarantine;
@@ -84,8 +85,6 @@ use problem::Problem;
 
 /// Most requests at once that hold records, of a quarantine or any topic: a few MiB each.
 const RECORD_TURNS: usize = 4;
-/// Most tails at once.
-const TAILS_MAX: usize = 64;
 
 /// Limits and switches of the HTTP side.
 #[derive(Debug, Clone)]
@@ -162,6 +161,8 @@ pub struct Parts {
     pub files: Arc<dyn FileSystem>,
     /// Wall-clock time.
     pub clock: Clock,
+    /// What is done beside the answers.
+    pub tasks: Tasks,
     /// Renders what is scraped, if metrics are collected.
     pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
@@ -198,8 +199,9 @@ pub struct Shared {
     has_defined_streams: AtomicBool,
     /// Of requests that hold records.
     pub(crate) record_turns: Semaphore,
-    /// Of requests that follow records as they come.
-    pub(crate) tails: Arc<Semaphore>,
+    /// Who follows records as they come.
+    followers: records::Followers,
+    tasks: Tasks,
     reach: Reach,
     files: Arc<dyn FileSystem>,
     /// When it began to answer: wall-clock milliseconds, and what the time since is counted from.
@@ -210,7 +212,7 @@ impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts, options: Options) -> Self {
         let Parts { log, topics, tiering, auth, streams, sinks, sources, .. } = parts;
-        let Parts { catalog, reach, store, files, clock, metrics, .. } = parts;
+        let Parts { catalog, reach, store, files, clock, metrics, tasks, .. } = parts;
         let started = (clock.now_ms(), Instant::now());
         let options = Arc::new(options);
         let (of_log, of_topics, limits) = (log.clone(), topics.clone(), Arc::clone(&options));
@@ -218,7 +220,6 @@ impl Api {
         let doors = streams::Doors::new(streams, Arc::clone(&catalog));
         let (leaving, draining) = (AtomicBool::default(), AtomicBool::default());
         let record_turns = Semaphore::new(RECORD_TURNS);
-        let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Self(Arc::new(Shared {
             log,
             topics,
@@ -236,7 +237,8 @@ impl Api {
             draining,
             has_defined_streams: AtomicBool::default(),
             record_turns,
-            tails,
+            followers: records::Followers::default(),
+            tasks,
             reach,
             files,
             started,

@@ -154,6 +154,24 @@ mod tests {
         document.pointer(reference.trim_start_matches('#')).unwrap()
     }
 
+    #[test]
+    fn routes_of_events_and_tables_say_that_they_take_channels() {
+        let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
+        for (path, at) in [
+            ("/api/v1/topics/{topic}/events", "/parameters"),
+            ("/api/v1/streams/{stream}/events", "/parameters"),
+            ("/api/v1/tables/{table}/events", "/parameters"),
+            ("/data-plane/{namespace}/event-stream/{stream}/ingest", "/post/parameters"),
+        ] {
+            let given = document["paths"][path].pointer(at).and_then(Value::as_array).unwrap();
+            let names = given.iter().map(|it| followed(&document, it)["name"].as_str().unwrap());
+            let names: Vec<&str> = names.collect();
+            for name in ["Idempotency-Key", "X-Channel", "X-Offset-Token"] {
+                assert!(names.contains(&name), "{path}: {name} is missing in {names:?}");
+            }
+        }
+    }
+
     fn has_example(media: &Value) -> bool {
         let several = media["examples"].as_object().is_some_and(|several| !several.is_empty());
         several || media.get("example").is_some()

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
 use crate::http::deadlines::Deadlines;
+use crate::http::patience::Patient;
 use crate::http::starting::Entry;
 use crate::http::tls::{Certificate, Tls};
 use crate::runtime::{Tasks, WhenWoken};
@@ -163,7 +164,9 @@ fn connection(
             Ok::<_, Infallible>(end(&entry, version, response))
         }
     });
-    builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
+    builder()
+        .serve_connection_with_upgrades(TokioIo::new(Patient::new(stream)), service)
+        .into_owned()
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

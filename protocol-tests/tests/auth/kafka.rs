@@ -250,9 +250,19 @@ async fn a_connection_ends_with_its_token_and_with_the_first_token_of_all() {
 
     let open = Floe::start(&[]).await;
     let mut wire = Wire::connect(&open.bootstrap()).await;
-    assert_eq!(wire.call(9, &everything()).await.brokers.len(), 1);
+    let topic = MetadataRequestTopic::default().with_name(Some(name("polled")));
+    let all = MetadataRequest::default().with_topics(Some(vec![topic]));
+    wire.call(9, &all.with_allow_auto_topic_creation(true)).await;
+    let mut poller = Wire::connect(&open.bootstrap()).await;
+    assert_eq!(poller.call(9, &everything()).await.brokers.len(), 1);
+    let poll = wire::fetch_request("polled", 1 << 20).with_max_wait_ms(60_000);
+    poller.send_raw(&wire::frame(wire::FETCH_VERSION, &poll, 9)).await.unwrap();
     let made = crate::floe(&["token", "create", "a", "--url", &open.url("")], None);
     assert_eq!(made.code, Some(0), "{}", made.err);
+    let event = reqwest::Client::new().post(open.url("/api/v1/topics/polled/events"));
+    let sent = event.header("token", made.out.trim_end()).body("{}").send().await.unwrap();
+    assert_eq!(sent.status(), 200);
+    assert_eq!(poller.until_closed(PATIENCE).await, Some(vec![]));
     wire.send_raw(&wire::frame(9, &everything(), 9)).await.unwrap();
     assert_eq!(wire.until_closed(PATIENCE).await, Some(vec![]));
 }

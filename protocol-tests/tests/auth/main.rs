@@ -12,6 +12,7 @@ mod senders;
 mod services;
 mod strangers;
 mod streams;
+mod tails;
 
 use std::path::Path;
 use std::process::Command;

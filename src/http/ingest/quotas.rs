@@ -2,7 +2,8 @@
 //! those of whoever has most, so that nobody pushes out the keys of others.
 //!
 //! A scope begins with a tag of its principal, so that whose a key is can be told after a restart
-//! too, from what is stored of it. Principals whose tags are the same share what one has.
+//! too, from what is stored of it. Principals whose tags are the same share what one has. All strangers
+//! have one tag, and keys of their own, for anybody may come from as many addresses as they like.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,19 +11,27 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::http::ingest::keys::hash;
+use crate::http::ingest::rate;
 
 /// Bits of a scope behind the tag.
 const REST_BITS: u32 = 96;
+/// The tag of strangers; nobody else has it.
+const STRANGERS: Tag = 0;
+/// Keys of strangers have this share of all, on top: they push out each other's alone.
+const STRANGERS_SHARE: usize = 8;
 
 /// What stands for a principal.
 pub(super) type Tag = u32;
 
 /// The scope of a key of `principal`, which `parts` are the rest of.
 pub(super) fn scope(principal: &str, parts: &[&[u8]]) -> u128 {
-    let whose = hash(&[principal.as_bytes()]) >> REST_BITS << REST_BITS;
+    let whose = match rate::is_address(principal) {
+        true => STRANGERS,
+        false => tag(hash(&[principal.as_bytes()])).max(STRANGERS + 1),
+    };
     let all: Vec<&[u8]> =
         std::iter::once(principal.as_bytes()).chain(parts.iter().copied()).collect();
-    whose | hash(&all) & ((1 << REST_BITS) - 1)
+    u128::from(whose) << REST_BITS | hash(&all) & ((1 << REST_BITS) - 1)
 }
 
 /// The principal of a scope.
@@ -41,11 +50,15 @@ struct Counts {
     of: HashMap<Tag, usize>,
 }
 
-impl KeyCounts {
-    pub(super) fn total(&self) -> usize {
-        self.0.lock().total
+impl Counts {
+    /// How many keys strangers have, and all others.
+    fn parts(&self) -> (usize, usize) {
+        let strangers = self.of.get(&STRANGERS).copied().unwrap_or_default();
+        (strangers, self.total.saturating_sub(strangers))
     }
+}
 
+impl KeyCounts {
     pub(super) fn add(&self, scope: u128) {
         let mut counts = self.0.lock();
         counts.total += 1;
@@ -68,17 +81,40 @@ impl KeyCounts {
         *self.0.lock() = Counts { total: of.values().sum(), of };
     }
 
-    /// How many keys whoever has most has to give up, so that `max` are left; nothing where there are
-    /// no more.
+    /// How many keys whoever has most has to give up, so that `max` are left, and of strangers their
+    /// share; nothing where there are no more.
     pub(super) fn excess(&self, max: usize) -> BTreeMap<Tag, usize> {
-        let counts = self.0.lock();
-        if counts.total <= max { BTreeMap::new() } else { excess(&counts.of, max) }
+        // Copied: answers wait for the lock, and the rest takes longer.
+        let mut of = {
+            let counts = self.0.lock();
+            let (strangers, others) = counts.parts();
+            if others <= max && strangers <= strangers_max(max) {
+                return BTreeMap::new();
+            }
+            counts.of.clone()
+        };
+        let strangers = of.remove(&STRANGERS).unwrap_or_default();
+        let mut over = excess(&of, max);
+        if strangers > strangers_max(max) {
+            over.insert(STRANGERS, strangers - strangers_max(max));
+        }
+        over
     }
 
-    /// True if the principal of `scope` is among them.
-    pub(super) fn is_over(&self, scope: u128, max: usize) -> bool {
-        self.excess(max).contains_key(&tag(scope))
+    /// True if there are twice as many keys as there may be, and the principal of `scope` has too many:
+    /// who has few does not wait for who has many.
+    pub(super) fn is_full(&self, scope: u128, max: usize) -> bool {
+        let (strangers, others) = self.0.lock().parts();
+        match tag(scope) {
+            STRANGERS => strangers >= strangers_max(max).saturating_mul(2),
+            tag => others >= max.saturating_mul(2) && self.excess(max).contains_key(&tag),
+        }
     }
+}
+
+/// How many keys strangers may have where others may have `max`.
+fn strangers_max(max: usize) -> usize {
+    max.div_ceil(STRANGERS_SHARE)
 }
 
 /// What each has beyond the level that all may have, where those below it leave theirs to others.
@@ -135,13 +171,29 @@ mod tests {
         for scope in [ann, ann, ann, bob] {
             counts.add(scope);
         }
-        assert_eq!(
-            (counts.total(), counts.is_over(ann, 2), counts.is_over(bob, 2)),
-            (4, true, false)
-        );
+        assert!(counts.is_full(ann, 2) && !counts.is_full(bob, 2) && !counts.is_full(ann, 3));
         for _ in 0..3 {
             counts.remove(ann);
         }
-        assert_eq!((counts.total(), counts.0.lock().of.len()), (1, 1));
+        assert_eq!((counts.0.lock().total, counts.0.lock().of.len()), (1, 1));
+    }
+
+    #[test]
+    fn strangers_push_out_each_others_keys_alone_however_many_addresses_they_have() {
+        let counts = KeyCounts::default();
+        let ann = scope("ann", &[b"1"]);
+        for _ in 0..16 {
+            counts.add(ann);
+        }
+        let stranger = |at: u8| scope(&format!("address:192.0.2.{at}"), &[b"1"]);
+        for at in 0..5 {
+            counts.add(stranger(at));
+        }
+        assert_eq!(counts.excess(16), BTreeMap::from([(STRANGERS, 3)]));
+        assert!(counts.is_full(stranger(9), 16) && !counts.is_full(ann, 16));
+        assert_ne!(stranger(1), stranger(2), "their keys are not each other's");
+        assert_eq!(tag(scope(&rate::address(), &[b"1"])), STRANGERS);
+        counts.add(ann);
+        assert_eq!(counts.excess(16), BTreeMap::from([(STRANGERS, 3), (tag(ann), 1)]));
     }
 }

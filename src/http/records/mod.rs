@@ -4,6 +4,8 @@
 //! Owns: which partitions and offsets are meant, the rights, answers. Does not own: reading the log,
 //! which is what Kafka's Fetch does (`log`).
 
+mod feed;
+mod followers;
 mod read;
 mod tail;
 
@@ -25,6 +27,7 @@ use crate::log::ReadError;
 use crate::topic::Topic;
 use crate::types::{Offset, PartitionId, TopicId};
 
+pub(super) use followers::Followers;
 pub(super) use read::{Found, found};
 pub(super) use tail::{tail_of_stream, tail_of_topic};
 

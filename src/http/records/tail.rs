@@ -1,5 +1,6 @@
 //! Records as they come, as server-sent events. A tail ends when its client goes, when the server shuts
-//! down, when its topic or stream is deleted, and when the right to it ends.
+//! down, when its topic or stream is deleted, when the right to it ends, and when nobody reads it: it is
+//! a task of its own, for an answer that nobody reads is not asked for more.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,11 +10,12 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::feed::{self, Feed};
 use super::{Asked, Given, Lane, Place, Start, asked, bad, first, read, turn};
 use crate::http::Api;
 use crate::http::auth::Caller;
+use crate::http::ingest::rate;
 use crate::http::problem::Problem;
 use crate::types::Offset;
 
@@ -24,13 +26,14 @@ const COUNT_MAX: usize = 1_000;
 const BYTES_MAX: usize = 256 << 10;
 /// How often it is looked whether the tail is to end, and what else there is to follow.
 const LOOK: Duration = Duration::from_millis(500);
+/// Longest time until a client takes an event.
+const STALL_MAX: Duration = Duration::from_secs(60);
 /// How often a client hears something where nothing comes.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// One tail.
 struct Tail {
     api: Api,
-    caller: Caller,
     place: Place,
     partition: Option<usize>,
     /// Each with the next offset.
@@ -38,7 +41,6 @@ struct Tail {
     /// The lane that is read next: each has its turn.
     at: usize,
     ready: VecDeque<Event>,
-    _permit: OwnedSemaphorePermit,
 }
 
 pub(in crate::http) async fn tail_of_topic(
@@ -80,48 +82,65 @@ async fn begin(api: Api, caller: Caller, place: Place, asked: Asked) -> Result<R
     if found.len() > LANES_MAX {
         return Err(bad(format!("these are more than {LANES_MAX} partitions: say which one")));
     }
-    let permit = api.tails.clone().try_acquire_owned().map_err(|_| {
-        Problem::new("overloaded", "as many follow records as may do so at once").retry_after(5)
-    })?;
+    let who = Some(caller.key()).filter(|name| !name.is_empty()).map(str::to_owned);
+    let following = api.followers.join(who.unwrap_or_else(rate::address))?;
     let mut lanes = Vec::with_capacity(found.len());
     for lane in found {
         let at = first(&api, &lane, start, 0).await?;
         lanes.push((lane, at));
     }
     let (partition, ready) = (asked.partition, VecDeque::new());
-    let tail = Tail { api, caller, place, partition, lanes, at: 0, ready, _permit: permit };
-    let events = futures::stream::unfold(tail, async |mut tail| {
-        let event = tail.next().await?;
-        Some((event, tail))
+    let (tasks, stop) = (api.tasks.clone(), api.tasks.stop_token());
+    let (feed, events) = feed::open(STALL_MAX);
+    let tail = Tail { api: api.clone(), place: place.clone(), partition, lanes, at: 0, ready };
+    tasks.spawn_contained("tail", async move {
+        tokio::select! {
+            () = tail.run(&feed) => {}
+            () = feed.abandoned() => {}
+            () = over(&api, &caller, &place) => {}
+            () = stop.cancelled() => {}
+        }
+        drop(following);
     });
-    let events = events.map(Ok::<Event, Infallible>);
     let alive = KeepAlive::new().interval(KEEP_ALIVE);
-    Ok(Sse::new(events).keep_alive(alive).into_response())
+    Ok(Sse::new(events.map(Ok::<Event, Infallible>)).keep_alive(alive).into_response())
+}
+
+/// Waits until a tail is to end, whether it is read or not.
+async fn over(api: &Api, caller: &Caller, place: &Place) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let is_gone = match place {
+            Place::Topic(id) => api.topics.by_id(*id).is_none(),
+            Place::Stream { name, .. } => api.doors.streams.get(name).is_none(),
+        };
+        if is_gone || api.is_draining() || api.auth.recheck(&caller.0).is_err() {
+            return;
+        }
+    }
 }
 
 impl Tail {
-    /// The next event; none where the tail ends. Cancel safe: what was read is kept.
+    /// Hands over records as they come, as long as they are taken.
+    async fn run(mut self, feed: &Feed) {
+        while let Some(event) = self.next().await {
+            if !feed.give(event).await {
+                return;
+            }
+        }
+    }
+
+    /// The next event; none where the disk fails.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
-            }
-            if self.is_over() {
-                return None;
             }
             match self.behind() {
                 Some(at) => self.read(at).await?,
                 None => self.wait().await,
             }
         }
-    }
-
-    fn is_over(&self) -> bool {
-        let is_gone = match &self.place {
-            Place::Topic(id) => self.api.topics.by_id(*id).is_none(),
-            Place::Stream { name, .. } => self.api.doors.streams.get(name).is_none(),
-        };
-        is_gone || self.api.draining().is_some() || self.api.auth.recheck(&self.caller.0).is_err()
     }
 
     /// A lane that has more, from the one on whose turn it is.

@@ -48,6 +48,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 const SWEEP_FULL: Duration = Duration::from_secs(1);
 /// What a body without a length counts until more of it came, or it ended.
 const UNKNOWN_BYTES: u64 = 8 << 10;
+/// How a name begins that is an address.
+const ADDRESS: &str = "address:";
 /// Bounds of what a refused sender is told to wait.
 const RETRY_S: (u64, u64) = (1, 30);
 
@@ -282,7 +284,13 @@ impl Limits {
 /// Whoever sends no token, by the address that its rate is known by, in words that are no token's
 /// name.
 pub(in crate::http) fn address() -> String {
-    told::peer().map_or_else(|| "address:".to_owned(), |peer| format!("address:{}", network(peer)))
+    let network = told::peer().map(|peer| network(peer).to_string());
+    format!("{ADDRESS}{}", network.unwrap_or_default())
+}
+
+/// True if it is what [`address`] says of somebody.
+pub(in crate::http) fn is_address(name: &str) -> bool {
+    name.starts_with(ADDRESS)
 }
 
 /// What one sender has for itself: an address, or, of IPv6, a /64, which is the least that anybody
