@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::answer::{Accepted, Refused};
 use super::fit::{self, Checked};
-use super::head::{self, Behind, Door, Head};
+use super::head::{self, Behind, Door, Head, Owned};
 use super::name::{DIRECT, TableName};
 use super::said::{Pairs, Said};
 use super::{array, manage, open};
@@ -106,13 +106,17 @@ async fn way(api: &Api, caller: &Caller, name: &str) -> Result<Way, Problem> {
     }
     let table = TableName::parse(name)?;
     let known = head::owner(api, &table).await;
-    let topic = known.as_ref().ok().and_then(Option::as_ref);
-    let topic = topic.map(|topic| topic.name.to_string());
+    let owned = known.as_ref().ok().and_then(Option::as_ref);
+    let behind = owned.map(|owned| owned.topic.name.to_string());
     // Who may not write to it does not hear whether it is there.
-    let behind = topic.clone().unwrap_or_else(|| table.topic(DIRECT));
-    head::may_insert(caller, &table, &behind)?;
-    known?;
-    Ok(topic.map_or(Way::Contract(table), Way::Topic))
+    head::may_insert(caller, &table, &behind.unwrap_or_else(|| table.topic(DIRECT)))?;
+    let Some(Owned { topic, is_of_sink }) = known? else {
+        return Ok(Way::Contract(table));
+    };
+    if is_of_sink {
+        head::may_feed(caller, &table, topic.name.as_str())?;
+    }
+    Ok(Way::Topic(topic.name.to_string()))
 }
 
 fn told(done: Result<Accepted, Refused>, headers: &HeaderMap) -> Response {
