@@ -130,9 +130,10 @@ impl Api {
         let dropped = plan.dropped_sources.len() + plan.dropped_streams.len();
         let deleted = plan.dropped_sinks.len() + dropped;
         let topics = plan.made.len() + plan.altered.len();
+        // Before a stream that is not in the file takes along what is.
+        self.topics.keep(definitions.topics());
         let done = self.carry_out(plan).await;
         done.map_err(|error| format!("{path}, which is applied in part: {error}"))?;
-        self.topics.keep(definitions.topics());
         let has_streams = definitions.declared.streams.is_some();
         self.has_defined_streams.store(has_streams, Ordering::Relaxed);
         tracing::info!(file = %path, topics, sinks, sources, streams, deleted, "definitions applied");
