@@ -279,7 +279,7 @@ impl Api {
         for (name, wish) in declared {
             let planned = async {
                 let wish = put::wish(self, name, wish.clone())?;
-                let (_, is_new) = put::store(self, wish.clone(), Expected::Any, true).await?;
+                let (_, is_new) = put::store(self, None, wish.clone(), Expected::Any, true).await?;
                 Ok((wish, is_new))
             };
             let failed = |it: Problem| format!("stream {name}: {}", it.detail());
@@ -359,7 +359,7 @@ impl Api {
             tracing::info!(stream = name, "stream deleted");
         }
         for wish in plan.streams {
-            let put = put::store(self, wish, Expected::Any, false).await;
+            let put = put::store(self, None, wish, Expected::Any, false).await;
             put.map_err(|problem| problem.detail().to_owned())?;
         }
         for id in plan.dropped_sources {
