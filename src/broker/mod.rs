@@ -327,6 +327,7 @@ async fn open_api(
         let defined = api.define(&definitions).await;
         defined.map_err(|error| Error::new("definitions", error))?;
     }
+    api.settle_streams().await;
     Ok(api)
 }
 

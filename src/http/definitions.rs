@@ -130,9 +130,10 @@ impl Api {
         let dropped = plan.dropped_sources.len() + plan.dropped_streams.len();
         let deleted = plan.dropped_sinks.len() + dropped;
         let topics = plan.made.len() + plan.altered.len();
+        // Before a stream that is not in the file takes along what is.
+        self.topics.keep(definitions.topics());
         let done = self.carry_out(plan).await;
         done.map_err(|error| format!("{path}, which is applied in part: {error}"))?;
-        self.topics.keep(definitions.topics());
         let has_streams = definitions.declared.streams.is_some();
         self.has_defined_streams.store(has_streams, Ordering::Relaxed);
         tracing::info!(file = %path, topics, sinks, sources, streams, deleted, "definitions applied");
@@ -278,7 +279,7 @@ impl Api {
         for (name, wish) in declared {
             let planned = async {
                 let wish = put::wish(self, name, wish.clone())?;
-                let (_, is_new) = put::store(self, wish.clone(), Expected::Any, true).await?;
+                let (_, is_new) = put::store(self, None, wish.clone(), Expected::Any, true).await?;
                 Ok((wish, is_new))
             };
             let failed = |it: Problem| format!("stream {name}: {}", it.detail());
@@ -358,7 +359,7 @@ impl Api {
             tracing::info!(stream = name, "stream deleted");
         }
         for wish in plan.streams {
-            let put = put::store(self, wish, Expected::Any, false).await;
+            let put = put::store(self, None, wish, Expected::Any, false).await;
             put.map_err(|problem| problem.detail().to_owned())?;
         }
         for id in plan.dropped_sources {

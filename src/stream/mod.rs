@@ -2,13 +2,15 @@
 //! of the topics behind it.
 //!
 //! ```text
-//! Stream  name    JSON: v = 1, name, namespace, tags, running, options, created_ms
+//! Stream  name    JSON: v = 1, name, namespace, tags, running, options, created_ms,
+//!                 unsettled unless it is empty
 //! ```
 //!
 //! Owns: the space `Stream`. Does not own: the route (`http`), topics and what their options mean
 //! (`topic`), tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -29,6 +31,10 @@ const TAGS_MAX: usize = 50;
 const TAG_BYTES_MAX: usize = 128;
 /// Bytes of the hash that names a version.
 const TAG_LEN: usize = 12;
+/// Turns that streams share, by the hash of their names ([`Streams::alone`]).
+const TURNS: usize = 64;
+/// Name of the tasks that change streams.
+const CHANGE: &str = "stream-change";
 
 /// A stream as it is durably known; immutable, replaced on each change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +52,16 @@ pub struct Stream {
     pub options: BTreeMap<String, String>,
     /// When it was made, milliseconds.
     pub created_ms: i64,
+    /// Options that topics behind it may not have yet as it has them; no part of its version.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
+    pub unsettled: BTreeSet<String>,
 }
 
 impl Stream {
     /// What names this version: another content has another tag.
     pub fn tag(&self) -> String {
-        let content = serde_json::to_vec(self).unwrap_or_default();
+        let said = Self { unsettled: BTreeSet::new(), ..self.clone() };
+        let content = serde_json::to_vec(&said).unwrap_or_default();
         let hash = Sha256::digest(&content);
         hash.iter().take(TAG_LEN).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -61,6 +71,22 @@ impl Stream {
         let NewStream { namespace, tags, options, .. } = wish;
         Self { namespace, tags, options, ..self.clone() }
     }
+
+    /// With a mark at the options that it has in another way than `before`: the mark is durable with
+    /// them, so that whatever ends here, the topics get them later.
+    fn after(mut self, before: &Self) -> Self {
+        self.unsettled.extend(changed(&before.options, &self.options));
+        self
+    }
+}
+
+/// Keys of the options that differ.
+pub fn changed(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> BTreeSet<String> {
+    let keys = before.keys().chain(after.keys());
+    keys.filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
 }
 
 /// A wish for a stream.
@@ -134,6 +160,8 @@ struct Inner {
     by_name: RwLock<BTreeMap<String, Arc<Stream>>>,
     /// Serialises all changes; held until they are durable.
     changes: tokio::sync::Mutex<()>,
+    /// Of those who change a stream and the topics behind it; taken before `changes`.
+    turns: Vec<Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Streams {
@@ -148,7 +176,8 @@ impl Streams {
             by_name.insert(stream.name.clone(), Arc::new(stream));
         }
         let (by_name, changes) = (RwLock::new(by_name), tokio::sync::Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { store, clock, tasks, by_name, changes }) })
+        let turns = (0..TURNS).map(|_| Arc::default()).collect();
+        Ok(Self { inner: Arc::new(Inner { store, clock, tasks, by_name, changes, turns }) })
     }
 
     /// The stream of that name.
@@ -161,6 +190,36 @@ impl Streams {
         self.inner.by_name.read().values().cloned().collect()
     }
 
+    /// Runs `work` on a stream and the topics behind it, alone among all such work on the stream, and
+    /// to its end even if who asked goes away. It must not ask for a turn itself.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn alone<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = Arc::clone(self.inner.turn(name)).lock_owned().await;
+        let work = async move {
+            let done = work.await;
+            drop(turn);
+            Ok(done)
+        };
+        store::finish(&self.inner.tasks, CHANGE, work).await
+    }
+
+    /// Takes note that the topics behind a stream have all its options.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Store`].
+    pub async fn settle(&self, name: &str) -> Result<Arc<Stream>, Error> {
+        let name = name.to_owned();
+        let inner = Arc::clone(&self.inner);
+        let change = async move { inner.settle(&name).await };
+        store::finish(&self.inner.tasks, CHANGE, change).await
+    }
+
     /// Makes a stream that takes events; durable when it returns.
     ///
     /// # Errors
@@ -168,7 +227,7 @@ impl Streams {
     pub async fn create(&self, new: NewStream) -> Result<Arc<Stream>, Error> {
         let inner = Arc::clone(&self.inner);
         let change = async move { inner.create(new).await };
-        store::finish(&self.inner.tasks, "stream-change", change).await
+        store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
     /// Lets a stream take events, or ends that.
@@ -179,7 +238,7 @@ impl Streams {
         let name = name.to_owned();
         let inner = Arc::clone(&self.inner);
         let change = async move { inner.switch(&name, running).await };
-        store::finish(&self.inner.tasks, "stream-change", change).await
+        store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
     /// Makes a stream that takes events, or replaces what was wished for it: whether it takes events
@@ -195,7 +254,7 @@ impl Streams {
     ) -> Result<(Arc<Stream>, bool), Error> {
         let inner = Arc::clone(&self.inner);
         let change = async move { inner.replace(wish, &expected, dry_run).await };
-        store::finish(&self.inner.tasks, "stream-change", change).await
+        store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
     /// Gives a stream other tags or options. With `dry_run` nothing is changed.
@@ -212,7 +271,7 @@ impl Streams {
         let name = name.to_owned();
         let inner = Arc::clone(&self.inner);
         let change = async move { inner.edit(&name, edit, &expected, dry_run).await };
-        store::finish(&self.inner.tasks, "stream-change", change).await
+        store::finish(&self.inner.tasks, CHANGE, change).await
     }
 
     /// Forgets a stream.
@@ -223,11 +282,18 @@ impl Streams {
         let name = name.to_owned();
         let inner = Arc::clone(&self.inner);
         let change = async move { inner.delete(&name, &expected).await };
-        store::finish(&self.inner.tasks, "stream-change", change).await
+        store::finish(&self.inner.tasks, CHANGE, change).await
     }
 }
 
 impl Inner {
+    fn turn(&self, name: &str) -> &Arc<tokio::sync::Mutex<()>> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
+        &self.turns[at]
+    }
+
     async fn create(&self, new: NewStream) -> Result<Arc<Stream>, Error> {
         check(&new)?;
         let _alone = self.changes.lock().await;
@@ -243,7 +309,8 @@ impl Inner {
     fn made_of(&self, new: NewStream) -> Stream {
         let NewStream { name, namespace, tags, options } = new;
         let created_ms = self.clock.now_ms();
-        Stream { v: VERSION, name, namespace, tags, running: true, options, created_ms }
+        let unsettled = BTreeSet::new();
+        Stream { v: VERSION, name, namespace, tags, running: true, options, created_ms, unsettled }
     }
 
     async fn replace(
@@ -263,7 +330,7 @@ impl Inner {
                 if wished == *known {
                     return Ok((known, false));
                 }
-                (wished, false)
+                (wished.after(&known), false)
             }
             None if self.by_name.read().len() >= STREAMS_MAX => return Err(Error::TooMany),
             None => (self.made_of(wish), true),
@@ -301,7 +368,16 @@ impl Inner {
         if dry_run {
             return Ok(Arc::new(edited));
         }
-        self.put(edited).await
+        self.put(edited.after(&stream)).await
+    }
+
+    async fn settle(&self, name: &str) -> Result<Arc<Stream>, Error> {
+        let _alone = self.changes.lock().await;
+        let stream = self.existing(name)?;
+        if stream.unsettled.is_empty() {
+            return Ok(stream);
+        }
+        self.put(Stream { unsettled: BTreeSet::new(), ..Stream::clone(&stream) }).await
     }
 
     async fn delete(&self, name: &str, expected: &Expected) -> Result<Arc<Stream>, Error> {
@@ -463,6 +539,60 @@ mod tests {
         assert!(matches!(refused, Err(Error::Precondition(_))));
         let refused = streams.edit("shop", StreamEdit::default(), stale, false).await;
         assert!(matches!(refused, Err(Error::Precondition(_))));
+    }
+
+    #[tokio::test]
+    async fn what_topics_lack_is_known_until_they_have_it_over_a_restart_too() {
+        let rig = Rig::new();
+        let streams = open(&rig);
+        streams.create(new("shop", "n")).await.unwrap();
+        let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let options = [set("a", "1"), set("table.target.lag.ms", "2s")].into();
+        let wish = NewStream { options, ..new("shop", "n") };
+        let (put, _) = streams.put(wish.clone(), Expected::Any, false).await.unwrap();
+        assert_eq!(put.unsettled, ["a".to_owned()].into());
+        let options = [("table.target.lag.ms".to_owned(), None)].into();
+        let edit = StreamEdit { options, tags: None };
+        streams.edit("shop", edit, Expected::Tags(vec![put.tag()]), false).await.unwrap();
+        let again = open(&rig);
+        let both: BTreeSet<String> = ["a".to_owned(), "table.target.lag.ms".to_owned()].into();
+        let shop = again.get("shop").unwrap();
+        assert_eq!(shop.unsettled, both);
+        let same = NewStream { options: shop.options.clone(), ..new("shop", "n") };
+        assert_eq!(again.put(same, Expected::Any, false).await.unwrap().0.unsettled, both);
+        let settled = again.settle("shop").await.unwrap();
+        assert_eq!((settled.unsettled.len(), settled.tag()), (0, shop.tag()), "no other version");
+        assert!(open(&rig).get("shop").unwrap().unsettled.is_empty());
+        assert_eq!(again.settle("none").await, Err(Error::Unknown("none".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn work_on_one_stream_goes_on_alone_and_to_its_end() {
+        let rig = Rig::new();
+        let streams = open(&rig);
+        let (started, begun) = tokio::sync::oneshot::channel();
+        let (go_on, held) = tokio::sync::oneshot::channel::<()>();
+        let (of_first, order) = (streams.clone(), Arc::new(parking_lot::Mutex::new(Vec::new())));
+        let seen = Arc::clone(&order);
+        let first = tokio::spawn(async move {
+            let work = async move {
+                started.send(()).unwrap();
+                held.await.unwrap();
+                seen.lock().push("first");
+            };
+            of_first.alone("shop", work).await.unwrap();
+        });
+        begun.await.unwrap();
+        // Who asked goes away.
+        first.abort();
+        let seen = Arc::clone(&order);
+        let second = streams.alone("shop", async move { seen.lock().push("second") });
+        let later = async {
+            tokio::task::yield_now().await;
+            go_on.send(()).unwrap();
+        };
+        tokio::join!(second, later).0.unwrap();
+        assert_eq!(*order.lock(), ["first", "second"]);
     }
 
     #[test]

@@ -308,6 +308,15 @@ impl Topics {
         public::check(new, old, self.inner.settings.senders_have_rate)
     }
 
+    /// True if a topic with these options takes what anybody sends, and did not with the `old` ones.
+    pub fn is_opened(
+        &self,
+        old: Option<&options::TopicOptions>,
+        new: &options::TopicOptions,
+    ) -> bool {
+        public::is_opened(old, new, self.inner.settings.senders_have_rate)
+    }
+
     /// Makes a topic; durable when it returns. With `validate_only` it only checks, and the
     /// partitions of the answer have no real numbers.
     ///

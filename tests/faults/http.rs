@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floe::broker::Broker;
@@ -204,6 +204,48 @@ fn a_log_that_fails_is_told_as_500_and_a_repeat_counts_once() {
                 assert_eq!(is_repeat, before == 4, "{point} {path}: {}", again.head);
                 assert_eq!(count().await, 4, "{point}: each once");
             }
+            stop(broker).await;
+        });
+    }
+}
+
+/// Changes an option of the stream `shop` while the log fails from the write `cut` on.
+async fn cut_short(dir: &Path, request: &str, cut: usize) {
+    let (components, fatal) = components();
+    let fail_points = components.fail_points.clone();
+    let broker = Broker::start(&config(dir, &[]), components).await.unwrap();
+    prepare(&broker).await;
+    let stored = send(&broker, &format!("POST {STREAM}"), &ONE[..1], r#"[{"id":1}]"#).await;
+    assert_eq!(stored.status, 200, "{}", stored.body);
+    let written = AtomicUsize::new(0);
+    fail_points.set("wal.before_write", move || {
+        match written.fetch_add(1, Ordering::Relaxed) + 1 < cut {
+            true => Ok(()),
+            false => Err("the disk is gone".to_owned()),
+        }
+    });
+    let wish = json!({ "tags": ["a"], "options": { "retention.ms": 5_000 } }).to_string();
+    let json = ["Content-Type: application/json"];
+    let told = send(&broker, &format!("{request} /api/v1/streams/shop"), &json, &wish).await;
+    assert_eq!((told.status, &told.body["code"]), (500, &json!("internal")), "{request} {cut}");
+    eventually("the end of the program", async || !fatal.lock().unwrap().is_empty()).await;
+    kill(broker, &fail_points).await;
+}
+
+#[test]
+fn wherever_a_change_of_a_stream_is_cut_short_its_topics_have_its_options_after_a_start() {
+    for (request, cut) in
+        ["PUT", "PATCH"].into_iter().flat_map(|request| (1..=3).map(move |cut| (request, cut)))
+    {
+        let dir = tempfile::tempdir().unwrap();
+        in_a_life(cut_short(dir.path(), request, cut));
+        in_a_life(async {
+            let broker = start(dir.path(), &[]).await;
+            let stream = send(&broker, "GET /api/v1/streams/shop", &[], "").await.body;
+            let topic = broker.topics().get("shop.events.sales").unwrap();
+            let of_topic = topic.overrides.get("retention.ms").map(String::as_str);
+            let of_stream = stream["options"]["retention.ms"].as_str();
+            assert_eq!(of_topic, of_stream, "{request} {cut}: {stream}");
             stop(broker).await;
         });
     }

@@ -154,11 +154,21 @@ pub(super) async fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
 
 /// A connection with a request whose body of so many bytes is waited for.
 pub(super) async fn half_sent(guarded: &Guarded, path: &str, bytes: usize) -> TcpStream {
+    half_sent_with(guarded, path, bytes, "").await
+}
+
+/// The same with these lines in its head.
+pub(super) async fn half_sent_with(
+    guarded: &Guarded,
+    path: &str,
+    bytes: usize,
+    lines: &str,
+) -> TcpStream {
     let address = guarded.floe.http_address();
     let mut stream = TcpStream::connect(&address).await.unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {address}\r\nexpect: 100-continue\r\n\
-         connection: close\r\ncontent-length: {bytes}\r\n\r\n"
+         connection: close\r\ncontent-length: {bytes}\r\n{lines}\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     read_until(&mut stream, "100 Continue").await;
@@ -335,6 +345,11 @@ async fn a_public_stream_leads_to_tables_whose_topics_are_open() {
     assert_eq!(opened.0, 200, "{}", opened.1);
     let closed = json!({ "topic.public": false });
     assert_eq!(alter(&guarded, "shop.events.hidden", closed).await.0, 200);
+    let again = json!({ "options": { "topic.public": true } });
+    let answer = guarded.ask(Method::PATCH, path, Some(&maker), Some(again)).await;
+    assert_code(&answer, (403, "forbidden"), "it would open that one again");
+    let detail = answer.1["detail"].as_str().unwrap();
+    assert!(detail.contains("shop.events.hidden"), "{detail}");
     for path in [iomete, ours] {
         let (status, answer) = send(path, sales, None).await;
         assert_eq!((status, &answer["accepted"]), (200, &json!(1)), "{answer}");

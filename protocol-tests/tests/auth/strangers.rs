@@ -6,7 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::public::{OPEN, alter, assert_code, guarded, half_sent, read_until, records, told};
+use super::public::{
+    OPEN, alter, assert_code, guarded, half_sent, half_sent_with, read_until, records, told, topic,
+};
 use super::streams::make_table;
 use crate::Guarded;
 
@@ -38,6 +40,39 @@ async fn what_is_closed_while_the_body_comes_does_not_take_it() {
     let answer = read_until(&mut late, "missing_token").await;
     assert!(answer.contains("HTTP/1.1 401"), "{answer}");
     assert_eq!(records(&guarded, "open").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_late_is_as_its_stream_is_by_then() {
+    let guarded = guarded().await;
+    make_table(&guarded, "sales").await;
+    make_table(&guarded, "costs").await;
+    let admin = Some(guarded.admin.as_str());
+    let options = json!({ "topic.public": true, "topic.rate.requests": 1_000 });
+    let wish = Some(json!({ "name": "shop", "options": options }));
+    assert_eq!(guarded.ask(Method::POST, "/api/v1/streams", admin, wish).await.0, 201);
+    let (body, token) = (b"{\"id\":1}", format!("token: {}\r\n", guarded.admin));
+    let path = |table: &str| format!("/api/v1/streams/shop/events?table=floe.events.{table}");
+    let shop = "/api/v1/streams/shop";
+
+    let mut late = half_sent_with(&guarded, &path("sales"), body.len(), &token).await;
+    let close = Some(json!({ "options": { "topic.public": null } }));
+    assert_eq!(guarded.ask(Method::PATCH, shop, admin, close).await.0, 200);
+    late.write_all(body).await.unwrap();
+    let answer = read_until(&mut late, "accepted").await;
+    assert!(answer.contains("HTTP/1.1 200"), "{answer}");
+    for events in [&path("sales"), "/api/v1/topics/shop.events.sales/events"] {
+        let answer = guarded.ask(Method::POST, events, None, Some(json!({ "id": 2 }))).await;
+        assert_code(&answer, (401, "missing_token"), "it was closed before the topic was made");
+    }
+
+    let mut late = half_sent_with(&guarded, &path("costs"), body.len(), &token).await;
+    assert_eq!(guarded.ask(Method::DELETE, shop, admin, None).await.0, 204);
+    late.write_all(body).await.unwrap();
+    let answer = read_until(&mut late, "stream_not_found").await;
+    assert!(answer.contains("HTTP/1.1 404"), "{answer}");
+    let made = guarded.ask(Method::GET, "/api/v1/topics/shop.events.costs", admin, None).await;
+    assert_eq!(made.0, 404, "{}", made.1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,6 +166,12 @@ async fn a_public_stream_whose_server_lost_its_rate_is_open_to_tokens_alone() {
     let admin = guarded.admin.clone();
     let admin = Some(admin.as_str());
     assert_eq!(guarded.ask(Method::POST, "/api/v1/streams", admin, wish).await.0, 201);
+    // One whose stream is not public.
+    let wish = Some(json!({ "name": "own" }));
+    assert_eq!(guarded.ask(Method::POST, "/api/v1/streams", admin, wish).await.0, 201);
+    let options = json!({ "table.mode": "contract", "table.namespace": "events",
+        "table.name": "sales", "topic.public": true });
+    assert_eq!(topic(&guarded, "own.events.sales", options).await.0, 201);
     guarded.floe.stop().await;
     guarded.floe.restart_with(&[]).await;
     let path = "/api/v1/streams/shop/events?table=floe.events.sales";
@@ -144,4 +185,27 @@ async fn a_public_stream_whose_server_lost_its_rate_is_open_to_tokens_alone() {
     let tags = Some(json!({ "tags": ["a"] }));
     let answer = guarded.ask(Method::PATCH, "/api/v1/streams/shop", admin, tags).await;
     assert_eq!(answer.0, 200, "{}", answer.1);
+    // The rate that it lacks opens it.
+    let alterer = guarded.token("alterer", &["alter:stream:*"]).await;
+    let (shop, own) = ("/api/v1/streams/shop", "/api/v1/streams/own");
+    let rate = json!({ "options": { "topic.rate.requests": 9 } });
+    let whole = json!({ "options": { "topic.public": true, "topic.rate.requests": 9 } });
+    for (method, stream, wish) in
+        [(Method::PATCH, shop, &rate), (Method::PUT, shop, &whole), (Method::PATCH, own, &rate)]
+    {
+        let wish = Some(wish.clone());
+        let answer = guarded.ask(method.clone(), stream, Some(&alterer), wish).await;
+        assert_code(&answer, (403, "forbidden"), &format!("{method} {stream}"));
+        assert!(answer.1["detail"].as_str().unwrap().contains("write:"), "{}", answer.1);
+    }
+    for topic in ["shop.events.sales", "own.events.sales"] {
+        let events = format!("/api/v1/topics/{topic}/events");
+        let answer = guarded.ask(Method::POST, &events, None, Some(json!({ "id": 2 }))).await;
+        assert_code(&answer, (401, "missing_token"), topic);
+    }
+    let lag = Some(json!({ "options": { "table.target.lag.ms": 9_000 } }));
+    let answer = guarded.ask(Method::PATCH, shop, Some(&alterer), lag).await;
+    assert_eq!(answer.0, 200, "another option opens nothing: {}", answer.1);
+    assert_eq!(guarded.ask(Method::PATCH, shop, admin, Some(rate)).await.0, 200);
+    assert_eq!(guarded.ask(Method::POST, path, None, Some(json!({ "id": 3 }))).await.0, 200);
 }

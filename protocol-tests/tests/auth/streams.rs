@@ -1,6 +1,7 @@
 //! The ingest route of event streams: every check in the order of its documentation, each found
 //! where all that come after it would fail too.
 
+use protocol_tests::eventually;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -317,4 +318,47 @@ async fn a_table_by_its_name_a_look_and_a_replacement_take_their_rights() {
     assert!(guarded.ask(Method::DELETE, revoke, Some(&guarded.admin), None).await.0 < 300);
     let ended = async { while let Ok(Some(_)) = tail.chunk().await {} };
     tokio::time::timeout(protocol_tests::WAIT_MAX, ended).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_table_of_a_sink_takes_events_from_who_may_write_to_its_topic() {
+    let guarded = Guarded::start(&["--table-target-lag=1s"]).await;
+    let admin = Some(guarded.admin.as_str());
+    let (sinks, orders) = ("/api/v1/topics/orders/sinks", "/api/v1/topics/orders/events");
+    let wish = json!({ "name": "orders" });
+    assert_eq!(guarded.ask(Method::POST, "/api/v1/topics", admin, Some(wish)).await.0, 201);
+    let sink = json!({
+        "table": { "namespace": "lake", "name": "part" },
+        "mapping": { "columns": [{ "type": "body", "name": "body" }] },
+        "commit": { "lag_ms": 1_000 },
+    });
+    let made = guarded.ask(Method::PUT, &format!("{sinks}/part"), admin, Some(sink)).await;
+    assert_eq!(made.0, 201, "{}", made.1);
+    let event = || Some(json!({ "id": 1 }));
+    assert_eq!(guarded.ask(Method::POST, orders, admin, event()).await.0, 200);
+    eventually("both tables", || async {
+        let (_, shown) = guarded.ask(Method::GET, sinks, admin, None).await;
+        let flush = "/api/v1/tables/orders/flush";
+        let (_, own) = guarded.ask(Method::POST, flush, admin, None).await;
+        (shown["sinks"][0]["status"]["rows"] == 1 && own["rows"] == 1).then_some(())
+    })
+    .await;
+    let of_sink = "/api/v1/tables/floe.lake.part/events";
+    let of_topic = "/api/v1/tables/floe.streams.orders/events";
+    for (name, rules, path, lacks) in [
+        ("part", vec!["write:table:lake.part"], of_sink, Some("write:topic:orders")),
+        ("other", vec!["write:table:lake.other"], of_sink, Some("write:table:lake.part")),
+        ("topic", vec!["write:topic:orders"], of_sink, None),
+        ("both", vec!["write:topic:orders", "write:table:lake.part"], of_sink, None),
+        ("own", vec!["write:table:streams.orders"], of_topic, None),
+    ] {
+        let token = guarded.token(name, &rules).await;
+        let (status, answer) = guarded.ask(Method::POST, path, Some(&token), event()).await;
+        let Some(lacks) = lacks else {
+            assert_eq!((status, &answer["topic"]), (200, &json!("orders")), "{name}: {answer}");
+            continue;
+        };
+        assert_eq!((status, &answer["code"]), (403, &json!("no_insert_permission")), "{name}");
+        assert!(answer["detail"].as_str().unwrap().contains(lacks), "{answer}");
+    }
 }

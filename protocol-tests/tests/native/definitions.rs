@@ -321,3 +321,26 @@ async fn streams_are_as_a_file_says_if_it_speaks_of_them() {
     let second = apply();
     assert!(shown(&second, "changed") && !shown(&second, "unchanged"), "{second}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_a_file_no_longer_has_leaves_the_topics_that_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = format!(
+        "{FILE}\n[topics.\"old.events.sales\"]\noptions = {{ \"table.mode\" = \"contract\", \
+         \"table.namespace\" = \"events\", \"table.name\" = \"sales\" }}\n"
+    );
+    let path = file(dir.path(), &with);
+    let prune = ["--definitions", &path, "--definitions-prune", "true"];
+    let mut floe = Floe::start(&prune).await;
+    assert_eq!(told(&floe, Method::PUT, "/api/v1/streams/old", json!({})).await.0, 201);
+    let topic = "/api/v1/topics/old.events.sales";
+    let before = floe.get(topic).await;
+    let of_stream = floe.get("/api/v1/streams/old").await;
+    assert_eq!(of_stream["tables"][0]["topic"], "old.events.sales", "{of_stream}");
+    file(dir.path(), &format!("{with}\n[streams.shop]\n"));
+    assert_eq!(floe.stop().await, Some(0));
+    floe.restart_with(&prune).await;
+    assert_eq!(told(&floe, Method::GET, "/api/v1/streams/old", Value::Null).await.0, 404);
+    let (status, _, after) = ask(&floe, (Method::GET, topic), &[], &Value::Null).await;
+    assert_eq!((status, &after["id"]), (200, &before["id"]), "{after}");
+}

@@ -153,6 +153,20 @@ pub(super) fn may_insert(caller: &Caller, table: &TableName, topic: &str) -> Res
     Err(Problem::new("no_insert_permission", caller.refusal_text(write, of_table)))
 }
 
+/// Checks the right to a topic by the table of one of its sinks: its events go to its other tables too.
+///
+/// # Errors
+/// `no_insert_permission`.
+pub(super) fn may_feed(caller: &Caller, table: &TableName, topic: &str) -> Result<(), Problem> {
+    let (write, of_topic) = (Operation::Write, Resource::Topic(topic));
+    if caller.may(write, of_topic) {
+        return Ok(());
+    }
+    let (table, why) = (table.short(), caller.refusal_text(write, of_topic));
+    let detail = format!("table {table} is one of several that the topic behind it feeds: {why}");
+    Err(Problem::new("no_insert_permission", detail))
+}
+
 /// Refuses a catalog that has no name here.
 fn check_catalog(api: &Api, table: &TableName) -> Result<(), Problem> {
     if api.options.catalog_names.contains(&table.catalog) {
@@ -163,12 +177,19 @@ fn check_catalog(api: &Api, table: &TableName) -> Result<(), Problem> {
     Err(Problem::new("table_not_found", detail))
 }
 
+/// Whose a table is.
+pub(super) struct Owned {
+    pub(super) topic: Arc<Topic>,
+    /// It is the table of a sink of the topic, not the topic's own.
+    pub(super) is_of_sink: bool,
+}
+
 /// The topic whose own table it is, or that of one of its sinks; none of a table of others, which one is
 /// too that its topic has left behind.
 ///
 /// # Errors
 /// `table_not_found`, `catalog_unavailable`; `table_unsupported` for a dead-letter table.
-pub(super) async fn owner(api: &Api, table: &TableName) -> Result<Option<Arc<Topic>>, Problem> {
+pub(super) async fn owner(api: &Api, table: &TableName) -> Result<Option<Owned>, Problem> {
     check_catalog(api, table)?;
     let found = api.doors.tables.owner(&table.namespace, &table.table).await;
     let Some(Owner { writer, uuid, .. }) = found.map_err(|unusable| refused(table, unusable))?
@@ -182,7 +203,10 @@ pub(super) async fn owner(api: &Api, table: &TableName) -> Result<Option<Arc<Top
         return Ok(None);
     }
     match api.tiering.table_uuid(writer) {
-        Ok(Some(now)) => Ok((now == uuid).then_some(topic)),
+        Ok(Some(now)) => {
+            let is_of_sink = writer.sink.is_some();
+            Ok((now == uuid).then_some(Owned { topic, is_of_sink }))
+        }
         Ok(None) => {
             let detail = format!("table {} is being made", table.short());
             Err(Problem::new("catalog_unavailable", detail).retry_after(1))

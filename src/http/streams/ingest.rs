@@ -1,6 +1,7 @@
 //! The ingest routes: their head, their body, the append.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -10,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::answer::{Accepted, Refused};
 use super::fit::{self, Checked};
-use super::head::{self, Behind, Door, Head};
+use super::head::{self, Behind, Door, Head, Owned};
 use super::name::{DIRECT, TableName};
 use super::said::{Pairs, Said};
 use super::{array, manage, open};
@@ -106,13 +107,17 @@ async fn way(api: &Api, caller: &Caller, name: &str) -> Result<Way, Problem> {
     }
     let table = TableName::parse(name)?;
     let known = head::owner(api, &table).await;
-    let topic = known.as_ref().ok().and_then(Option::as_ref);
-    let topic = topic.map(|topic| topic.name.to_string());
+    let owned = known.as_ref().ok().and_then(Option::as_ref);
+    let behind = owned.map(|owned| owned.topic.name.to_string());
     // Who may not write to it does not hear whether it is there.
-    let behind = topic.clone().unwrap_or_else(|| table.topic(DIRECT));
-    head::may_insert(caller, &table, &behind)?;
-    known?;
-    Ok(topic.map_or(Way::Contract(table), Way::Topic))
+    head::may_insert(caller, &table, &behind.unwrap_or_else(|| table.topic(DIRECT)))?;
+    let Some(Owned { topic, is_of_sink }) = known? else {
+        return Ok(Way::Contract(table));
+    };
+    if is_of_sink {
+        head::may_feed(caller, &table, topic.name.as_str())?;
+    }
+    Ok(Way::Topic(topic.name.to_string()))
 }
 
 fn told(done: Result<Accepted, Refused>, headers: &HeaderMap) -> Response {
@@ -152,19 +157,26 @@ async fn store(
     let read = api.engine.read(from, Some(to), headers, body, limit).await;
     let decoded = read.map_err(|problem| told(body::over(limit, problem)))?;
     let Head { table, said: Said { minimal, .. }, .. } = &head;
-    let (name, minimal, stream) = (table.text.clone(), *minimal, head.behind.stream.clone());
+    let (table, minimal, stream) = (table.clone(), *minimal, head.behind.stream.clone());
     let is_array = door.is_array();
     let (Checked { events, ignored, nulled }, terms, share) =
         take_apart(api, (head, &options), headers, (decoded, is_array)).await?;
     let waits_for_table = matches!(terms.ack, Ack::Committed(_));
-    let mut accepted =
-        Accepted { table: name, ignored, nulled, stored: None, is_array, minimal, waits_for_table };
+    let mut accepted = Accepted {
+        table: table.text.clone(),
+        ignored,
+        nulled,
+        stored: None,
+        is_array,
+        minimal,
+        waits_for_table,
+    };
     if terms.on_error == OnError::Skip && events.are_refused() {
         // Before a topic is made for them.
         return Err(engine::refusal(events.into_refused()).into());
     }
     if !events.is_empty() {
-        let topic = target.made(api).await?;
+        let topic = target.made(api, &stream, &table).await?;
         open::check_again(api, &terms, &stream, topic.name.as_str())?;
         accepted.stored =
             Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
@@ -265,19 +277,33 @@ impl Target {
         }
     }
 
-    async fn made(self, api: &Api) -> Result<Arc<Topic>, Problem> {
-        let new = match self {
+    /// The topic. One that is not there is made as its stream is by now, not as it was before the body
+    /// came.
+    async fn made(self, api: &Api, stream: &str, table: &TableName) -> Result<Arc<Topic>, Problem> {
+        let name = match self {
             Self::There(topic) => return Ok(topic),
-            Self::New(new) => new,
+            Self::New(new) => new.name,
         };
-        let name = new.name.clone();
-        match api.topics.create_behind(new).await {
-            // Somebody else's first events made it meanwhile.
-            Err(topic::Error::Exists(_)) => api.topics.get(&name).ok_or_else(|| {
-                Problem::new("outcome_unknown", "the topic of the stream comes and goes")
-            }),
-            done => done.map_err(|error| problem(&error)),
-        }
+        let (own, of, table) = (api.clone(), stream.to_owned(), table.clone());
+        let make = async move {
+            let options = match of.as_str() {
+                DIRECT => BTreeMap::new(),
+                of => manage::existing(&own, of)?.options.clone(),
+            };
+            let new = manage::bound(&options, &name, &table.namespace, &table.table);
+            match own.topics.create_behind(new).await {
+                // Somebody else's first events made it meanwhile, or somebody for themselves.
+                Err(topic::Error::Exists(_)) => match own.topics.get(&name) {
+                    Some(topic) => ours(topic, &table),
+                    None => {
+                        let detail = "the topic of the stream comes and goes";
+                        Err(Problem::new("outcome_unknown", detail))
+                    }
+                },
+                done => done.map_err(|error| problem(&error)),
+            }
+        };
+        manage::alone(api, stream, make).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! `/api/v1/streams`: make, list, describe, alter, terminate, start, delete; `put` is beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -22,7 +22,8 @@ use crate::http::auth::Caller;
 use crate::http::problem::Problem;
 use crate::stream::{self, NewStream, Stream, StreamEdit};
 use crate::topic::option_value::definition;
-use crate::topic::{self, NewTopic, OptionEdit, Topic, public};
+use crate::topic::options::TopicOptions;
+use crate::topic::{self, Editor, NewTopic, OptionEdit, Topic};
 use crate::types::Expected;
 
 /// Options of its topics that the stream sets itself.
@@ -69,9 +70,29 @@ pub(super) fn bound(
 /// The origins whose pages may send to the stream, as its topics will list them.
 pub(in crate::http) fn cors_origins(api: &Api, stream: &str) -> Vec<String> {
     let Some(stream) = api.doors.streams.get(stream) else { return Vec::new() };
-    let sample = bound(&stream.options, "s.n.t", "n", "t");
-    let resolved = api.topics.resolve(&sample.name, &sample.overrides);
-    resolved.map_or_else(|_| Vec::new(), |options| options.cors_origins)
+    resolved(api, &stream.options).map_or_else(|_| Vec::new(), |options| options.cors_origins)
+}
+
+/// The options of a topic behind a stream that has these.
+pub(super) fn resolved(
+    api: &Api,
+    options: &BTreeMap<String, String>,
+) -> Result<TopicOptions, topic::Error> {
+    let sample = bound(options, "s.n.t", "n", "t");
+    api.topics.resolve(&sample.name, &sample.overrides)
+}
+
+/// Runs what changes a stream or the topics behind it alone among such, and to its end.
+///
+/// # Errors
+/// Those of `work`; `internal`.
+pub(super) async fn alone<T: Send + 'static>(
+    api: &Api,
+    stream: &str,
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = api.doors.streams.alone(stream, work).await;
+    done.map_err(|error| problem(&error)).flatten()
 }
 
 /// Those that the caller may describe.
@@ -100,11 +121,11 @@ pub(in crate::http) async fn create(
     api.may_define_streams(&caller, false)?;
     let options = options(wish.options)?;
     check(&api, &options, None)?;
-    if public::is_set(&options) {
-        open::check_opener(&caller, &wish.name)?;
-    }
+    open::check_opener(&api, &caller, &wish.name, (None, &options))?;
     let new = NewStream { name: wish.name, namespace: wish.namespace, tags: wish.tags, options };
-    let made = api.doors.streams.create(new).await.map_err(|error| problem(&error))?;
+    let (doors, name) = (api.doors.clone(), new.name.clone());
+    let make = async move { doors.streams.create(new).await.map_err(|error| problem(&error)) };
+    let made = alone(&api, &name, make).await?;
     tracing::info!(stream = made.name, by = caller.0.name(), "stream made");
     Ok((StatusCode::CREATED, Json(shown(&api, &made))))
 }
@@ -115,12 +136,9 @@ pub(super) fn check(
     options: &BTreeMap<String, String>,
     old: Option<&BTreeMap<String, String>>,
 ) -> Result<(), Problem> {
-    let resolve = |options| {
-        let sample = bound(options, "s.n.t", "n", "t");
-        api.topics.resolve(&sample.name, &sample.overrides)
-    };
-    let old = old.and_then(|old| resolve(old).ok());
-    let checked = resolve(options).and_then(|new| api.topics.check_public(&new, old.as_ref()));
+    let old = old.and_then(|old| resolved(api, old).ok());
+    let new = resolved(api, options);
+    let checked = new.and_then(|new| api.topics.check_public(&new, old.as_ref()));
     checked.map_err(|error| invalid(error.to_string()))
 }
 
@@ -134,7 +152,7 @@ pub(super) fn options(given: BTreeMap<String, Value>) -> Result<BTreeMap<String,
     options.collect()
 }
 
-fn invalid(detail: String) -> Problem {
+pub(super) fn invalid(detail: String) -> Problem {
     Problem::new("invalid_stream", detail)
 }
 
@@ -196,51 +214,104 @@ pub(in crate::http) async fn alter(
     let expected = precondition::expected(&headers)?;
     let wish: Alter = parse(&body)?;
     let edit = StreamEdit { tags: wish.tags, options: edits(wish.options)? };
-    let stream = existing(&api, &name)?;
-    let mut options = stream.options.clone();
-    edit.apply_to(&mut options);
-    check(&api, &options, Some(&stream.options))?;
-    if edit.options.contains_key(public::KEY) && public::is_set(&options) {
-        open::check_opener(&caller, &name)?;
-    }
-    let changes: Vec<OptionEdit> = edit.options.clone().into_iter().map(of_topic).collect();
-    // A refusal must come before any part of the wish is done.
-    alter_topics(&api, &name, &changes, true).await?;
-    let edited = api.doors.streams.edit(&name, edit, expected, dry_run).await;
-    let stream = edited.map_err(|error| problem(&error))?;
-    if !dry_run {
-        // After the stream: what is made meanwhile has the new ones. A repeat does what failed here.
-        alter_topics(&api, &name, &changes, false).await?;
-        tracing::info!(stream = name, by = caller.0.name(), "stream altered");
-    }
+    let (own, of) = (api.clone(), name.clone());
+    let work = async move { edited(&own, &caller, &of, edit, (expected, dry_run)).await };
+    let stream = alone(&api, &name, work).await?;
     Ok(answer(StatusCode::OK, &api, &stream))
 }
 
-pub(super) fn of_topic((key, value): (String, Option<String>)) -> OptionEdit {
-    match value {
-        Some(value) => OptionEdit::Set(key, value),
-        None => OptionEdit::Delete(key),
+/// The stream after an edit. Whoever calls it has the stream to itself.
+async fn edited(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    edit: StreamEdit,
+    (expected, dry_run): (Expected, bool),
+) -> Result<Arc<Stream>, Problem> {
+    let stream = existing(api, name)?;
+    let mut options = stream.options.clone();
+    edit.apply_to(&mut options);
+    check(api, &options, Some(&stream.options))?;
+    open::check_opener(api, caller, name, (Some(&stream.options), &options))?;
+    let keys = edit.options.keys().chain(&stream.unsettled).cloned().collect();
+    let changes = of_topics(&options, keys);
+    // A refusal must come before any part of the wish is done.
+    alter_topics(api, Some(caller), name, (&changes, true)).await?;
+    let edited = api.doors.streams.edit(name, edit, expected, dry_run).await;
+    let stream = edited.map_err(|error| problem(&error))?;
+    if dry_run {
+        return Ok(stream);
     }
+    let stream = settle(api, Some(caller), name, &changes).await?;
+    tracing::info!(stream = name, by = caller.0.name(), "stream altered");
+    Ok(stream)
 }
 
-pub(super) async fn alter_topics(
+/// How topics come to have what `options` says of these keys.
+pub(super) fn of_topics(
+    options: &BTreeMap<String, String>,
+    keys: BTreeSet<String>,
+) -> Vec<OptionEdit> {
+    let edit = |key: String| match options.get(&key) {
+        Some(value) => OptionEdit::Set(key, value.clone()),
+        None => OptionEdit::Delete(key),
+    };
+    keys.into_iter().map(edit).collect()
+}
+
+/// Gives the topics behind a stream these changes, which it has already.
+///
+/// # Errors
+/// As [`alter_topics`].
+pub(super) async fn settle(
     api: &Api,
+    caller: Option<&Caller>,
     stream: &str,
     changes: &[OptionEdit],
-    validate_only: bool,
+) -> Result<Arc<Stream>, Problem> {
+    alter_topics(api, caller, stream, (changes, false)).await?;
+    api.doors.streams.settle(stream).await.map_err(|error| problem(&error))
+}
+
+/// Edits the topics behind a stream, or only checks that; for the server itself if nobody calls.
+///
+/// # Errors
+/// `invalid_stream`, `internal`; `forbidden` where that opens a topic that the caller may not open.
+pub(super) async fn alter_topics(
+    api: &Api,
+    caller: Option<&Caller>,
+    stream: &str,
+    (changes, validate_only): (&[OptionEdit], bool),
 ) -> Result<(), Problem> {
+    if changes.is_empty() {
+        return Ok(());
+    }
     for topic in topics(api, stream) {
         let name = topic.name.as_str();
-        match api.topics.edit(name, changes.to_vec(), validate_only).await {
+        let mut editor = Editor::server();
+        if let Some(caller) = caller {
+            editor.may_write = caller.may_write();
+        }
+        match api.topics.edit_for(name, changes.to_vec(), validate_only, editor).await {
             // It was deleted meanwhile.
             Ok(_) | Err(topic::Error::Unknown(_)) => {}
-            Err(error @ topic::Error::Store(_)) => {
-                return Err(Problem::new("internal", format!("topic {name}: {error}")));
+            Err(error) => {
+                let detail = format!("topic {name}: {error}");
+                return Err(Problem::new(refused_edit(&error), detail));
             }
-            Err(error) => return Err(invalid(format!("topic {name}: {error}"))),
         }
     }
     Ok(())
+}
+
+fn refused_edit(error: &topic::Error) -> &'static str {
+    use topic::Error::{Store, TableForbidden, TopicForbidden};
+    match error {
+        Store(_) => "internal",
+        // One of the topics may have options of its own.
+        TopicForbidden(_) | TableForbidden(_) => "forbidden",
+        _ => "invalid_stream",
+    }
 }
 
 pub(in crate::http) async fn terminate(
@@ -282,12 +353,14 @@ pub(in crate::http) async fn delete(
     caller.check(Operation::Delete, Resource::Stream(&name))?;
     api.may_define_streams(&caller, false)?;
     let expected = precondition::expected(&headers)?;
-    forget(&api, &name, expected).await.map_err(|error| problem(&error))?;
+    let (own, of) = (api.clone(), name.clone());
+    let work = async move { forget(&own, &of, expected).await.map_err(|error| problem(&error)) };
+    alone(&api, &name, work).await?;
     tracing::info!(stream = name, by = caller.0.name(), "stream deleted");
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Deletes a stream and its topics.
+/// Deletes a stream and its topics. Whoever calls it has the stream to itself.
 ///
 /// # Errors
 /// [`stream::Error`].

@@ -1,11 +1,13 @@
 //! Streams that take events without a token. A stream is a door to any table, so it does not open
 //! one by itself: the topic behind it must be there, and be public itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Uri};
 use url::form_urlencoded;
 
+use super::manage;
 use super::name::TableName;
 use crate::auth::{Kind, Operation, Resource};
 use crate::http::Api;
@@ -56,12 +58,23 @@ pub(super) fn check_again(
     terms.check_topic(&api.topics, api.topics.get(topic).as_deref())
 }
 
-/// Whoever makes a stream public must be allowed to send to it, and to write to every table, since
-/// senders name them, and to every topic behind it, since each is open by its own name too.
+/// Whoever opens a stream, by the option or by the rate that it lacked, must be allowed to send to it,
+/// and to write to every table, since senders name them, and to every topic behind it, since each is
+/// open by its own name too.
 ///
 /// # Errors
-/// `forbidden`.
-pub(super) fn check_opener(caller: &Caller, stream: &str) -> Result<(), Problem> {
+/// `forbidden`, `invalid_stream`.
+pub(super) fn check_opener(
+    api: &Api,
+    caller: &Caller,
+    stream: &str,
+    (old, new): (Option<&BTreeMap<String, String>>, &BTreeMap<String, String>),
+) -> Result<(), Problem> {
+    let old = old.and_then(|old| manage::resolved(api, old).ok());
+    let new = manage::resolved(api, new).map_err(|error| manage::invalid(error.to_string()))?;
+    if !api.topics.is_opened(old.as_ref(), &new) {
+        return Ok(());
+    }
     caller.check(Operation::Write, Resource::Stream(stream))?;
     let topics = format!("{stream}.");
     let lacks = |kind, beginning: &str| !caller.0.may_every(Operation::Write, kind, beginning);

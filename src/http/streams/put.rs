@@ -1,7 +1,7 @@
 //! `PUT /api/v1/streams/{stream}`: a stream is made, or replaced as a whole, and the topics behind it get
 //! the options that change. `definitions.file` goes the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -12,7 +12,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::manage::{self, alter_topics, answer, default_namespace};
+use super::manage::{self, answer, default_namespace};
 use super::open;
 use crate::auth::{Operation, Resource};
 use crate::http::Api;
@@ -20,16 +20,12 @@ use crate::http::admin::json as parse;
 use crate::http::admin::precondition::{self, PutQuery};
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
-use crate::stream::{NewStream, Stream};
-use crate::topic::{OptionEdit, public};
+use crate::stream::{self, NewStream, Stream};
 use crate::types::Expected;
 
 /// Members of an answer that a wish may repeat: they are not its to say.
 const SHOWN_ONLY: [&str; 7] =
     ["name", "state", "path", "created_ms", "tables", "ignored_fields", "ignored_fields_more"];
-
-/// How often it is tried again where a stream comes or goes meanwhile.
-const TRIES_MAX: usize = 8;
 
 /// What may be said of a stream.
 #[derive(Deserialize)]
@@ -65,68 +61,88 @@ pub(in crate::http) async fn put(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let callers = precondition::expected(&headers)?;
+    let expected = precondition::expected(&headers)?;
     let dry_run = precondition::dry_run(query)?;
-    for _ in 0..TRIES_MAX {
-        let is_there = api.doors.streams.get(&name).is_some();
-        let operation = if is_there { Operation::Alter } else { Operation::Create };
-        caller.check(operation, Resource::Stream(&name))?;
-        api.may_define_streams(&caller, dry_run)?;
-        let wish = wish(&api, &name, parse(&body)?)?;
-        let was_public = api.doors.streams.get(&name).is_some_and(|it| public::is_set(&it.options));
-        if public::is_set(&wish.options) && !was_public {
-            open::check_opener(&caller, &name)?;
-        }
-        // What it may do was asked of what is there now.
-        let expected = match (&callers, is_there) {
-            (Expected::Any, true) => Expected::Some,
-            (Expected::Any, false) => Expected::None,
-            (callers, _) => callers.clone(),
-        };
-        match store(&api, wish, expected, dry_run).await {
-            Err(problem) if callers == Expected::Any && problem.code() == "precondition_failed" => {
-            }
-            Err(problem) => return Err(problem),
-            Ok((stream, is_new)) => {
-                if !dry_run {
-                    tracing::info!(stream = name, by = caller.0.name(), "stream put");
-                }
-                let status = if is_new && !dry_run { StatusCode::CREATED } else { StatusCode::OK };
-                return Ok(answer(status, &api, &stream));
-            }
-        }
-    }
-    let detail = "others make and delete the stream at the same time";
-    Err(Problem::new("overloaded", detail).retry_after(1))
+    let (own, of) = (api.clone(), name.clone());
+    let work = async move { replaced(&own, &caller, &of, &body, (expected, dry_run)).await };
+    let (stream, is_new) = manage::alone(&api, &name, work).await?;
+    let status = if is_new && !dry_run { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(answer(status, &api, &stream))
 }
 
-/// Puts a stream as it is wished, and the options that change to the topics behind it.
+/// Does what `body` says, if the caller may. Whoever calls it has the stream to itself: what it may do is
+/// asked of what is replaced.
+async fn replaced(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    body: &Bytes,
+    (expected, dry_run): (Expected, bool),
+) -> Result<(Arc<Stream>, bool), Problem> {
+    let old = api.doors.streams.get(name);
+    let operation = if old.is_some() { Operation::Alter } else { Operation::Create };
+    caller.check(operation, Resource::Stream(name))?;
+    api.may_define_streams(caller, dry_run)?;
+    let wish = wish(api, name, parse(body)?)?;
+    let old = old.as_ref().map(|old| &old.options);
+    open::check_opener(api, caller, name, (old, &wish.options))?;
+    let done = store(api, Some(caller), wish, expected, dry_run).await?;
+    if !dry_run {
+        tracing::info!(stream = name, by = caller.0.name(), "stream put");
+    }
+    Ok(done)
+}
+
+/// Puts a stream as it is wished, and the options that change to the topics behind it; for the server
+/// itself if nobody calls. Whoever calls it has the stream to itself.
 ///
 /// # Errors
-/// `invalid_stream`, `precondition_failed`, `limit_reached`, `internal`.
+/// `invalid_stream`, `precondition_failed`, `limit_reached`, `forbidden`, `internal`.
 pub(in crate::http) async fn store(
     api: &Api,
+    caller: Option<&Caller>,
     wish: NewStream,
     expected: Expected,
     dry_run: bool,
 ) -> Result<(Arc<Stream>, bool), Problem> {
     let name = wish.name.clone();
-    let before = api.doors.streams.get(&name);
-    let changes = before.map_or_else(Vec::new, |before| changes(&before.options, &wish.options));
+    // Only what changes: one of the topics may have options of its own.
+    let keys = api.doors.streams.get(&name).map_or_else(BTreeSet::new, |before| {
+        let mut keys = stream::changed(&before.options, &wish.options);
+        keys.extend(before.unsettled.iter().cloned());
+        keys
+    });
+    let changes = manage::of_topics(&wish.options, keys);
     // A refusal must come before any part of the wish is done.
-    alter_topics(api, &name, &changes, true).await?;
+    manage::alter_topics(api, caller, &name, (&changes, true)).await?;
     let put = api.doors.streams.put(wish, expected, dry_run).await;
     let (stream, is_new) = put.map_err(|error| manage::problem(&error))?;
-    if !dry_run {
-        alter_topics(api, &name, &changes, false).await?;
+    if dry_run {
+        return Ok((stream, is_new));
     }
-    Ok((stream, is_new))
+    Ok((manage::settle(api, caller, &name, &changes).await?, is_new))
 }
 
-/// Only what changes: one of the topics may have options of its own.
-fn changes(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<OptionEdit> {
-    let gone = before.keys().filter(|key| !after.contains_key(*key));
-    let set = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
-    let gone = gone.map(|key| OptionEdit::Delete(key.clone()));
-    gone.chain(set.map(|(key, value)| OptionEdit::Set(key.clone(), value.clone()))).collect()
+impl Api {
+    /// Gives topics what they lack of the options of their streams, where the server ended before
+    /// they had it. Before any request is answered.
+    pub async fn settle_streams(&self) {
+        for stream in self.doors.streams.list() {
+            if stream.unsettled.is_empty() {
+                continue;
+            }
+            let changes = manage::of_topics(&stream.options, stream.unsettled.clone());
+            match manage::settle(self, None, &stream.name, &changes).await {
+                Ok(_) => tracing::info!(stream = stream.name, "its topics have its options now"),
+                Err(problem) => {
+                    let reason = problem.detail();
+                    tracing::warn!(
+                        stream = stream.name,
+                        reason,
+                        "topics of a stream lack options of it: put or alter it again"
+                    );
+                }
+            }
+        }
+    }
 }
