@@ -567,6 +567,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "a test owns its task")]
     async fn work_on_one_stream_goes_on_alone_and_to_its_end() {
         let rig = Rig::new();
         let streams = open(&rig);
