@@ -28,6 +28,18 @@ pub fn many_records(count: i32) -> Bytes {
     wrapped(4, &zstd(&records, 0), count)
 }
 
+/// A zstd batch of one record with so many headers without name and value: two bytes each.
+pub fn many_headers(count: usize) -> Bytes {
+    // No attributes, times, key; no value.
+    let mut inner = vec![0, 0, 0, 1, 1];
+    varint(&mut inner, i64::try_from(count).expect("a count"));
+    inner.extend([0, 1].repeat(count));
+    let mut record = Vec::new();
+    varint(&mut record, inner.len() as i64);
+    record.extend_from_slice(&inner);
+    wrapped(4, &zstd(&record, 0), 1)
+}
+
 /// One record with this value, as it lies in a batch.
 pub fn record(value: &[u8]) -> Vec<u8> {
     let mut inner = vec![0, 0, 0, 1];

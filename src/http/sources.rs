@@ -25,6 +25,7 @@ use crate::http::ingest::event::{self, Ack, Event, Header, Once, Span, Stored, T
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::rate::Sender;
+use crate::http::ingest::shared;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::{EventError, Problem};
 use crate::http::request_id;
@@ -36,9 +37,6 @@ use crate::tier::rows::HEADER_IP;
 
 /// What lies below needs a secret instead of a token.
 pub(super) const PREFIX: &str = "/sources/";
-
-/// Headers that each record of a split request has may take so many times the largest body.
-const SHARED_FACTOR: usize = 4;
 
 /// Headers that are of the connection, or of a coding that is undone.
 const OF_THE_CONNECTION: [HeaderName; 5] = [
@@ -111,9 +109,10 @@ pub(super) async fn read(
     let principal = format!("source:{}", source.id);
     let (from, to) = (Sender::named(&principal), api.engine.to(&source.wish.topic));
     let read = api.engine.read(from, Some(to), &parts.headers, body, limit).await?;
-    let Decoded { bytes, share, until, .. } = read;
-    let form = form(source.wish.split, &parts.headers, &bytes);
+    let Decoded { bytes, mut share, until, .. } = read;
+    let (form, size) = (form(source.wish.split, &parts.headers, &bytes), (limit, bytes.len()));
     let events_max = api.options.events_max;
+    let sender = principal.clone();
     let taken_apart = off_worker(bytes.len(), move || {
         let once = identity.once(&principal, || keys::hash(&[&bytes]));
         let bodies = match form {
@@ -126,7 +125,8 @@ pub(super) async fn read(
     let mut headers = headers(parts);
     if form.is_some() {
         say_json(&mut headers);
-        check_shared(&headers, bodies.len(), limit.saturating_mul(SHARED_FACTOR))?;
+        let (from, each) = (Sender::named(&sender), shared::size_bytes(&headers));
+        share = api.engine.hold_shared(from, (each, bodies.len()), size, share).await?;
     }
     Ok(Arrived { source, records: Records { bodies, headers }, share, until, once })
 }
@@ -173,29 +173,6 @@ pub(super) fn ack(source: &Source, sinks: &[Arc<Sink>]) -> Ack {
     if nobody_waits { Ack::Accepted } else { Ack::Logged }
 }
 
-/// Names and values of headers, bytes.
-pub(super) fn size_bytes(headers: &[Header]) -> usize {
-    headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum()
-}
-
-/// Checks how much becomes of headers that each record of a request has: small events would make
-/// thousandfold of them.
-pub(super) fn check_shared(
-    headers: &[Header],
-    records: usize,
-    bytes_max: usize,
-) -> Result<(), Problem> {
-    let bytes = size_bytes(headers);
-    if bytes.saturating_mul(records) <= bytes_max {
-        return Ok(());
-    }
-    let detail = format!(
-        "{records} records with headers of {bytes} bytes each take more than {bytes_max} bytes: \
-         send fewer events at once, or fewer headers"
-    );
-    Err(Problem::new("too_large", detail).at_most(bytes_max))
-}
-
 /// The records of a request, which have its headers in common.
 struct Records {
     /// With where each starts in the request's, bytes.
@@ -205,7 +182,8 @@ struct Records {
 
 impl event::Source for Records {
     fn size_bytes(&self) -> usize {
-        self.bodies.iter().map(|(_, body)| body.len()).sum()
+        let headers = shared::size_bytes(&self.headers).saturating_mul(self.bodies.len());
+        self.bodies.iter().map(|(_, body)| body.len()).sum::<usize>().saturating_add(headers)
     }
 
     fn raw(&self, error: &EventError) -> &[u8] {
@@ -400,15 +378,5 @@ mod tests {
         assert_eq!(of(Split::Ndjson, json, "{\"a\": 1}\n\n2"), two(0, 10));
         assert_eq!(of(Split::Array, lines, "1\n2"), whole("1\n2"));
         assert_eq!(of(Split::None, json, array), whole(array));
-    }
-
-    #[test]
-    fn headers_of_many_records_are_bounded() {
-        let headers = [(Bytes::from_static(b"name"), Some(Bytes::from_static(b"value")))];
-        assert_eq!(check_shared(&headers, 10, 90), Ok(()));
-        for (records, bytes_max) in [(11, 90), (usize::MAX, 90)] {
-            let refused = check_shared(&headers, records, bytes_max).unwrap_err();
-            assert_eq!(refused.code(), "too_large");
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! Stored record batches to Arrow batches of a table and its dead-letter table. Blocks: it runs
 //! on the blocking pool.
 //!
-//! Owns: taking record batches apart, the choice of rows or dead letters. Does not own: the
-//! shape of rows (`rows`), files (`files`).
+//! Owns: the choice of rows or dead letters, groups. Does not own: taking record batches apart
+//! (`apart`), the shape of rows (`rows`), files (`files`).
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -17,9 +17,7 @@ use iceberg::spec::SchemaRef;
 use iceberg::spec::Struct;
 
 use crate::log::StoredBatch;
-use crate::record::BatchHeader;
 use crate::record::BatchReader;
-use crate::record::RecordError;
 use crate::schema::columns::Plan;
 use crate::schema::evolve::NewColumn;
 use crate::schema::split::Splitter;
@@ -27,6 +25,7 @@ use crate::table;
 use crate::table::commit::marker::Range;
 use crate::table::sink;
 use crate::table::sink::SinkOptions;
+use crate::tier::apart::take_apart;
 use crate::tier::rows::Row;
 use crate::tier::rows::RowsError;
 use crate::tier::rows::contract;
@@ -173,7 +172,7 @@ pub(super) struct Job {
 
 impl Job {
     /// False for a record that the table is not for: it is neither a row nor a dead letter.
-    fn takes(&self, row: &Row<'_>) -> bool {
+    pub(super) fn takes(&self, row: &Row<'_>) -> bool {
         let is_wanted = |signal| self.signals.contains(&signal);
         self.signals.is_empty() || system::signal(row).is_none_or(is_wanted)
     }
@@ -248,7 +247,7 @@ fn uncontained(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
     let mut cut = None;
     let mut bytes = 0;
     for (batch, reader) in batches.iter().zip(&mut readers) {
-        if bytes >= GROUP_BYTES_MAX || rows.len() >= GROUP_ROWS_MAX {
+        if cut.is_some() || bytes >= GROUP_BYTES_MAX || rows.len() >= GROUP_ROWS_MAX {
             break;
         }
         taken += 1;
@@ -260,6 +259,7 @@ fn uncontained(job: &Job, batches: &[StoredBatch]) -> Result<Output, Failed> {
         match apart {
             Some(Ok(found)) => {
                 cut = found.cut;
+                letters.extend(found.letters);
                 for row in found.rows {
                     match job.condemned(&row) {
                         Some(fault) => letters.push(DeadLetter { row, fault }),
@@ -331,64 +331,7 @@ fn try_out(job: &Job, output: &Output) -> Result<(), table::Error> {
     Ok(())
 }
 
-/// Records of a batch.
-#[derive(Default)]
-struct Apart<'a> {
-    rows: Vec<Row<'a>>,
-    /// See [`Output::cut`].
-    cut: Option<Offset>,
-}
-
-/// The batch's records within the job's offsets, at most `rows_max`. `held` grows by the bytes that
-/// the reader holds.
-fn take_apart<'a>(
-    job: &Job,
-    batch: &'a StoredBatch,
-    reader: &'a mut BatchReader,
-    rows_max: usize,
-    held: &mut usize,
-) -> Result<Apart<'a>, Fault> {
-    let decode = |error: RecordError| fault(dlq::code::DECODE, &error.to_string(), "decode");
-    let header = BatchHeader::parse(&batch.bytes).map_err(|error| decode(error.into()))?;
-    if header.is_control() {
-        return Ok(Apart::default());
-    }
-    let is_append_time = header.is_log_append_time();
-    let mut rows = Vec::new();
-    let records = reader.records(&batch.bytes).map_err(decode)?;
-    *held += records.body_bytes();
-    for record in records {
-        let record = match record {
-            Ok(record) => record,
-            // Every record of the batch was there; what follows them is none.
-            Err(RecordError::Trailing { .. }) => break,
-            Err(error) => return Err(decode(error)),
-        };
-        if record.offset < job.from || record.offset >= job.until {
-            continue;
-        }
-        if rows.len() >= rows_max {
-            return Ok(Apart { rows, cut: Some(record.offset) });
-        }
-        let row = Row {
-            partition: job.partition,
-            offset: record.offset,
-            timestamp_ms: record.timestamp,
-            is_append_time,
-            append_ms: batch.append_ms,
-            origin: batch.origin,
-            key: record.key,
-            value: record.value,
-            headers: record.headers.collect(),
-        };
-        if job.takes(&row) {
-            rows.push(row);
-        }
-    }
-    Ok(Apart { rows, cut: None })
-}
-
-fn fault(code: &str, message: &str, stage: &'static str) -> Fault {
+pub(super) fn fault(code: &str, message: &str, stage: &'static str) -> Fault {
     Fault { code: code.to_owned(), message: message.to_owned(), field_path: None, stage }
 }
 

@@ -9,6 +9,7 @@
 //! snapshot is, shapes of values.
 
 mod ahead;
+mod apart;
 mod committer;
 mod context;
 mod encode;

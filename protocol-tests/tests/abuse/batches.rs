@@ -77,6 +77,31 @@ async fn bombs_are_never_inflated_without_bound_and_stop_no_table() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_very_many_headers_is_neither_shown_nor_tiered_with_all_of_them() {
+    const HEADERS: usize = 20 << 20;
+    let mut siege = Besieged::start(&["--table-target-lag", "1h"], BOMBS_MIB).await;
+    create(&siege.floe, "heads", 1, &[]).await;
+    let mut wire = Wire::connect(&siege.floe.bootstrap()).await;
+    let bomb = bombs::many_headers(HEADERS);
+    let kib = bomb.len() >> 10;
+    assert_eq!(wire.produce_batch("heads", 0, bomb).await.error_code, 0);
+    assert_eq!(wire.produce("heads", 0, &["{\"a\":2}"]).await.error_code, 0);
+    siege.phase(&format!("{HEADERS} headers in {kib} KiB stored"));
+    let answer = reqwest::get(siege.floe.url("/api/v1/topics/heads/records")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    let first = &answer["records"][0];
+    assert_eq!(first["headers"].as_array().unwrap().len(), 1_000);
+    assert_eq!(first["headers_left_out"], HEADERS - 1_000);
+    assert_eq!(answer["records"][1]["value"], "{\"a\":2}");
+    siege.phase("shown");
+    let status = siege.floe.flush("heads").await;
+    assert_eq!((&status["rows"], &status["dlq_rows"]), (&1.into(), &1.into()), "{status:#}");
+    siege.phase("table committed");
+    siege.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bombs_that_must_be_opened_at_once_are_opened_in_turn() {
     let mut siege = Besieged::start(&[], BOMBS_MIB).await;
     let address = siege.floe.bootstrap();

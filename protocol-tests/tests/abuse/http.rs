@@ -126,6 +126,48 @@ async fn large_bodies_and_bombs_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_small_events_have_in_common_is_bounded() {
+    let mut siege = Besieged::start(&[], HTTP_MIB).await;
+    let lines = "content-type: application/x-ndjson\r\n";
+    let long = "x".repeat(14_000);
+    let event = r#"{"specversion":"1.0","id":"7","source":"/s","type":"t"}"#;
+    for (what, headers, body, wanted) in [
+        ("a header", format!("{lines}x-kafka-header-a: {long}\r\n"), "1\n".repeat(100_000), 413),
+        ("a key", format!("{lines}x-kafka-key: {long}\r\n"), "1\n".repeat(16_000), 413),
+        ("a path", format!("{lines}x-kafka-key: $.{long}\r\n"), "1\n".repeat(100_000), 413),
+        (
+            "a header of CloudEvents",
+            format!(
+                "content-type: application/cloudevents-batch+json\r\nx-kafka-header-a: {long}\r\n"
+            ),
+            format!("[{}]", vec![event; 10_000].join(",")),
+            413,
+        ),
+        (
+            "no more than fits",
+            format!("{lines}x-kafka-header-a: {long}\r\n"),
+            "1\n".repeat(4_000),
+            200,
+        ),
+    ] {
+        let mut all = JoinSet::new();
+        for _ in 0..8 {
+            let (mut stream, request) =
+                (connect(&siege.floe).await, post(&headers, body.as_bytes()));
+            all.spawn(async move {
+                stream.write_all(&request).await.unwrap();
+                status(&read(&mut stream).await)
+            });
+        }
+        let found = all.join_all().await;
+        assert!(found.iter().all(|it| [wanted, 429].contains(it)), "{what}: {found:?}");
+        assert!(found.contains(&wanted), "{what}: {found:?}");
+        siege.phase(&format!("8 times {what}, {} KiB of body", body.len() >> 10));
+    }
+    siege.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_starve_nobody() {
     let mut siege = Besieged::start(&[], HTTP_MIB).await;
     let (mut slow, mut managed) = (Vec::new(), Vec::new());

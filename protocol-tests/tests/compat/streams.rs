@@ -372,9 +372,12 @@ async fn under_the_native_path_events_come_in_every_form_of_json() {
     make_table(&floe).await;
     let lines = ("content-type", "application/x-ndjson");
     let by_parameter = format!("{EVENTS}?table={}", TABLE.1);
+    let skipping = format!("{by_parameter}&on_error=skip");
     for (path, headers, body, accepted) in [
         (EVENTS, &[TABLE][..], r#"{"id":1}"#, 1),
         (EVENTS, &[TABLE], r#"{"id":2} {"id":3}"#, 2),
+        (EVENTS, &[TABLE, lines], "{\"id\":4}\n\n{\"id\":5,\"other\":1}\n", 2),
+        // A repeat: its fields are not counted again.
         (EVENTS, &[TABLE, lines], "{\"id\":4}\n\n{\"id\":5,\"other\":1}\n", 2),
         (&by_parameter, &[], r#"[{"id":6},{"id":7}]"#, 2),
         // The same body again counts once: the stream's topics go by it.
@@ -394,6 +397,7 @@ async fn under_the_native_path_events_come_in_every_form_of_json() {
         (EVENTS, &[TABLE], "{\"id\":\"x\"}", 400, "schema_mismatch"),
         (EVENTS, &[TABLE, ("content-type", "text/csv")], "1", 415, "unsupported_media_type"),
         ("/api/v1/streams/none/events", &[TABLE], "{}", 404, "stream_not_found"),
+        (&skipping, &[], "[{\"id\":\"x\"},9]", 400, "schema_mismatch"),
     ] {
         let (found, answer) = told(post(&floe, path, headers, body).await).await;
         assert_eq!((found, &answer["code"]), (status, &json!(code)), "{body}: {answer}");
@@ -404,6 +408,8 @@ async fn under_the_native_path_events_come_in_every_form_of_json() {
     let metrics = floe.metrics().await;
     let ignored = r#"floe_stream_ignored_fields_total{stream="shop"} 1"#;
     assert!(metrics.contains(ignored), "the fields without a column are counted: {metrics}");
+    let rejected = r#"floe_http_events_total{result="rejected"} 5"#;
+    assert!(metrics.contains(rejected), "what is refused is counted: {metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

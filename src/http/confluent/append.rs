@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::http::Api;
 use crate::http::auth::{self, Caller};
+use crate::http::confluent::data::short;
 use crate::http::confluent::failure::Failure;
 use crate::http::ingest::body::{self, Share};
 use crate::http::ingest::engine::off_worker;
@@ -236,7 +237,8 @@ impl Sorted {
     /// that was.
     fn not_stored(self) -> Vec<Receipt> {
         let first = self.first_failure().map(|(at, failure)| {
-            let message = format!("not stored, as record {at}: {}", failure.message);
+            // Each record gets it: one long text would become as many.
+            let message = format!("not stored, as record {at}: {}", short(&failure.message));
             Receipt::Failed(Failure::new(failure.code, message))
         });
         self.finish(&first.unwrap_or(UNKNOWN))
@@ -298,6 +300,10 @@ mod tests {
         assert_eq!(codes(&receipts), [-42_206, -42_206]);
         let Receipt::Failed(failure) = &receipts[0] else { panic!() };
         assert_eq!(failure.message, "not stored, as record 1: bad");
+        let long = Failure::new(400, "x".repeat(100_000));
+        let all = Sorted::of(vec![Err(long), Ok(OwnedEvent::default())]).not_stored();
+        let Receipt::Failed(other) = &all[1] else { panic!() };
+        assert!(other.message.len() < 200, "it is told of each record");
         let appended = |strict| Appended { receipts: receipts.clone(), replayed: false, strict };
         assert_eq!(appended(true).status(StatusCode::OK), 422);
         assert_eq!(appended(false).status(StatusCode::OK), 200);

@@ -55,7 +55,7 @@ pub(super) fn decode(text: &str) -> Option<Bytes> {
 }
 
 /// What an error shows of a value.
-fn short(raw: &str) -> &str {
+pub(super) fn short(raw: &str) -> &str {
     let mut end = raw.len().min(100);
     while !raw.is_char_boundary(end) {
         end -= 1;

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::http::hec::answer::Failure;
 use crate::http::ingest::event::OwnedEvent;
+use crate::http::ingest::shared;
 use crate::http::ingest::split::{self, Form};
 use crate::http::problem::EventError;
 
@@ -33,6 +34,23 @@ impl Defaults {
     pub(super) fn topic(&self) -> &str {
         self.index.as_deref().unwrap_or(TOPIC)
     }
+
+    /// What an event takes of it, bytes.
+    fn size_bytes(&self) -> usize {
+        let mut value = Members::default();
+        for text in [&self.host, &self.source, &self.sourcetype] {
+            value.text("", text.as_deref());
+        }
+        value.0.len()
+    }
+}
+
+/// What a request may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) events_max: usize,
+    /// Of what all events take of [`Defaults`].
+    pub(super) bytes_max: usize,
 }
 
 /// The events of a request for one topic.
@@ -93,15 +111,16 @@ struct Sent<'e> {
 pub(super) fn objects(
     body: &Bytes,
     defaults: &Defaults,
-    events_max: usize,
+    limits: Limits,
 ) -> Result<Vec<Group>, Failure> {
-    let split = split::split(body, Form::Json, events_max);
+    let split = split::split(body, Form::Json, limits.events_max);
     if let Some(error) = split.errors.first() {
         return Err(unreadable(error));
     }
     if split.events.is_empty() {
         return Err(Failure::new(5, "there is no event in the body"));
     }
+    shared::check(defaults.size_bytes(), split.events.len(), limits.bytes_max)?;
     let mut groups = Groups::default();
     for (place, range) in split.events {
         let (topic, event) = object(&body[range], defaults)
@@ -164,16 +183,17 @@ fn object(json: &[u8], defaults: &Defaults) -> Result<(String, OwnedEvent), Refu
 pub(super) fn lines(
     body: &Bytes,
     defaults: &Defaults,
-    events_max: usize,
+    Limits { events_max, bytes_max }: Limits,
 ) -> Result<Vec<Group>, Failure> {
     let text = simdutf8::compat::from_utf8(body)
         .map_err(|error| Failure::new(6, format!("the body is not UTF-8: {error}")))?;
-    let mut events = Vec::new();
+    let (mut events, each) = (Vec::new(), defaults.size_bytes());
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         if events.len() == events_max {
             let detail = format!("a request holds at most {events_max} events");
             return Err(Failure::new(27, detail).at(events_max));
         }
+        shared::check(each, events.len() + 1, bytes_max)?;
         let mut value = Members::default();
         value.text("host", defaults.host.as_deref());
         value.text("source", defaults.source.as_deref());
@@ -255,6 +275,10 @@ mod tests {
         Defaults { index: text("idx"), host: text("h\""), ..Defaults::default() }
     }
 
+    fn limits(events_max: usize) -> Limits {
+        Limits { events_max, bytes_max: 10_000 }
+    }
+
     fn shown(groups: &[Group]) -> Vec<(&str, &str, Option<i64>)> {
         groups
             .iter()
@@ -272,7 +296,7 @@ mod tests {
             r#"{"event": {"b" : 1.10}, "time": 1426279439.123, "host": "x", "unknown": [1], "fields": {"f": "1"}}
             {"event":"text","time":"1426279439","index":"other","source":"s","sourcetype":"t"} {"event":0,"index":""}"#,
         );
-        let groups = objects(&body, &defaults(), 10).unwrap();
+        let groups = objects(&body, &defaults(), limits(10)).unwrap();
         let wanted = [
             (
                 "idx",
@@ -288,7 +312,7 @@ mod tests {
         ];
         assert_eq!(shown(&groups), wanted);
         assert_eq!((&groups[0].places[..], &groups[1].places[..]), (&[0, 2][..], &[1][..]));
-        let bare = objects(&bytes(r#"[{"event": 1}]"#), &Defaults::default(), 10).unwrap();
+        let bare = objects(&bytes(r#"[{"event": 1}]"#), &Defaults::default(), limits(10)).unwrap();
         assert_eq!(shown(&bare), [(TOPIC, r#"{"event":1}"#, None)]);
     }
 
@@ -309,28 +333,49 @@ mod tests {
             (r#"{"event": 1, "host": 1}"#, 6),
             (r#"{"event": 1, "index": 1}"#, 6),
         ] {
-            let refused = objects(&bytes(&format!("{good}{bad}")), &defaults(), 10).unwrap_err();
+            let refused =
+                objects(&bytes(&format!("{good}{bad}")), &defaults(), limits(10)).unwrap_err();
             assert_eq!((refused.code(), refused.event()), (code, Some(1)), "{bad}");
         }
         for body in ["", " \n", "[]"] {
-            assert_eq!(objects(&bytes(body), &defaults(), 10).unwrap_err().code(), 5, "{body}");
+            assert_eq!(
+                objects(&bytes(body), &defaults(), limits(10)).unwrap_err().code(),
+                5,
+                "{body}"
+            );
         }
-        assert_eq!(objects(&bytes(&good.repeat(3)), &defaults(), 2).unwrap_err().code(), 27);
+        assert_eq!(
+            objects(&bytes(&good.repeat(3)), &defaults(), limits(2)).unwrap_err().code(),
+            27
+        );
         let many: String =
             (0..101).map(|at| format!("{{\"event\": 1, \"index\": \"i{at}\"}}")).collect();
-        assert_eq!(objects(&bytes(&many), &defaults(), 1_000).unwrap_err().code(), 7);
+        assert_eq!(objects(&bytes(&many), &defaults(), limits(1_000)).unwrap_err().code(), 7);
     }
 
     #[test]
     fn lines_are_events_and_blank_ones_are_none() {
-        let groups = lines(&bytes("one \"1\"\r\n\n  \ntwo"), &defaults(), 2).unwrap();
+        let groups = lines(&bytes("one \"1\"\r\n\n  \ntwo"), &defaults(), limits(2)).unwrap();
         let wanted = [
             ("idx", r#"{"host":"h\"","event":"one \"1\""}"#, None),
             ("idx", r#"{"host":"h\"","event":"two"}"#, None),
         ];
         assert_eq!(shown(&groups), wanted);
-        let code =
-            |body: &[u8]| lines(&Bytes::copy_from_slice(body), &defaults(), 1).unwrap_err().code();
+        let code = |body: &[u8]| {
+            lines(&Bytes::copy_from_slice(body), &defaults(), limits(1)).unwrap_err().code()
+        };
         assert_eq!((code(b"\n \n"), code(b"\xff"), code(b"a\nb")), (5, 6, 27));
+    }
+
+    #[test]
+    fn what_events_take_of_a_request_is_bounded() {
+        let long = Defaults { host: Some("\u{1}".repeat(1_000)), ..Defaults::default() };
+        let code = |count: usize| {
+            let of_lines = lines(&bytes(&"a\n".repeat(count)), &long, limits(10));
+            let of_objects = objects(&bytes(&r#"{"event":1}"#.repeat(count)), &long, limits(10));
+            [of_lines, of_objects].map(|found| found.err().map(|failure| failure.code()))
+        };
+        // 6,000 bytes and some each, as they are written.
+        assert_eq!((code(1), code(2)), ([None; 2], [Some(27); 2]));
     }
 }

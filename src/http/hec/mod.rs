@@ -33,12 +33,14 @@ use crate::http::problem::Problem;
 
 use acks::Acks;
 use answer::{Failure, answer};
-use event::{Defaults, Group};
+use event::{Defaults, Group, Limits};
 
 /// Names the channel of a request, which wants an acknowledgement then.
 const CHANNEL: &str = "x-splunk-request-channel";
 /// Longest parameter that each event gets, bytes: many small events would get much of it.
 const DEFAULT_BYTES_MAX: usize = 255;
+/// All events together may take so many times the bytes of the largest body of such parameters.
+const DEFAULTS_FACTOR: usize = 4;
 /// Largest question for acknowledgements, bytes.
 const ACKS_BYTES_MAX: usize = 1 << 20;
 
@@ -122,12 +124,14 @@ async fn store(api: &Api, form: Form, parts: &Parts, body: Body) -> Result<bool,
     let to = (form == Form::Lines).then(|| api.engine.to(defaults.topic()));
     let read = api.engine.read(Sender::of(&caller), to, &parts.headers, body, limit);
     let decoded = read.await?;
-    let (size_bytes, events_max) = (decoded.bytes.len(), api.options.events_max);
+    let bytes_max = decoded.limit_bytes.saturating_mul(DEFAULTS_FACTOR);
+    let limits = Limits { events_max: api.options.events_max, bytes_max };
+    let size_bytes = decoded.bytes.len();
     let principal = caller.key().to_owned();
     let (bytes, path) = (decoded.bytes, parts.uri.to_string());
     let (engine, topics) = (api.engine.clone(), api.topics.clone());
     let take_apart = move || {
-        let groups = groups(form, &bytes, &defaults, events_max);
+        let groups = groups(form, &bytes, &defaults, limits);
         let by_body = groups.iter().flatten().any(|group| {
             let known = topics.get(&group.topic);
             engine.counts_by_body(&group.topic, known.as_deref())
@@ -196,11 +200,11 @@ fn groups(
     form: Form,
     body: &Bytes,
     defaults: &Defaults,
-    events_max: usize,
+    limits: Limits,
 ) -> Result<Vec<Group>, Failure> {
     match form {
-        Form::Objects => event::objects(body, defaults, events_max),
-        Form::Lines => event::lines(body, defaults, events_max),
+        Form::Objects => event::objects(body, defaults, limits),
+        Form::Lines => event::lines(body, defaults, limits),
     }
 }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::http::ingest::event::{Event, Source};
 use crate::http::ingest::new_ids::{EventId, NewIds};
 use crate::http::ingest::place;
+use crate::http::ingest::shared;
 use crate::http::problem::EventError;
 use crate::record::{BatchBuilder, Codec, NewRecord, TimestampBounds};
 use crate::store::once::IDS_PER_FRAME_MAX;
@@ -18,7 +19,7 @@ pub(super) const ID_HEADER: &[u8] = b"floe.id";
 /// Header of the id that all events of one request share (rules 7.2).
 pub(super) const WRITE_ID_HEADER: &[u8] = b"floe.write_id";
 
-/// Bodies from this size are compressed in the log: the sender's JSON is not compressed yet.
+/// Batches from this size are compressed in the log: what senders say is not compressed yet.
 const COMPRESS_FROM_BYTES: usize = 4 << 10;
 
 /// Longest id that an event brings, bytes.
@@ -183,7 +184,8 @@ impl Build<'_> {
                 return Ok(());
             }
         }
-        entry.bytes += event.value.map_or(0, <[u8]>::len);
+        entry.bytes += event.value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
+        entry.bytes += shared::size_bytes(event.headers);
         if let Some(list) = &self.target.ids
             && let Ok(at) = list.ids.binary_search_by_key(&event.index, |(index, _)| *index)
         {
@@ -461,6 +463,21 @@ pub(super) mod tests {
         assert!(built.batches.iter().all(|batch| batch.bytes.len() <= 1_200));
         assert_eq!((built.errors[0].index, built.errors[0].code), (3, "too_large"));
     }
+
+    #[test]
+    fn what_small_events_have_in_common_is_compressed() {
+        let header = (Bytes::from("h"), Some(Bytes::from("x".repeat(15_000))));
+        let key = Some(Bytes::from("k".repeat(15_000)));
+        let small = OwnedEvent { value: Some(Bytes::from("1")), ..OwnedEvent::default() };
+        let with_header = OwnedEvent { headers: vec![header], ..small.clone() };
+        for event in [with_header, OwnedEvent { key, ..small }] {
+            let built = build(&vec![event; 1_000], &target()).unwrap();
+            assert_eq!(built.accepted, 1_000);
+            let bytes: usize = built.batches.iter().map(|batch| batch.bytes.len()).sum();
+            assert!(bytes < 1_000_000, "{bytes} of 15 MB");
+        }
+    }
+
     #[test]
     fn known_events_are_left_out_and_the_ids_of_others_go_with_their_batch() {
         let ids = (0..4).map(|at| (at, 100 + at as u128)).collect();

@@ -74,6 +74,8 @@ pub(crate) struct Decoded {
     pub(crate) sent_bytes: usize,
     /// When the answer must be out at the latest, counted from when the body began.
     pub(crate) until: Instant,
+    /// How many bytes it could have had at most.
+    pub(crate) limit_bytes: usize,
     /// To be held until the events are in the log.
     pub(crate) share: Share,
 }
@@ -145,6 +147,22 @@ impl BodyMemory {
         };
         Some(Share { permits: vec![permit], bytes, ..self.share() })
     }
+
+    /// Holds `bytes` more in `share`, or as much of them as can be free beside what it holds.
+    ///
+    /// # Errors
+    /// `overloaded` if they are not free in time.
+    pub(super) async fn hold_more(&self, mut share: Share, bytes: usize) -> Result<Share, Problem> {
+        let room = self.budget.capacity_bytes().saturating_sub(share.bytes) / 2;
+        if room < SHARE_STEP_BYTES {
+            return Ok(share);
+        }
+        let wanted = share.bytes + bytes.min(room);
+        match share.wait_for(wanted, &self.measured).await {
+            true => Ok(share),
+            false => Err(without(wanted, &share)),
+        }
+    }
 }
 
 /// The memory that one body holds; it grows with the body.
@@ -160,6 +178,14 @@ impl Share {
     /// A share that holds nothing yet.
     pub(crate) fn new(budget: ByteBudget) -> Self {
         Self { own: None, budget, permits: Vec::new(), bytes: 0 }
+    }
+
+    /// The same, counted for the sender of `other` if it is counted for none.
+    pub(super) fn or_own(self, other: impl FnOnce() -> Self) -> Self {
+        match self.own {
+            Some(_) => self,
+            None => Self { own: other().own, ..self },
+        }
     }
 
     /// [`Share::grow_to`], but waits a moment for bytes that are not free.
@@ -283,12 +309,12 @@ pub(crate) async fn read_into(
     let sent_bytes = wire.len();
     if coding == Coding::Identity {
         memory.measured.came(sent_bytes, sent_bytes);
-        return Ok(Decoded { bytes: wire, sent_bytes, until, share });
+        return Ok(Decoded { bytes: wire, sent_bytes, until, limit_bytes, share });
     }
     let limits = (limit_bytes, memory.ratio_max);
     let inflated = tokio::task::spawn_blocking(move || {
         let bytes = inflate(coding, &wire, limits, &mut share)?;
-        Ok(Decoded { bytes, sent_bytes, until, share })
+        Ok(Decoded { bytes, sent_bytes, until, limit_bytes, share })
     });
     let failed = |_| Err(Problem::new("internal", "decompression failed"));
     let inflated = inflated.await.unwrap_or_else(failed);

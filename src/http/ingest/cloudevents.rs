@@ -229,6 +229,11 @@ impl CloudEvents {
         self.split.events.is_empty() && self.split.errors.is_empty()
     }
 
+    /// What the events have in common, bytes, and how many they are.
+    pub(super) fn shared(&self) -> (usize, usize) {
+        (self.placement.size_bytes(), self.split.events.len())
+    }
+
     /// Where reading ended, if it did before the body.
     pub(super) fn stopped_at(&self) -> Option<StoppedAt> {
         self.split.stopped_at()
@@ -299,7 +304,8 @@ fn headers(attributes: &Attributes, more: &[Header]) -> Vec<Header> {
 
 impl Source for CloudEvents {
     fn size_bytes(&self) -> usize {
-        self.body.len()
+        let (each, events) = self.shared();
+        self.body.len().saturating_add(each.saturating_mul(events))
     }
 
     fn refused(&self) -> &[EventError] {

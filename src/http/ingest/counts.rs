@@ -13,7 +13,7 @@ use crate::runtime::metrics as names;
 pub(super) struct Counts {
     accepted: Counter,
     pub(super) rejected: Counter,
-    pub(super) quarantined: Counter,
+    quarantined: Counter,
     duplicate: Counter,
     /// By [`Acked`].
     acks: [Histogram; 4],
@@ -34,11 +34,16 @@ impl Counts {
         }
     }
 
-    /// Counts the events of a request; of most there are no duplicates.
-    pub(super) fn stored(&self, queued: &Queued) {
+    /// Counts the events of a request that the log took; of most there are neither duplicates nor
+    /// refused ones. Those are in the quarantine if it `keeps` them.
+    pub(super) fn stored(&self, queued: &Queued, keeps: bool) {
         self.accepted.increment(queued.accepted as u64);
         if queued.duplicates > 0 {
             self.duplicate.increment(queued.duplicates as u64);
+        }
+        if !queued.errors.is_empty() {
+            let bad = if keeps { &self.quarantined } else { &self.rejected };
+            bad.increment(queued.errors.len() as u64);
         }
     }
 

@@ -254,7 +254,7 @@ impl Engine {
         let keep = self.keep(name, terms)?;
         let refused = source.refused();
         if terms.on_error == OnError::Reject && !refused.is_empty() {
-            self.counts.rejected.increment(refused.len() as u64);
+            self.count_rejected(refused.len());
             return Err(refusal(refused.to_vec()));
         }
         // Only now: what is refused makes no topic.
@@ -291,13 +291,10 @@ impl Engine {
             source
         };
         let (batches, kept) = build(source, target, keep.as_ref()).await?;
-        let rejected = batches.errors.len();
-        if rejected > 0 {
-            let bad = if keep.is_some() { &self.counts.quarantined } else { &self.counts.rejected };
-            bad.increment(rejected as u64);
-        }
-        let none_is_good = batches.accepted + batches.duplicates == 0 && keep.is_none();
+        let (rejected, keeps) = (batches.errors.len(), keep.is_some());
+        let none_is_good = batches.accepted + batches.duplicates == 0 && !keeps;
         if rejected > 0 && (terms.on_error == OnError::Reject || none_is_good) {
+            self.count_rejected(rejected);
             return Err(refusal(batches.errors).each_at_most(topic.options.max_message_bytes));
         }
         let kept = match keep {
@@ -307,8 +304,13 @@ impl Engine {
             _ => Vec::new(),
         };
         let queued = self.push((topic, terms.ack), batches, kept, write_id, claim).await?;
-        self.counts.stored(&queued);
+        self.counts.stored(&queued, keeps);
         Ok(Outcome::Queued(queued))
+    }
+
+    /// Counts events that are refused. What a route refuses itself it counts here.
+    pub(crate) fn count_rejected(&self, events: usize) {
+        self.counts.rejected.increment(events as u64);
     }
 
     /// Finds the events that are stored already, by their ids, and takes those of the others.
@@ -366,7 +368,7 @@ impl Engine {
             OnError::Quarantine => false,
         };
         if is_refused && !refused.is_empty() {
-            self.counts.rejected.increment(refused.len() as u64);
+            self.count_rejected(refused.len());
             return Err(refusal(refused));
         }
         Ok(source)

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::auth::Stranger;
 use crate::http::ingest::batches::{ID_HEADER, WRITE_ID_HEADER};
 use crate::http::ingest::keys::{Channel, Key};
+use crate::http::ingest::shared;
 use crate::http::problem::EventError;
 use crate::tier::rows::{HEADER_IP, HEADER_SIGNAL};
 
@@ -114,7 +115,10 @@ pub(crate) struct OwnedEvent {
 impl Source for Vec<OwnedEvent> {
     fn size_bytes(&self) -> usize {
         let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
-        self.iter().map(|event| bytes(&event.value) + bytes(&event.key)).sum()
+        let of = |event: &OwnedEvent| {
+            bytes(&event.value) + bytes(&event.key) + shared::size_bytes(&event.headers)
+        };
+        self.iter().map(of).sum()
     }
 
     fn raw(&self, error: &EventError) -> &[u8] {

@@ -39,6 +39,7 @@ mod quotas;
 pub(crate) mod rate;
 pub(crate) mod request;
 mod senders;
+pub(crate) mod shared;
 pub(crate) mod split;
 #[cfg(test)]
 mod split_tests;

@@ -114,9 +114,10 @@ async fn store(
     let (from, to) = (Sender::of(caller), api.engine.to(topic));
     let decoded = api.engine.read(from, Some(to), headers, body, limit).await?;
     if let Some(mode) = head.mode.take() {
-        return Box::pin(store_cloud_events(api, topic, head, mode, decoded)).await;
+        return Box::pin(store_cloud_events(api, topic, head, mode, (from, decoded))).await;
     }
-    let Decoded { bytes, share, .. } = decoded;
+    let Decoded { bytes, share, limit_bytes, .. } = decoded;
+    let size = (limit_bytes, bytes.len());
     let empty = || Problem::new("bad_request", "the body is empty: there is no event in it");
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(empty());
@@ -134,6 +135,7 @@ async fn store(
     if source.split.events.is_empty() && source.split.errors.is_empty() {
         return Err(empty());
     }
+    let share = api.engine.hold_shared(from, source.shared(), size, share).await?;
     let stopped_at = source.split.stopped_at();
     append(api, topic, source, share, (terms, Told { minimal, stopped_at })).await
 }
@@ -162,10 +164,10 @@ async fn store_cloud_events(
     topic: &str,
     head: Head,
     mode: Mode,
-    decoded: Decoded,
+    (from, decoded): (Sender<'_>, Decoded),
 ) -> Result<Response, Problem> {
     let Head { mut terms, placement, identity, principal, minimal, .. } = head;
-    let Decoded { bytes: body, share, .. } = decoded;
+    let Decoded { bytes: body, share, limit_bytes, .. } = decoded;
     let (size_bytes, events_max) = (body.len(), api.options.events_max);
     let take_apart = move || {
         let options = [u8::MAX, terms.on_error as u8];
@@ -182,6 +184,8 @@ async fn store_cloud_events(
     if source.is_empty() {
         return Ok(answer(Stored::nothing(topic), false, &told));
     }
+    let size = (limit_bytes, size_bytes);
+    let share = api.engine.hold_shared(from, source.shared(), size, share).await?;
     append(api, topic, source, share, (terms, told)).await
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::http::ingest::event::{Event, Header, Source};
+use crate::http::ingest::shared;
 use crate::http::ingest::split::{Form, Split};
 use crate::http::problem::EventError;
 
@@ -27,6 +28,12 @@ pub(super) struct Placement {
 }
 
 impl Placement {
+    /// What each event has of it, or the reason why it is refused, bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        let texts = [&self.key, &self.timestamp, &self.id].into_iter().flatten();
+        shared::size_bytes(&self.headers) + texts.map(String::len).sum::<usize>()
+    }
+
     /// What a fingerprint of the request needs of it, each part on its own.
     pub(super) fn parts(&self) -> Vec<Vec<u8>> {
         let text = |text: &Option<String>| text.as_ref().map(|text| text.as_bytes().to_vec());
@@ -52,12 +59,20 @@ pub(super) struct JsonEvents {
     pub(super) placement: Placement,
 }
 
+impl JsonEvents {
+    /// What the events have in common, bytes, and how many they are.
+    pub(super) fn shared(&self) -> (usize, usize) {
+        (self.placement.size_bytes(), self.split.events.len())
+    }
+}
+
 /// The field that is to blame, and why.
 type FieldError = (String, String);
 
 impl Source for JsonEvents {
     fn size_bytes(&self) -> usize {
-        self.body.len()
+        let (each, events) = self.shared();
+        self.body.len().saturating_add(each.saturating_mul(events))
     }
 
     fn refused(&self) -> &[EventError] {
@@ -228,6 +243,15 @@ mod tests {
         let wanted: [(usize, usize, &[u8]); 3] =
             [(0, 2, b"{\"a\": 1.10}"), (1, 16, b"\"x\""), (2, 21, b"null")];
         assert_eq!(found, wanted.map(|(index, at, value)| (index, at, value.to_vec())));
+    }
+
+    #[test]
+    fn what_events_have_in_common_counts_for_each() {
+        let body = "[1,2,3]";
+        let mut events = source(body, Some("key"), Some("$.t"));
+        events.placement.headers = vec![(Bytes::from("n"), Some(Bytes::from("value")))];
+        assert_eq!(events.shared(), (12, 3));
+        assert_eq!(events.size_bytes(), body.len() + 3 * 12);
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::http::ingest::event::{Event, Header, OnError, Source as Events, Store
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::rate::Sender;
+use crate::http::ingest::shared;
 use crate::http::problem::{EventError, Problem};
 use crate::http::sources;
 use crate::http::trial::{NoRow, Refuse, Trial, event_error};
@@ -120,7 +121,7 @@ async fn store(
         let once = identity.once(&principal, || keys::hash(&[&bytes, signal.as_str().as_bytes()]));
         let records = Records::new(bytes, encoding, signal, limits)?;
         let left = limits.bytes_max - records.size_bytes().min(limits.bytes_max);
-        sources::check_shared(&headers, records.len(), left)?;
+        shared::check(shared::size_bytes(&headers), records.len(), left)?;
         let refused = Vec::new();
         Ok((Mapped { records, headers, sinks, received_ms, refused }, once))
     };
@@ -231,7 +232,7 @@ impl Mapped {
 
 impl Events for Mapped {
     fn size_bytes(&self) -> usize {
-        let headers = sources::size_bytes(&self.headers).saturating_mul(self.records.len());
+        let headers = shared::size_bytes(&self.headers).saturating_mul(self.records.len());
         let all = self.records.size_bytes().saturating_add(headers);
         // Each sink looks at all of it.
         all.saturating_mul(self.sinks.len().max(1))

@@ -21,6 +21,9 @@ const READ_BYTES: usize = 1 << 20;
 /// Longest record that is looked at: what a quarantine has of its own is shorter.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
+/// What a record takes besides its bytes.
+const KEPT_BYTES: usize = 200;
+
 /// What a record says of the event that was refused.
 #[derive(Debug, Default, Clone, Deserialize)]
 struct Told {
@@ -44,13 +47,16 @@ pub(super) struct Kept {
     event: Bytes,
     /// It is there as it was sent.
     is_whole: bool,
+    /// Of all that is shown.
+    size_bytes: usize,
 }
 
 impl Kept {
     pub(super) fn of(offset: Offset, time_ms: i64, value: &[u8]) -> Self {
         if value.len() > RECORD_BYTES_MAX {
             let told = Told { cut_at_bytes: Some(0), ..Told::default() };
-            return Self { offset, time_ms, told, event: Bytes::new(), is_whole: false };
+            let (event, size_bytes) = (Bytes::new(), KEPT_BYTES);
+            return Self { offset, time_ms, told, event, is_whole: false, size_bytes };
         }
         let mut told: Told = serde_json::from_slice(value).unwrap_or_default();
         let event = match (told.event.take(), told.event_base64.take()) {
@@ -60,7 +66,9 @@ impl Kept {
         };
         let is_whole = event.is_some() && told.cut_at_bytes.is_none();
         let event = event.unwrap_or_else(|| Bytes::copy_from_slice(value));
-        Self { offset, time_ms, told, event, is_whole }
+        // Besides the event there may be any text in it, of somebody who knows the form.
+        let size_bytes = KEPT_BYTES + value.len();
+        Self { offset, time_ms, told, event, is_whole, size_bytes }
     }
 
     /// The event as it was sent; none if only its beginning is there.
@@ -69,7 +77,7 @@ impl Kept {
     }
 
     pub(super) fn size_bytes(&self) -> usize {
-        self.event.len()
+        self.size_bytes
     }
 
     /// As answers show it. Whole ones before `replayed` were sent again.
@@ -155,8 +163,9 @@ fn take(slice: &ReadSlice, range: &Range<Offset>, count_max: usize) -> Slice {
                 return Slice { kept, next: record.offset.min(range.end) };
             }
             let value = record.value.unwrap_or_default();
-            bytes += value.len();
-            kept.push(Kept::of(record.offset, record.timestamp, value));
+            let one = Kept::of(record.offset, record.timestamp, value);
+            bytes += one.size_bytes();
+            kept.push(one);
         }
         next = batch.end_offset;
     }
@@ -199,7 +208,9 @@ mod tests {
         assert_eq!((&cut["payload"], &cut["replayed"]), (&json!(123), &json!(false)));
         // As long as no record of a quarantine is.
         let long = Kept::of(0, 0, "1".repeat(RECORD_BYTES_MAX + 1).as_bytes());
-        assert!(long.event().is_none() && long.size_bytes() == 0);
+        assert!(long.event().is_none() && long.size_bytes() == KEPT_BYTES);
+        let wordy = kept(json!({"event": "", "message": "m".repeat(100_000)}));
+        assert!(wordy.size_bytes() > 100_000, "its message is shown, too");
         let long = shown(long, 8);
         assert_eq!((&long["cut_at_bytes"], &long["payload"]), (&json!(0), &Value::Null));
         assert!(long.get("payload_base64").is_none());

@@ -36,7 +36,7 @@ use read::Shown;
 /// Records of an answer, unless the request says it, and at most.
 const RECORDS_DEFAULT: usize = 100;
 const RECORDS_MAX: usize = 1_000;
-/// Bytes of keys, values and headers after which an answer ends.
+/// Bytes of records as they are shown after which an answer ends.
 const BYTES_MAX: usize = 4 << 20;
 /// Longest wait of a request for its turn.
 const TURN_MAX: Duration = Duration::from_secs(5);

@@ -10,13 +10,19 @@ use super::Lane;
 use crate::http::Api;
 use crate::http::problem::Problem;
 use crate::log::{ReadError, ReadSlice};
-use crate::record::{BatchReader, Record};
+use crate::record::{BatchReader, Headers, Record};
 use crate::types::{Offset, PartitionId, TopicName};
 
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 1 << 20;
-/// Longest value that is shown.
-const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Longest key, value, or value of a header that is shown.
+const PART_BYTES_MAX: usize = 1 << 20;
+/// Headers of a record that are shown, and names and values of them together.
+const HEADERS_MAX: usize = 1_000;
+const HEADERS_BYTES_MAX: usize = 1 << 20;
+/// What a record, and a header, takes besides the bytes of its parts: of empty ones it is all.
+const RECORD_BYTES: usize = 200;
+const HEADER_BYTES: usize = 100;
 
 /// Bytes as text, or as base64 where they are no UTF-8; both are none where there is no such thing.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,11 +32,21 @@ struct Text {
 }
 
 impl Text {
+    const NOTHING: Self = Self { text: None, base64: None };
+
     fn of(bytes: Option<&[u8]>) -> Self {
         match bytes.map(std::str::from_utf8) {
             None => Self { text: Some(None), base64: None },
             Some(Ok(text)) => Self { text: Some(Some(text.to_owned())), base64: None },
             Some(Err(_)) => Self { text: None, base64: bytes.map(|it| STANDARD.encode(it)) },
+        }
+    }
+
+    /// Those of a part of a record, and its length instead of them if it is too long to be shown.
+    fn of_part(bytes: Option<&[u8]>) -> (Self, Option<usize>) {
+        match bytes.map(<[u8]>::len).filter(|length| *length > PART_BYTES_MAX) {
+            Some(length) => (Self::NOTHING, Some(length)),
+            None => (Self::of(bytes), None),
         }
     }
 }
@@ -46,6 +62,26 @@ pub(super) struct Shown {
     key: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
+    /// How long a key is that is too long to be shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+    /// The same of a value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_bytes: Option<usize>,
+    headers: Vec<Header>,
+    /// How many headers are not shown, behind those that are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers_left_out: Option<usize>,
+}
+
+/// A record header as answers show it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Header {
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,38 +89,40 @@ pub(super) struct Shown {
     /// How long a value is that is too long to be shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     value_bytes: Option<usize>,
-    headers: Vec<Header>,
 }
 
-/// A record header as answers show it.
-#[derive(Debug, Serialize)]
-struct Header {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
+/// Bytes of a part as far as it is shown.
+fn shown_bytes(part: Option<&[u8]>) -> usize {
+    part.map(<[u8]>::len).filter(|length| *length <= PART_BYTES_MAX).unwrap_or(0)
+}
+
+/// The first headers, and how many bytes of them are shown. What it takes to send a header is two
+/// bytes, and what it takes to show one is many times that.
+fn headers(all: Headers<'_>) -> (Vec<Header>, usize) {
+    let mut bytes = 0;
+    let mut shown = Vec::with_capacity(all.len().min(HEADERS_MAX));
+    for (name, value) in all.take(HEADERS_MAX) {
+        let more = name.len() + shown_bytes(value);
+        if bytes + more > HEADERS_BYTES_MAX {
+            break;
+        }
+        bytes += more;
+        let name = String::from_utf8_lossy(name).into_owned();
+        let (Text { text, base64 }, value_bytes) = Text::of_part(value);
+        shown.push(Header { name, value: text, value_base64: base64, value_bytes });
+    }
+    (shown, bytes)
 }
 
 impl Shown {
-    /// The record, and about how many bytes of it are shown.
+    /// The record, and about how many bytes it takes to show it.
     fn of(lane: &Lane, record: &Record<'_>) -> (Self, usize) {
-        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        let value_bytes = Some(length(record.value)).filter(|bytes| *bytes > VALUE_BYTES_MAX);
-        let key = Text::of(record.key);
-        let value = match value_bytes {
-            Some(_) => Text { text: None, base64: None },
-            None => Text::of(record.value),
-        };
-        let mut size_bytes = length(record.key);
-        size_bytes += if value_bytes.is_some() { 0 } else { length(record.value) };
-        let headers = record.headers.map(|(name, value)| {
-            size_bytes += name.len() + length(value);
-            let Text { text, base64 } = Text::of(value);
-            let name = String::from_utf8_lossy(name).into_owned();
-            Header { name, value: text, value_base64: base64 }
-        });
-        let headers = headers.collect();
+        let (key, key_bytes) = Text::of_part(record.key);
+        let (value, value_bytes) = Text::of_part(record.value);
+        let (headers, bytes) = headers(record.headers);
+        let left_out = record.headers.len() - headers.len();
+        let parts = shown_bytes(record.key) + shown_bytes(record.value) + bytes;
+        let size_bytes = RECORD_BYTES + parts + HEADER_BYTES * headers.len();
         let shown = Self {
             topic: lane.topic.name.clone(),
             partition: lane.index,
@@ -92,10 +130,12 @@ impl Shown {
             timestamp_ms: record.timestamp,
             key: key.text,
             key_base64: key.base64,
+            key_bytes,
             value: value.text,
             value_base64: value.base64,
             value_bytes,
             headers,
+            headers_left_out: Some(left_out).filter(|count| *count > 0),
         };
         (shown, size_bytes)
     }
@@ -201,16 +241,52 @@ fn take(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{BatchBuilder, Codec, NewRecord};
 
     #[test]
     fn bytes_are_text_or_base64_and_none_is_null() {
         let of = |bytes: Option<&[u8]>| {
-            let Text { text, base64 } = Text::of(bytes);
-            let header = Header { name: "n".to_owned(), value: text, value_base64: base64 };
+            let (Text { text, base64 }, value_bytes) = Text::of_part(bytes);
+            let name = "n".to_owned();
+            let header = Header { name, value: text, value_base64: base64, value_bytes };
             serde_json::to_string(&header).unwrap()
         };
         assert_eq!(of(Some(b"{}")), r#"{"name":"n","value":"{}"}"#);
         assert_eq!(of(Some(b"\xff")), r#"{"name":"n","value_base64":"/w=="}"#);
         assert_eq!(of(None), r#"{"name":"n","value":null}"#);
+    }
+
+    /// What is shown of a record with these headers, how many are left out, and the bytes of them.
+    fn of_headers(all: &[(&[u8], Option<&[u8]>)]) -> (Vec<Header>, usize, usize) {
+        let mut builder = BatchBuilder::new();
+        let record = NewRecord { key: None, value: None, headers: all, timestamp: 0 };
+        builder.push(&record).unwrap();
+        let bytes = builder.build(Codec::None).unwrap();
+        let mut reader = BatchReader::new();
+        let record = reader.records(&bytes).unwrap().next().unwrap().unwrap();
+        let (shown, bytes) = headers(record.headers);
+        let left_out = record.headers.len() - shown.len();
+        (shown, left_out, bytes)
+    }
+
+    #[test]
+    fn a_record_has_no_more_headers_than_can_be_shown() {
+        let empty: &[(&[u8], Option<&[u8]>)] = &[(b"", None)];
+        let (shown, left_out, _) = of_headers(&empty.repeat(100_000));
+        assert_eq!((shown.len(), left_out), (HEADERS_MAX, 99_000));
+        let (long, longer) = (vec![b'v'; 400 << 10], vec![b'w'; PART_BYTES_MAX + 1]);
+        let (shown, left_out, bytes) = of_headers(&[
+            (b"a", Some(&long)),
+            (b"b", Some(&longer)),
+            (b"c", Some(&long)),
+            (b"d", Some(&long)),
+            (b"e", None),
+        ]);
+        assert_eq!((shown.len(), left_out, bytes), (3, 2, 3 + 2 * long.len()));
+        let lengths: Vec<_> = shown.iter().map(|header| header.value_bytes).collect();
+        assert_eq!(lengths, [None, Some(longer.len()), None]);
+        assert_eq!((&shown[1].value, &shown[1].value_base64), (&None, &None));
+        assert!(of_headers(&[(&longer, None)]).0.is_empty(), "a name is not cut");
+        assert_eq!(Text::of_part(Some(&longer)), (Text::NOTHING, Some(longer.len())));
     }
 }

@@ -24,11 +24,13 @@ const ERRORS_MAX: usize = 100;
 pub(super) struct Refused {
     problem: Box<Problem>,
     errors: Vec<Value>,
+    /// Events that are refused, of those that were looked at.
+    pub(super) rejected: usize,
 }
 
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
-        Problem::new(fault.code, fault.message).into()
+        Self { rejected: 1, ..Problem::new(fault.code, fault.message).into() }
     }
 }
 
@@ -43,7 +45,7 @@ impl From<Problem> for Refused {
             "storage_full" => problem.named("storage_unavailable").retry_after(30),
             _ => problem,
         };
-        Self { problem: Box::new(problem), errors }
+        Self { problem: Box::new(problem), errors, rejected: 0 }
     }
 }
 
@@ -65,7 +67,12 @@ impl Refused {
             "got": value.got,
         });
         let problem = Box::new(Problem::new("schema_mismatch", detail));
-        Self { problem, errors: vec![error] }
+        Self { problem, errors: vec![error], rejected: 1 }
+    }
+
+    /// The same, for a problem of one event.
+    pub(super) fn of_event(problem: Problem) -> Self {
+        Self { rejected: 1, ..problem.into() }
     }
 
     /// The answer to a request with these headers.

@@ -83,7 +83,7 @@ pub(super) fn any(
         return Err(Problem::new("bad_request", detail).into());
     }
     if let Some(error) = split.errors.first().filter(|_| on_error == OnError::Reject) {
-        return Err(unreadable(error).into());
+        return Err(Refused::of_event(unreadable(error)));
     }
     check((body, form), split, (plan, rules), on_error)
 }
@@ -129,11 +129,11 @@ fn refusal(index: usize, misfit: Misfit) -> Refused {
         Misfit::Value(value) => Refused::mismatch(index, &value),
         Misfit::NotObject => {
             let detail = format!("events[{index}] is not an object: a row is made of one");
-            Problem::new("schema_mismatch", detail).into()
+            Refused::of_event(Problem::new("schema_mismatch", detail))
         }
         other => {
             let detail = format!("events[{index}]: {}", other.bad_record().message);
-            Problem::new("invalid_json", detail).into()
+            Refused::of_event(Problem::new("invalid_json", detail))
         }
     }
 }
@@ -229,8 +229,11 @@ mod tests {
         assert_eq!(events.refused()[0].field.as_deref(), Some("id"));
         assert!(!events.are_refused() && !events.is_empty());
         assert!(checked("{bad", Form::Lines, OnError::Skip).unwrap().events.are_refused());
-        for body in [lines, "[{\"id\":1},7]", " "] {
-            assert!(checked(body, Form::Json, OnError::Reject).is_err(), "{body}");
+        for (body, rejected) in
+            [(lines, 1), ("[{\"id\":1},7]", 1), ("[{\"id\":\"x\"}]", 1), ("[1,", 1), (" ", 0)]
+        {
+            let refused = checked(body, Form::Json, OnError::Reject).err().unwrap();
+            assert_eq!(refused.rejected, rejected, "{body}");
         }
         assert!(checked(" ", Form::Json, OnError::Skip).is_err(), "there is no event");
     }

@@ -173,15 +173,19 @@ async fn store(
     };
     if terms.on_error == OnError::Skip && events.are_refused() {
         // Before a topic is made for them.
-        return Err(engine::refusal(events.into_refused()).into());
+        let refused = events.into_refused();
+        api.engine.count_rejected(refused.len());
+        return Err(engine::refusal(refused).into());
     }
     if !events.is_empty() {
         let topic = target.made(api, &stream, &table).await?;
         open::check_again(api, &terms, &stream, topic.name.as_str())?;
-        accepted.stored =
-            Some(api.engine.append_to(topic, events, share, terms).await.map_err(told)?);
-        count(&stream, nulled);
-        api.doors.ignore(&stream, accepted.ignored.clone());
+        let stored = api.engine.append_to(topic, events, share, terms).await.map_err(told)?;
+        if !stored.duplicate {
+            count(&stream, nulled);
+            api.doors.ignore(&stream, accepted.ignored.clone());
+        }
+        accepted.stored = Some(stored);
     }
     Ok(accepted)
 }
@@ -220,7 +224,8 @@ async fn take_apart(
         };
         Ok(checked.map(|checked| (checked, once)))
     });
-    let (checked, once) = checked.await??;
+    let refused = |refused: &Refused| api.engine.count_rejected(refused.rejected);
+    let (checked, once) = checked.await?.inspect_err(refused)?;
     terms.once = once;
     Ok((checked, terms, share))
 }

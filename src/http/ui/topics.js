@@ -65,19 +65,28 @@ export function topics(signal) {
 function content(it, name) {
   const bytes = it[`${name}_base64`];
   if (bytes !== undefined) return h("span", { class: "cell" }, `base64: ${bytes}`);
+  const length = it[`${name}_bytes`];
+  if (length !== undefined) return `too long to be shown: ${count(length)} bytes`;
   return it[name] === null || it[name] === undefined ? "–" : h("span", { class: "cell" }, it[name]);
 }
 
 function recordRows(records) {
-  const header = (it) =>
-    `${it.name}: ${it.value ?? (it.value_base64 ? `base64: ${it.value_base64}` : "null")}`;
+  const header = (it) => {
+    const { name, value, value_base64: base64, value_bytes: length } = it;
+    const other = length ? `too long to be shown: ${count(length)} bytes` : "null";
+    return `${name}: ${value ?? (base64 ? `base64: ${base64}` : other)}`;
+  };
+  const headers = (it) => {
+    const left = it.headers_left_out ? [`and ${count(it.headers_left_out)} more`] : [];
+    return [...it.headers.map(header), ...left].join("\n");
+  };
   return records.map((it) => [
     count(it.partition),
     String(it.offset),
     time(it.timestamp_ms),
     content(it, "key"),
     content(it, "value"),
-    it.headers?.length ? h("span", { class: "cell" }, it.headers.map(header).join("\n")) : "–",
+    it.headers?.length ? h("span", { class: "cell" }, headers(it)) : "–",
   ]);
 }
 

@@ -63,7 +63,7 @@ async fn store(api: &Api, name: &str, parts: &Parts, body: Body) -> Result<Store
     // Whose it is, is known when it was read.
     let memory = (api.engine.memory(), || api.engine.share_of(Sender::named("")));
     let read = body::read_into(&parts.headers, body, limit, memory).await?;
-    let Decoded { bytes, sent_bytes, share, until } = read;
+    let Decoded { bytes, sent_bytes, share, until, .. } = read;
     let (topic, principal) = (webhook.topic.clone(), format!("webhook:{}", webhook.name));
     let sender = principal.clone();
     let event = event(bytes.clone(), &parts.headers, &signed);

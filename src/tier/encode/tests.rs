@@ -12,6 +12,7 @@ use crate::record::BatchBuilder;
 use crate::record::Codec;
 use crate::record::NewRecord;
 use crate::schema::columns;
+use crate::tier::apart::HEADERS_MAX;
 use crate::tier::rows::HEADER_SIGNAL;
 
 use super::*;
@@ -304,4 +305,45 @@ fn bytes_of_a_batch_that_are_no_rows_fill_a_group_as_well() {
     let batches: Vec<_> = (0..6).map(|offset| bomb(offset, GROUP_BYTES_MAX / 2)).collect();
     let output = encode(&raw_job(), &batches).unwrap();
     assert_eq!((output.taken, output.stats.rows, output.cut), (2, 2, None));
+}
+
+/// A batch of records with so many empty headers each.
+fn with_headers(counts: &[usize]) -> StoredBatch {
+    let mut builder = BatchBuilder::new();
+    for count in counts {
+        let headers: Vec<(&[u8], Option<&[u8]>)> = vec![(b"", None); *count];
+        let value = Some(&b"{\"a\":1}"[..]);
+        builder.push(&NewRecord { key: None, value, headers: &headers, timestamp: 5 }).unwrap();
+    }
+    let bytes = Bytes::from(builder.build(Codec::None).unwrap().to_vec());
+    StoredBatch { bytes, ..stored(0, &vec![None; counts.len()]) }
+}
+
+#[test]
+fn a_record_of_very_many_headers_is_a_dead_letter_without_them() {
+    let batches = [with_headers(&[1, HEADERS_MAX + 1, 2])];
+    let output = encode(&evolved(columns::Mode::Auto, &batches), &batches).unwrap();
+    assert_eq!((offsets(&output), output.taken, output.cut), (vec![0, 2], 1, None));
+    assert_eq!(output.stats.dlq_ranges, [Range { partition: 0, base: 1, end: 2 }]);
+    let letters = output.letters.unwrap();
+    let message = letters.column_by_name("error_message").unwrap().as_string::<i32>().value(0);
+    assert!(message.contains(&format!("{} headers", HEADERS_MAX + 1)), "{message}");
+    let floe = letters.column_by_name("floe").unwrap().as_struct();
+    assert!(floe.column_by_name("headers").unwrap().is_null(0));
+}
+
+#[test]
+fn a_group_ends_where_its_headers_are_many() {
+    let some = HEADERS_MAX / 2;
+    let next = StoredBatch { base_offset: 5, end_offset: 6, ..with_headers(&[1]) };
+    let batches = [with_headers(&[some, some, some, HEADERS_MAX + 1, 1]), next];
+    let job = evolved(columns::Mode::Auto, &batches);
+    let first = encode(&job, &batches).unwrap();
+    assert_eq!((offsets(&first), first.taken, first.cut), (vec![0, 1], 1, Some(2)));
+    let rest = encode(&Job { from: 2, ..job.clone() }, &batches[..1]).unwrap();
+    assert_eq!((offsets(&rest), rest.cut), (vec![2, 4], None));
+    // Small batches of many headers count as what they take.
+    let many = vec![with_headers(&[HEADERS_MAX]); 4];
+    let output = encode(&job, &many).unwrap();
+    assert!(output.taken < 4, "{}", output.taken);
 }

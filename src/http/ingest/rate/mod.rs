@@ -363,7 +363,7 @@ impl Engine {
     }
 
     /// The memory that bodies of this sender are held in.
-    fn memory_of(&self, sender: Sender<'_>) -> &BodyMemory {
+    pub(in crate::http::ingest) fn memory_of(&self, sender: Sender<'_>) -> &BodyMemory {
         if sender.is_stranger { &self.strangers } else { self.memory() }
     }
 
