@@ -259,7 +259,7 @@ async fn a_connection_ends_with_its_token_and_with_the_first_token_of_all() {
     poller.send_raw(&wire::frame(wire::FETCH_VERSION, &poll, 9)).await.unwrap();
     let made = crate::floe(&["token", "create", "a", "--url", &open.url("")], None);
     assert_eq!(made.code, Some(0), "{}", made.err);
-    let event = reqwest::Client::new().post(open.url("/api/v1/topics/polled/events"));
+    let event = reqwest::Client::new().post(open.url("/api/v1/topics/polled/events?partition=0"));
     let sent = event.header("token", made.out.trim_end()).body("{}").send().await.unwrap();
     assert_eq!(sent.status(), 200);
     assert_eq!(poller.until_closed(PATIENCE).await, Some(vec![]));

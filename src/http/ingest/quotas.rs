@@ -31,7 +31,7 @@ pub(super) fn scope(principal: &str, parts: &[&[u8]]) -> u128 {
     };
     let all: Vec<&[u8]> =
         std::iter::once(principal.as_bytes()).chain(parts.iter().copied()).collect();
-    u128::from(whose) << REST_BITS | hash(&all) & ((1 << REST_BITS) - 1)
+    (u128::from(whose) << REST_BITS) | (hash(&all) & ((1 << REST_BITS) - 1))
 }
 
 /// The principal of a scope.
@@ -175,7 +175,8 @@ mod tests {
         for _ in 0..3 {
             counts.remove(ann);
         }
-        assert_eq!((counts.0.lock().total, counts.0.lock().of.len()), (1, 1));
+        let left = counts.0.lock();
+        assert_eq!((left.total, left.of.len()), (1, 1));
     }
 
     #[test]
