@@ -155,20 +155,39 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_events_and_tables_say_that_they_take_channels() {
+    fn routes_that_take_events_say_what_counts_once() {
         let document: Value = serde_json::from_str(super::DOCUMENT).unwrap();
-        for (path, at) in [
-            ("/api/v1/topics/{topic}/events", "/parameters"),
-            ("/api/v1/streams/{stream}/events", "/parameters"),
-            ("/api/v1/tables/{table}/events", "/parameters"),
-            ("/data-plane/{namespace}/event-stream/{stream}/ingest", "/post/parameters"),
-        ] {
-            let given = document["paths"][path].pointer(at).and_then(Value::as_array).unwrap();
-            let names = given.iter().map(|it| followed(&document, it)["name"].as_str().unwrap());
-            let names: Vec<&str> = names.collect();
-            for name in ["Idempotency-Key", "X-Channel", "X-Offset-Token"] {
-                assert!(names.contains(&name), "{path}: {name} is missing in {names:?}");
+        let (mut with, mut seen) = (Vec::new(), 0);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let shared = item["parameters"].as_array().cloned().unwrap_or_default();
+            for operation in item.as_object().unwrap().values().filter(|it| it.is_object()) {
+                let own = operation["parameters"].as_array().cloned().unwrap_or_default();
+                let all = shared.iter().chain(&own);
+                let names = all.map(|it| followed(&document, it)["name"].as_str().unwrap());
+                let names: Vec<&str> = names.collect();
+                let has = |name: &str| names.contains(&name);
+                let given = ["Idempotency-Key", "X-Channel", "X-Offset-Token"].map(has);
+                assert!(given == [given[0]; 3], "{path}: one without the others in {names:?}");
+                if given[0] {
+                    with.push(path.as_str());
+                    seen += 1;
+                }
             }
+        }
+        assert!(seen > 30, "only {seen} operations");
+        for path in [
+            "/api/v1/topics/{topic}/events",
+            "/api/v1/streams/{stream}/events",
+            "/api/v1/tables/{table}/events",
+            "/data-plane/{namespace}/event-stream/{stream}/ingest",
+            "/sources/{source}/{secret}",
+            "/stream/{project}/{source}/{secret}",
+            "/topics/{topic}",
+            "/v0/events",
+            "/v1/logs",
+            "/services/collector/event",
+        ] {
+            assert!(with.contains(&path), "{path}");
         }
     }
 
