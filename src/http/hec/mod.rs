@@ -29,6 +29,7 @@ use crate::http::ingest::event::{Ack, Source, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::rate::{Sender, To};
+use crate::http::ingest::shared;
 use crate::http::problem::Problem;
 
 use acks::Acks;
@@ -39,8 +40,6 @@ use event::{Defaults, Group, Limits};
 const CHANNEL: &str = "x-splunk-request-channel";
 /// Longest parameter that each event gets, bytes: many small events would get much of it.
 const DEFAULT_BYTES_MAX: usize = 255;
-/// All events together may take so many times the bytes of the largest body of such parameters.
-const DEFAULTS_FACTOR: usize = 4;
 /// Largest question for acknowledgements, bytes.
 const ACKS_BYTES_MAX: usize = 1 << 20;
 
@@ -124,7 +123,7 @@ async fn store(api: &Api, form: Form, parts: &Parts, body: Body) -> Result<bool,
     let to = (form == Form::Lines).then(|| api.engine.to(defaults.topic()));
     let read = api.engine.read(Sender::of(&caller), to, &parts.headers, body, limit);
     let decoded = read.await?;
-    let bytes_max = decoded.limit_bytes.saturating_mul(DEFAULTS_FACTOR);
+    let bytes_max = shared::bytes_max(decoded.limit_bytes);
     let limits = Limits { events_max: api.options.events_max, bytes_max };
     let size_bytes = decoded.bytes.len();
     let principal = caller.key().to_owned();

@@ -15,6 +15,12 @@ const FACTOR: usize = 4;
 /// So much of it takes no memory besides that of the body; most requests have less.
 const FREE_BYTES: usize = 256 << 10;
 
+/// What all events of a body together may take of what they have in common, where a body may have
+/// so many bytes.
+pub(crate) fn bytes_max(body_bytes_max: usize) -> usize {
+    body_bytes_max.saturating_mul(FACTOR)
+}
+
 /// Names and values of headers, bytes.
 pub(crate) fn size_bytes(headers: &[Header]) -> usize {
     headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |it| it.len())).sum()
@@ -50,7 +56,7 @@ impl Engine {
         body: (usize, usize),
         share: Share,
     ) -> impl Future<Output = Result<Share, Problem>> + Send + 's {
-        match check(each, events, body.0.saturating_mul(FACTOR)) {
+        match check(each, events, bytes_max(body.0)) {
             Err(problem) => Either::Left(ready(Err(problem))),
             Ok(all) if all <= body.1.max(FREE_BYTES) => Either::Left(ready(Ok(share))),
             Ok(all) => Either::Right(Box::pin(async move {

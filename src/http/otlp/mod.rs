@@ -34,6 +34,7 @@ use crate::http::ingest::event::{OnError, Stored, Terms};
 use crate::http::ingest::identity::Identity;
 use crate::http::ingest::keys;
 use crate::http::ingest::rate::Sender;
+use crate::http::ingest::shared;
 use crate::http::problem::Problem;
 use crate::types::Signal;
 
@@ -42,10 +43,6 @@ use records::{Limits, Records};
 
 /// Names the topic where the path and the parameter do not.
 const STREAM: &str = "x-stream";
-
-/// Records take the resource and the scope that they share each for itself. All together may have
-/// so many times the bytes of the largest body.
-const SHARED_FACTOR: usize = 4;
 
 /// All routes.
 pub(super) fn routes() -> Router<Api> {
@@ -161,7 +158,8 @@ async fn store(
     let read = read_body(api, (Sender::of(&caller), &topic), parts, body).await?;
     let Decoded { bytes, share, until, .. } = read;
     let principal = caller.key().to_owned();
-    let bytes_max = limit.saturating_mul(SHARED_FACTOR);
+    // Records take the resource and the scope that they share each for itself.
+    let bytes_max = shared::bytes_max(limit);
     let limits = Limits { events_max: api.options.events_max, bytes_max };
     let size_bytes = bytes.len();
     let take_apart = move || {

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::encoding::Encoding;
 use super::records::{Limits, Records};
-use super::{SHARED_FACTOR, answered, body_limit, read_body};
+use super::{answered, body_limit, read_body};
 use crate::http::Api;
 use crate::http::credentials;
 use crate::http::ingest::body::{self, Decoded};
@@ -172,7 +172,7 @@ fn sinks(api: &Api, source: &Source, signal: Signal) -> Vec<Arc<Sink>> {
 }
 
 fn limits(api: &Api) -> Limits {
-    let bytes_max = body_limit(api).saturating_mul(SHARED_FACTOR);
+    let bytes_max = shared::bytes_max(body_limit(api));
     Limits { events_max: api.options.events_max, bytes_max }
 }
 
